@@ -1,0 +1,209 @@
+//! Block devices behind one seam.
+//!
+//! A [`Bdev`] is the shared object that the control plane creates; an [`IoChannel`] is one core's
+//! way into it. The grammar is *submit, flush, poll*: `submit` only takes the operation, `flush`
+//! hands everything to the device with at most one system call, and results appear only in `poll`,
+//! so nothing re-enters the caller. Every tag comes back exactly once, with its buffer.
+//!
+//! The path of one operation makes no allocation, takes no lock and touches no reference count.
+#![deny(unsafe_code)]
+
+use std::fmt;
+use std::sync::Arc;
+
+use reactor::pool::Buf;
+use reactor::{Batch, Tag};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+pub mod malloc;
+pub mod null;
+pub mod registry;
+#[allow(unsafe_code)]
+pub(crate) mod sys;
+pub mod uring;
+
+/// What a device is asked to do. Block numbers are logical blocks of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoOp {
+    /// Fills the buffer from `lba` on; the buffer's length is `blocks` blocks.
+    Read {
+        /// First block.
+        lba: u64,
+        /// Number of blocks.
+        blocks: u32,
+    },
+    /// Writes the buffer from `lba` on.
+    Write {
+        /// First block.
+        lba: u64,
+        /// Number of blocks.
+        blocks: u32,
+        /// Complete only when the data is on stable storage.
+        fua: bool,
+    },
+    /// Puts all completed writes on stable storage.
+    Flush,
+    /// Makes blocks read as zero, without data. `unmap`: may give up their space.
+    WriteZeroes {
+        /// First block.
+        lba: u64,
+        /// Number of blocks.
+        blocks: u64,
+        /// May deallocate.
+        unmap: bool,
+        /// Complete only when the change is on stable storage.
+        fua: bool,
+    },
+    /// Gives up the blocks' space. They read as zero afterwards where [`Geometry::unmap_zeroes`].
+    Unmap {
+        /// First block.
+        lba: u64,
+        /// Number of blocks.
+        blocks: u64,
+    },
+}
+
+/// One operation. The buffer goes in here ...
+#[derive(Debug)]
+pub struct Io {
+    /// Names the operation; unique among those in flight on the channel's core.
+    pub tag: Tag,
+    /// What to do.
+    pub op: IoOp,
+    /// Where the data is or goes: present exactly for `Read` and `Write`.
+    pub buf: Option<Buf>,
+}
+
+/// ... and comes back here.
+#[derive(Debug)]
+pub struct IoDone {
+    /// The operation's tag.
+    pub tag: Tag,
+    /// How it ended.
+    pub status: IoStatus,
+    /// The operation's buffer.
+    pub buf: Option<Buf>,
+}
+
+/// How an operation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoStatus {
+    /// Done.
+    Good,
+    /// A read is done, but the device has no data to give and left the buffer alone: it reads as
+    /// zeros, and a fabric need not touch the initiator's memory for it.
+    GoodNoData,
+    /// Blocks outside the device.
+    OutOfRange,
+    /// The medium could not be read.
+    ReadError,
+    /// The medium could not be written.
+    WriteError,
+    /// No space left for the write.
+    NoSpace,
+    /// The device is read-only.
+    WriteProtected,
+    /// The device is gone or does not answer.
+    NotReady,
+    /// The device can't do this operation.
+    Unsupported,
+    /// The operation was cancelled and changed nothing more.
+    Aborted,
+}
+
+impl IoStatus {
+    /// True when the operation did what was asked.
+    #[inline]
+    pub fn is_good(self) -> bool {
+        matches!(self, IoStatus::Good | IoStatus::GoodNoData)
+    }
+}
+
+/// What a device is. Plain values; a change of size shows in a later call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Geometry {
+    /// Bytes of a logical block: a power of two from 512 to 32768.
+    pub block_bytes: u32,
+    /// Logical blocks.
+    pub blocks: u64,
+    /// Logical blocks per physical block, as a power of two (SBC READ CAPACITY (16)).
+    pub physical_exponent: u8,
+    /// Alignment in bytes that a buffer in a peer's memory must have to be used in place.
+    pub buf_align: u32,
+    /// Completed writes may be volatile until `Flush` or FUA.
+    pub write_cache: bool,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// `Unmap` and `WriteZeroes { unmap: true }` give space back.
+    pub unmap: bool,
+    /// Unmapped blocks read as zero.
+    pub unmap_zeroes: bool,
+    /// Bytes of the unit in which space is given back; 0: unknown.
+    pub unmap_granularity: u32,
+    /// A spinning disk.
+    pub rotational: bool,
+}
+
+/// A device. Shared between the control plane and the cores.
+pub trait Bdev: Send + Sync + fmt::Debug {
+    /// Unique name, 1 to 255 bytes of printable ASCII.
+    fn name(&self) -> &str;
+    /// Kind of device as SPDK's `bdev_get_bdevs` names it ("Malloc disk").
+    fn product_name(&self) -> &'static str;
+    /// Identity, the same after a restart with the same configuration.
+    fn uuid(&self) -> Uuid;
+    /// Size and abilities now.
+    fn geometry(&self) -> Geometry;
+    /// Opens one core's channel. Runs on that core's thread.
+    fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError>;
+    /// Members of `driver_specific` in `bdev_get_bdevs`.
+    fn driver_specific(&self) -> Map<String, Value>;
+    /// The RPC that would create this device again: method and parameters, every option included.
+    fn create_call(&self) -> (&'static str, Value);
+    /// The RPC method that deletes this kind of device.
+    fn delete_method(&self) -> &'static str;
+}
+
+/// One core's way into a device. Lives and dies on its core.
+pub trait IoChannel {
+    /// Takes an operation. It may be started here or at `flush`; its result appears only in `poll`.
+    /// `Io::buf` obeys [`Io`]; blocks are checked here against the device, never trusted.
+    fn submit(&mut self, io: Io);
+    /// Hands everything taken so far to the device: at most one system call.
+    fn flush(&mut self);
+    /// Appends what has completed, up to the room in `done`. Completions of other channels that
+    /// share a queue with this one on the same core may come out here too: tags tell them apart.
+    fn poll(&mut self, done: &mut Batch<IoDone>);
+    /// Before the core sleeps: makes sure that a completion will raise the core's wake-up
+    /// descriptor. False when completions are waiting already.
+    fn arm(&mut self) -> bool {
+        true
+    }
+}
+
+/// What the channels of one core share: its pool's memory and its rings.
+pub struct CoreContext {
+    /// The core's buffers, to be registered once with each ring.
+    pub memory: Arc<reactor::sys::memory::Memory>,
+    /// The core's io_uring ring, opened by the first channel that needs it.
+    pub ring: Option<uring::SharedRing>,
+    /// Operations a ring must hold in flight: the core's request slots.
+    pub depth: u32,
+    /// Descriptor to raise when a completion arrives while the core sleeps; `None`: the core never
+    /// sleeps.
+    pub wake: Option<Arc<rustix::fd::OwnedFd>>,
+}
+
+/// Why a channel could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The operating system refused.
+    #[error("{what}: {errno}")]
+    Os {
+        /// The step that failed.
+        what: &'static str,
+        /// The system's reason.
+        errno: rustix::io::Errno,
+    },
+}

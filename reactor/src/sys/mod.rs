@@ -1,0 +1,2 @@
+//! What needs unsafe code or the operating system.
+pub mod memory;

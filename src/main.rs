@@ -1,0 +1,2 @@
+//! Arguments to configuration to running target.
+fn main() {}

@@ -1,0 +1,200 @@
+//! What cores and the control plane say to each other. Values only, never closures.
+
+use std::sync::Arc;
+
+use transport::{CloseReason, ConnId, PeerInfo};
+
+use super::lun::{LogicalUnit, TargetSpec};
+use bdev::Bdev;
+use reactor::pool::ClassCount;
+
+/// Names a change or question of the control plane; every core answers it once.
+pub type Token = u64;
+
+/// A SRP port identifier (initiator_port_id or target_port_id).
+pub type PortId = [u8; 16];
+
+/// What the control plane asks every core to do.
+#[derive(Debug, Clone)]
+pub enum Action {
+    /// Logins to this target are accepted from now on.
+    CreateTarget(Arc<TargetSpec>),
+    /// All sessions of the target end, then it is forgotten. Answered when no connection is left.
+    DeleteTarget {
+        /// Its name.
+        target: String,
+    },
+    /// Opens the device's channel on this core and shows the logical unit under `lun`.
+    MapLun {
+        /// Target name.
+        target: String,
+        /// LUN, at most [`super::lun::LUN_MAX`].
+        lun: u16,
+        /// What is mapped.
+        lu: Arc<LogicalUnit>,
+        /// Writes are refused with WRITE PROTECTED.
+        read_only: bool,
+    },
+    /// Takes the logical unit out of the map. Answered when no command uses the mapping.
+    UnmapLun {
+        /// Target name.
+        target: String,
+        /// LUN.
+        lun: u16,
+    },
+    /// The map of a target has changed on every core: raise unit attention 3F/0E once per session.
+    LunsChanged {
+        /// Target name.
+        target: String,
+    },
+    /// Closes this core's channel of a bdev that no LUN uses any more.
+    CloseBdev {
+        /// The device.
+        bdev: Arc<dyn Bdev>,
+    },
+    /// Ends a session's channels on this core (SRP_T_LOGOUT, then disconnect).
+    Disconnect {
+        /// Session number, as reports show it.
+        session: u64,
+    },
+    /// Asks for a [`Report`].
+    Report,
+    /// Stops: no new commands, SRP_T_LOGOUT to everyone, answer what is in flight, flush, then
+    /// [`reactor::Service::stopped`].
+    Shutdown,
+}
+
+/// A core's answer to an [`Action`].
+#[derive(Debug)]
+pub struct Answer {
+    /// Which core.
+    pub core: usize,
+    /// The question's token.
+    pub token: Token,
+    /// What became of it. An error means that nothing changed on that core.
+    pub result: Result<Report, ActionError>,
+}
+
+/// Why a core refused an action.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ActionError {
+    /// A channel of the device could not be opened on the core.
+    #[error("core {core}: {reason}")]
+    OpenChannel {
+        /// The core's number.
+        core: usize,
+        /// The device's reason.
+        reason: String,
+    },
+}
+
+/// One core's state for reports; empty for actions that change something.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Channels (connections) on this core.
+    pub channels: Vec<ChannelReport>,
+    /// Buffers per size class.
+    pub buffers: Vec<ClassCount>,
+    /// Request slots in all and in use.
+    pub slots_total: u32,
+    /// Request slots in use.
+    pub slots_used: u32,
+    /// Received information units that wait for a slot or buffer.
+    pub waiting: u32,
+    /// I/O counts per bdev name.
+    pub bdevs: Vec<(String, IoCounts)>,
+    /// Connections closed, by reason, since the start.
+    pub closed: Vec<(CloseReason, u64)>,
+    /// Named counters of protocol violations and rejected logins since the start.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// One SRP channel.
+#[derive(Debug, Clone)]
+pub struct ChannelReport {
+    /// Session it belongs to; the same number on every core.
+    pub session: u64,
+    /// Target name.
+    pub target: String,
+    /// Who is at the other end, and how it came.
+    pub peer: PeerInfo,
+    /// Connection.
+    pub conn: ConnId,
+    /// Initiator port identifier.
+    pub initiator_port_id: PortId,
+    /// Target port identifier.
+    pub target_port_id: PortId,
+    /// Receives posted for this channel: its request limit.
+    pub credits: u32,
+    /// Credits the initiator holds now.
+    pub req_lim: i32,
+    /// Commands between arrival and response.
+    pub in_flight: u32,
+    /// Largest initiator-to-target information unit agreed, in bytes.
+    pub iu_bytes_max: u32,
+    /// Immediate data agreed.
+    pub immediate_data: bool,
+    /// Login asked for multichannel operation.
+    pub multichannel: bool,
+    /// Commands completed.
+    pub commands: u64,
+    /// Bytes read by the initiator.
+    pub bytes_read: u64,
+    /// Bytes written by the initiator.
+    pub bytes_written: u64,
+}
+
+/// Operations of one bdev on one core, as SPDK's `bdev_get_iostat` counts them. Times in ns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct IoCounts {
+    /// Bytes read.
+    pub bytes_read: u64,
+    /// Reads.
+    pub read_ops: u64,
+    /// Sum of read times.
+    pub read_ns: u64,
+    /// Longest read; 0 before the first.
+    pub read_ns_max: u64,
+    /// Shortest read; 0 before the first.
+    pub read_ns_min: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
+    /// Writes.
+    pub write_ops: u64,
+    /// Sum of write times.
+    pub write_ns: u64,
+    /// Longest write.
+    pub write_ns_max: u64,
+    /// Shortest write.
+    pub write_ns_min: u64,
+    /// Bytes unmapped.
+    pub bytes_unmapped: u64,
+    /// Unmaps.
+    pub unmap_ops: u64,
+    /// Sum of unmap times.
+    pub unmap_ns: u64,
+    /// Longest unmap.
+    pub unmap_ns_max: u64,
+    /// Shortest unmap.
+    pub unmap_ns_min: u64,
+    /// Operations that failed.
+    pub errors: u64,
+}
+
+/// What travels in a core's mailbox.
+#[derive(Debug)]
+pub enum Message {
+    /// The control plane asks; the core answers with an [`Answer`].
+    Control {
+        /// Names the question.
+        token: Token,
+        /// The question.
+        action: Action,
+    },
+    /// Another core speaks (session registry, task management).
+    Core(CoreMessage),
+}
+
+/// Core to core.
+#[derive(Debug)]
+pub enum CoreMessage {}

@@ -1,0 +1,218 @@
+//! The SCSI RDMA Protocol over a fabric.
+//!
+//! [`srp`] is the wire format, pure. A [`Fabric`] carries information units and moves data: one
+//! value per core, holding that core's connections. `initiator` is the mirror image, for tools and
+//! tests. The grammar is that of the bdev seam: calls enqueue, [`Fabric::flush`] publishes, results
+//! appear only in [`Fabric::poll`].
+//!
+//! Tokens make ownership visible: a [`Recv`] is a received information unit that the fabric keeps
+//! until [`Fabric::repost`]; a [`Buf`] comes back with its event. [`Event::Closed`] is a
+//! connection's last event; its number is reused only after [`Fabric::release`].
+#![deny(unsafe_code)]
+
+use reactor::pool::Buf;
+use reactor::{Batch, Instant, Tag};
+
+pub mod initiator;
+pub mod shm;
+pub mod sim;
+pub mod srp;
+
+/// A connection (SRP: RDMA channel) of one core's fabric. The index is dense and below
+/// [`Fabric::connections_max`]; the generation tells a later user of the same index apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId {
+    /// Dense number.
+    pub index: u32,
+    /// Use count of the number.
+    pub generation: u32,
+}
+
+/// A received information unit: holds one posted receive until [`Fabric::repost`]. The bytes are
+/// the target's own copy, at [`Fabric::iu`].
+#[derive(Debug, PartialEq, Eq)]
+pub struct Recv {
+    /// The fabric's number for the receive.
+    pub index: u32,
+    /// Bytes received.
+    pub len: u32,
+}
+
+/// A range of the initiator's memory, as an SRP memory descriptor names it (SRP 16A, 5.4).
+/// Unchecked: the fabric refuses what the initiator did not register.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RemoteSeg {
+    /// Virtual address in the initiator's terms.
+    pub addr: u64,
+    /// Registration (R_Key).
+    pub key: u32,
+    /// Bytes.
+    pub len: u32,
+}
+
+/// Why a connection ended. Counted by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CloseReason {
+    /// The initiator went away: process death, disconnect.
+    PeerGone,
+    /// The target closed it (logout, relogin, management).
+    Local,
+    /// The initiator broke the protocol.
+    Protocol,
+    /// Access to the initiator's memory failed.
+    RemoteAccess,
+    /// The link or device failed.
+    Link,
+}
+
+/// What happened on a core's connections.
+#[derive(Debug)]
+pub enum Event {
+    /// A peer asks to log in; its private data is at [`Fabric::login_data`]. Answered by
+    /// [`Fabric::accept`] or [`Fabric::reject`].
+    Login {
+        /// The new connection.
+        conn: ConnId,
+    },
+    /// An information unit arrived.
+    Received {
+        /// Where.
+        conn: ConnId,
+        /// Its token.
+        recv: Recv,
+    },
+    /// A [`Fabric::fetch`] ended. `ok: false`: the connection is about to close.
+    Fetched {
+        /// The operation.
+        tag: Tag,
+        /// Its buffer.
+        buf: Buf,
+        /// All bytes are there.
+        ok: bool,
+    },
+    /// A [`Fabric::reply`] ended. `ok: false`: the connection is about to close.
+    Replied {
+        /// The operation.
+        tag: Tag,
+        /// Its buffer, if it had one.
+        buf: Option<Buf>,
+        /// Data and response are in the initiator's hands.
+        ok: bool,
+    },
+    /// The connection is gone; no event follows for it. All its fetches and replies have ended.
+    /// Tokens and lent buffers of it may still be held: give them back, then
+    /// [`Fabric::release`] it.
+    Closed {
+        /// Which.
+        conn: ConnId,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Data that goes to the initiator before a response.
+#[derive(Debug)]
+pub enum DataIn<'a> {
+    /// The first `len` bytes of `buf`, scattered over `to` in order. A lent buffer that is the
+    /// whole of `to` is already in place.
+    Buf {
+        /// The data; comes back with [`Event::Replied`].
+        buf: Buf,
+        /// Bytes to move.
+        len: u32,
+        /// Where they go; in total at least `len` bytes.
+        to: &'a [RemoteSeg],
+    },
+    /// `len` bytes that read as zero. A fabric whose initiator shares memory with the target leaves
+    /// that memory alone.
+    NoData {
+        /// The command's buffer, given back with [`Event::Replied`].
+        buf: Option<Buf>,
+        /// Bytes.
+        len: u32,
+        /// Where they go.
+        to: &'a [RemoteSeg],
+    },
+    /// Nothing moves; `buf`, if any, comes back with [`Event::Replied`].
+    None {
+        /// The command's buffer.
+        buf: Option<Buf>,
+    },
+}
+
+/// Facts of a connection for reports and session names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerInfo {
+    /// Fabric name: "shm", "sim", "rdma".
+    pub trtype: &'static str,
+    /// Listener the peer came through: socket path or address.
+    pub traddr: String,
+    /// The peer: "pid 1234", an IP address or a GID.
+    pub peer: String,
+    /// The target that owns the listener.
+    pub target: String,
+}
+
+/// One core's connections. Only the shard sees it.
+pub trait Fabric {
+    /// Connections this core can hold; indices of [`ConnId`] stay below.
+    fn connections_max(&self) -> usize;
+
+    /// Appends what happened, up to the room in `events`; the rest stays for the next call.
+    fn poll(&mut self, now: Instant, events: &mut Batch<Event>);
+
+    /// The private data of a login that has not been answered: a 64-byte or 56-byte request.
+    fn login_data(&self, conn: ConnId) -> &[u8];
+
+    /// Who is at the other end.
+    fn peer(&self, conn: ConnId) -> PeerInfo;
+
+    /// Answers a login: posts `credits` receives of `iu_bytes_max` bytes each, then sends the
+    /// response. `ti_bytes_max` bounds what [`Fabric::reply`] will be given.
+    fn accept(
+        &mut self,
+        conn: ConnId,
+        login_rsp: &[u8],
+        credits: u32,
+        iu_bytes_max: u32,
+        ti_bytes_max: u32,
+    );
+
+    /// Answers a login: sends the reject and closes.
+    fn reject(&mut self, conn: ConnId, login_rej: &[u8]);
+
+    /// The bytes of a received information unit.
+    fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8];
+
+    /// Gives a receive back, ready for the next information unit. After [`Event::Closed`] it only
+    /// frees the token.
+    fn repost(&mut self, conn: ConnId, recv: Recv);
+
+    /// Lends the initiator's own memory as a buffer: when `seg` is inside one registration and its
+    /// address and length are multiples of `align`. `None`: use a pool buffer and move the data;
+    /// also for ranges that are wrong, which then fail in `fetch` or `reply`.
+    fn place(&mut self, conn: ConnId, seg: RemoteSeg, align: u32) -> Option<Buf>;
+
+    /// Ends the loan of a buffer from [`Fabric::place`], whichever way it came back to the caller.
+    fn give_back(&mut self, buf: Buf);
+
+    /// Moves `buf.len()` bytes from the initiator's memory (RDMA READ) into a pool buffer; ends
+    /// with one [`Event::Fetched`].
+    fn fetch(&mut self, conn: ConnId, tag: Tag, buf: Buf, from: &[RemoteSeg]);
+
+    /// Moves data to the initiator (RDMA WRITE), then sends the information unit `iu`, in this
+    /// order; ends with one [`Event::Replied`]. `solicited`: raise the initiator's solicited event.
+    fn reply(&mut self, conn: ConnId, tag: Tag, iu: &[u8], solicited: bool, data: DataIn<'_>);
+
+    /// Ends the connection; [`Event::Closed`] follows after the events of what is in flight.
+    fn close(&mut self, conn: ConnId, reason: CloseReason);
+
+    /// All tokens and buffers of a closed connection are home: its number may be reused.
+    fn release(&mut self, conn: ConnId);
+
+    /// Publishes what has been enqueued: at most one doorbell per connection touched.
+    fn flush(&mut self);
+
+    /// Before the core sleeps: arms the wake-up. False when events are waiting already.
+    fn arm(&mut self) -> bool;
+}
