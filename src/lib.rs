@@ -4,5 +4,6 @@
 //! an operator sees and changes, [`rpc`] how they do it, [`app`] where everything is put together.
 #![forbid(unsafe_code)]
 
+pub mod limits;
 pub mod scsi;
 pub mod target;
