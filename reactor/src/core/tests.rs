@@ -192,7 +192,7 @@ impl Service for Script {
 
 /// Runs scripted turns under a clock that only they and `on_arm` move.
 fn run_script(
-    turns: &[(u64, Progress)],
+    turns: Vec<(u64, Progress)>,
     idle: IdlePolicy,
     inbox: &mut Inbox<Say>,
     clock: &Manual,
@@ -202,7 +202,7 @@ fn run_script(
     let heard = Rc::new(Cell::new(0));
     let mut service = Script {
         clock: clock.clone(),
-        turns: turns.to_vec().into_iter(),
+        turns: turns.into_iter(),
         on_arm: Box::new(on_arm),
         heard: Rc::clone(&heard),
     };
@@ -219,10 +219,10 @@ fn counts(stats: &CoreStats) -> [u64; 4] {
 fn time_is_busy_or_idle_by_what_the_turn_found() {
     let mut ends = ends(1).remove(0);
     let turns =
-        [(100, Progress::Busy), (7, Progress::Idle), (30, Progress::Busy), (1, Progress::Idle)];
+        vec![(100, Progress::Busy), (7, Progress::Idle), (30, Progress::Busy), (1, Progress::Idle)];
     let refuse = || panic!("a polling core never arms");
     let (stats, _) =
-        run_script(&turns, IdlePolicy::Poll, &mut ends.inbox, &Manual::default(), refuse);
+        run_script(turns, IdlePolicy::Poll, &mut ends.inbox, &Manual::default(), refuse);
     assert_eq!(counts(&stats), [130, 8, 4, 0]);
 }
 
@@ -238,7 +238,7 @@ fn sleep_begins_after_the_spin_and_counts_as_idle() {
         true
     };
     let idle = IdlePolicy::Adaptive { spin: Duration::from_nanos(50) };
-    let turns = [
+    let turns = vec![
         (10, Progress::Busy),
         (30, Progress::Idle),
         (30, Progress::Idle), // 60 ns without progress: sleeps
@@ -246,7 +246,7 @@ fn sleep_begins_after_the_spin_and_counts_as_idle() {
         (5, Progress::Busy),
         (49, Progress::Idle),
     ];
-    let (stats, _) = run_script(&turns, idle, &mut ends.inbox, &clock, wake_after_1000);
+    let (stats, _) = run_script(turns, idle, &mut ends.inbox, &clock, wake_after_1000);
     assert_eq!(counts(&stats), [15, 149 + 1_000, 6, 1]);
 }
 
@@ -261,9 +261,9 @@ fn a_message_between_the_last_look_and_sleep_is_heard_first() {
         send(&control, Say::Number(1));
         true
     };
-    let turns = [(1, Progress::Idle); 4];
+    let turns = vec![(1, Progress::Idle); 4];
     let (stats, heard) =
-        run_script(&turns, ADAPTIVE, &mut ends.inbox, &Manual::default(), late_message);
+        run_script(turns, ADAPTIVE, &mut ends.inbox, &Manual::default(), late_message);
     // Turns 1 and 3 arm; 2 and 4 hear the message; a sleep would last until the test is killed.
     assert_eq!((arms.get(), heard), (2, 2));
     assert_eq!(counts(&stats), [2, 2, 4, 0]);
@@ -272,8 +272,8 @@ fn a_message_between_the_last_look_and_sleep_is_heard_first() {
 #[test]
 fn a_service_that_finds_work_while_arming_is_not_put_to_sleep() {
     let mut ends = ends(1).remove(0);
-    let turns = [(1, Progress::Idle); 3];
-    let (stats, _) = run_script(&turns, ADAPTIVE, &mut ends.inbox, &Manual::default(), || false);
+    let turns = vec![(1, Progress::Idle); 3];
+    let (stats, _) = run_script(turns, ADAPTIVE, &mut ends.inbox, &Manual::default(), || false);
     assert_eq!(counts(&stats), [0, 3, 3, 0]);
 }
 

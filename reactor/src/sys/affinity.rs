@@ -14,14 +14,15 @@ const ONLINE: &str = "/sys/devices/system/cpu/online";
 #[derive(Debug, thiserror::Error)]
 pub enum AffinityError {
     /// The core is offline, or the process's affinity or cpuset excludes it.
-    #[error("core {core} is not available: online {online}, allowed to this process {allowed}")]
+    #[error(
+        "core {core} is not available: online {}, allowed to this process {}",
+        .available.online, .available.allowed
+    )]
     Unavailable {
         /// The core.
         core: usize,
-        /// Cores online.
-        online: CoreSet,
-        /// Cores that the process may run on.
-        allowed: CoreSet,
+        /// The cores that may be used.
+        available: Box<Available>,
     },
     /// The system did not say which cores there are.
     #[error("asking for the cores of this process: {0}")]
@@ -70,7 +71,7 @@ impl Available {
         if self.online.contains(core) && self.allowed.contains(core) {
             return Ok(());
         }
-        Err(AffinityError::Unavailable { core, online: self.online, allowed: self.allowed })
+        Err(AffinityError::Unavailable { core, available: Box::new(*self) })
     }
 }
 
