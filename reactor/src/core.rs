@@ -11,10 +11,11 @@
 //! core that found nothing for a while sleeps until its eventfd is raised.
 
 use std::any::Any;
+use std::cell::OnceCell;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -100,7 +101,8 @@ pub enum CoreError<E: std::error::Error> {
 pub struct Core<E: std::error::Error> {
     number: usize,
     stats: Arc<CoreStats>,
-    started: Receiver<()>,
+    start: Receiver<()>,
+    started: OnceCell<bool>,
     thread: JoinHandle<Result<(), CoreError<E>>>,
 }
 
@@ -123,7 +125,7 @@ where
     let core = config.number;
     let stats = Arc::new(CoreStats::default());
     let published = Arc::clone(&stats);
-    let (start, started): (SyncSender<()>, _) = sync_channel(1);
+    let (tell_start, start) = sync_channel(1);
     affinity::check_core(core)?;
     let run = move || {
         affinity::pin(core)?;
@@ -131,7 +133,7 @@ where
         let clock = Tsc::new();
         let mut service = make_service().map_err(|source| CoreError::Service { core, source })?;
         // Nobody may be listening, which is fine.
-        let _ = start.send(());
+        let _ = tell_start.send(());
         run_loop(&clock, &config, &mut inbox, &published, &mut service);
         Ok(())
     };
@@ -139,7 +141,7 @@ where
         .name(format!("reactor_{core}"))
         .spawn(run)
         .map_err(|source| CoreError::Thread { core, source })?;
-    Ok(Core { number: core, stats, started, thread })
+    Ok(Core { number: core, stats, start, started: OnceCell::new(), thread })
 }
 
 impl<E: std::error::Error> Core<E> {
@@ -153,10 +155,9 @@ impl<E: std::error::Error> Core<E> {
         &self.stats
     }
 
-    /// Waits until the service is made. False: it never will be, and [`Core::join`] says why. To be
-    /// asked once.
+    /// Waits until the service is made. False: it never was, and [`Core::join`] says why.
     pub fn wait_started(&self) -> bool {
-        self.started.recv().is_ok()
+        *self.started.get_or_init(|| self.start.recv().is_ok())
     }
 
     /// True when [`Core::join`] won't wait.

@@ -204,6 +204,13 @@ mod tests {
         }
     }
 
+    /// Some nanoseconds, so that the threads meet at every distance.
+    fn linger(steps: u64) {
+        for step in 0..steps {
+            std::hint::black_box(step);
+        }
+    }
+
     /// One thread sends while the other is at every step of its way to sleep. A lost wake-up leaves
     /// the core asleep with its message unanswered.
     #[test]
@@ -214,12 +221,13 @@ mod tests {
         thread::scope(|scope| {
             let core = scope.spawn(|| {
                 for round in 0..ROUNDS {
+                    linger(round % 509);
                     assert!(await_next(&sleep, &sent, round), "round {round} overslept");
                     answered.store(round + 1, Ordering::Relaxed);
                 }
             });
             for round in 0..ROUNDS {
-                (0..round % 61).for_each(|_| std::hint::spin_loop());
+                linger(round % 251);
                 sent.store(round + 1, Ordering::Relaxed);
                 sleep.wake(round as usize);
                 let mut looks = 0u32;

@@ -138,7 +138,7 @@ fn how_a_core_ends_is_told() {
     let Ends { inbox, control, .. } = ends(1).remove(0);
     let (heard, hear) = mpsc::channel();
     let core = spawn(config(IdlePolicy::Poll), inbox, Echo::maker(heard)).unwrap();
-    assert!(core.wait_started() && !core.is_finished());
+    assert!(core.wait_started() && core.wait_started() && !core.is_finished());
     send(&control, Say::Panic);
     assert!(hear.recv_timeout(LOST).is_err(), "the service went with its thread");
     let error = core.join().unwrap_err();

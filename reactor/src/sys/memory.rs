@@ -157,6 +157,13 @@ impl PageWish {
     }
 }
 
+impl PageReport {
+    /// True when the operator got less than wanted: other pages, or pages that may be swapped out.
+    pub fn is_less_than_wanted(&self) -> bool {
+        !self.refused.is_empty() || self.locked.is_err()
+    }
+}
+
 impl Memory {
     /// At least `len` bytes on the wanted pages or the next best, every page in place. Runs for as
     /// long as zeroing the bytes takes. The report is for the operator: one notice.
