@@ -13,12 +13,18 @@ pub enum Attention {
     LunsChanged = 1 << 1,
     /// 2A/09: the capacity has changed.
     CapacityChanged = 1 << 2,
+    /// 2F/00: another initiator has cleared the nexus's commands.
+    CommandsCleared = 1 << 3,
 }
 
 impl Attention {
     /// In the order in which they are reported.
-    const ALL: [Attention; 3] =
-        [Attention::PowerOn, Attention::LunsChanged, Attention::CapacityChanged];
+    const ALL: [Attention; 4] = [
+        Attention::PowerOn,
+        Attention::LunsChanged,
+        Attention::CapacityChanged,
+        Attention::CommandsCleared,
+    ];
 
     /// Its bit in a set.
     pub const fn bit(self) -> u8 {
@@ -31,6 +37,7 @@ impl Attention {
             Attention::PowerOn => Sense::POWER_ON,
             Attention::LunsChanged => Sense::LUNS_CHANGED,
             Attention::CapacityChanged => Sense::CAPACITY_CHANGED,
+            Attention::CommandsCleared => Sense::COMMANDS_CLEARED,
         }
     }
 }
@@ -58,13 +65,13 @@ mod tests {
 
     #[test]
     fn reported_in_order_until_none_is_left() {
-        let mut bits = 0b111;
+        let mut bits = 0b1111;
         let mut reported = Vec::new();
         while let Some((bit, sense)) = highest(bits) {
             bits &= !bit;
             reported.push((sense.key, sense.asc, sense.ascq));
         }
-        assert_eq!(reported, [(6, 0x29, 0), (6, 0x3f, 0x0e), (6, 0x2a, 9)]);
+        assert_eq!(reported, [(6, 0x29, 0), (6, 0x3f, 0x0e), (6, 0x2a, 9), (6, 0x2f, 0)]);
         assert_eq!(highest(0x80), None);
     }
 

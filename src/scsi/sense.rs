@@ -78,6 +78,8 @@ impl Sense {
     pub const POWER_ON: Sense = Sense::new(key::UNIT_ATTENTION, 0x29, 0x00);
     /// Capacity data has changed.
     pub const CAPACITY_CHANGED: Sense = Sense::new(key::UNIT_ATTENTION, 0x2a, 0x09);
+    /// 6/2F/00: commands cleared by another initiator.
+    pub const COMMANDS_CLEARED: Sense = Sense::new(key::UNIT_ATTENTION, 0x2f, 0x00);
     /// Reported LUNs data has changed.
     pub const LUNS_CHANGED: Sense = Sense::new(key::UNIT_ATTENTION, 0x3f, 0x0e);
     /// Write protected.

@@ -123,6 +123,11 @@ impl Steps {
         }
     }
 
+    /// The operation under way.
+    pub fn running(&self) -> Option<IoOp> {
+        self.running
+    }
+
     /// True when no other write may happen between its operations (SBC-3 4.22): the caller keeps
     /// other atomic commands of the logical unit away until the end.
     pub fn is_atomic(&self) -> bool {

@@ -12,7 +12,7 @@ use transport::{ConnId, DataIn, Fabric, Recv};
 use super::connection::State;
 use super::message::{AbortScope, AttentionAt, CoreMessage};
 use super::nexus::REGISTRY_CORE;
-use super::request::{Header, Job, Phase, Request};
+use super::request::{Header, Phase};
 use super::shard::Shard;
 use crate::limits::TASK_MANAGEMENT_MAX;
 use crate::scsi::attention::Attention;
