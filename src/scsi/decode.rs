@@ -348,3 +348,6 @@ fn mode_sense(cdb: &Cdb, ten: bool, allocation_length: u64) -> Result<Decoded, S
     };
     Ok(answer(Answer::Mode(query), allocation_length))
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ pub mod attention;
 pub mod capacity;
 pub mod cdb;
 pub mod decode;
+#[cfg(test)]
+mod fixtures;
 pub mod identity;
 pub mod inquiry;
 pub mod mode;
@@ -220,3 +222,6 @@ impl Answer {
         length
     }
 }
+
+#[cfg(test)]
+mod tests;

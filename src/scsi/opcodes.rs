@@ -250,9 +250,11 @@ static FIRST_ROW: [u8; 256] = {
 
 /// The rows of an operation code with their indices; several only with service actions.
 fn rows(opcode: u8) -> impl Iterator<Item = (u8, &'static Command)> {
-    let first = FIRST_ROW[usize::from(opcode)];
-    let rows = COMMANDS.get(usize::from(first)..).unwrap_or_default();
-    (first..).zip(rows).take_while(move |(_, command)| command.opcode() == opcode)
+    let first = usize::from(FIRST_ROW[usize::from(opcode)]);
+    let numbered = COMMANDS.iter().enumerate().skip(first);
+    numbered
+        .map(|(row, command)| (row as u8, command))
+        .take_while(move |(_, command)| command.opcode() == opcode)
 }
 
 /// The row of a CDB. An unknown operation code and an unknown service action differ in their sense.
@@ -358,3 +360,6 @@ fn timeouts_descriptor(out: &mut Page) {
     out.u16(0x0a);
     out.zeros(10);
 }
+
+#[cfg(test)]
+mod tests;

@@ -303,3 +303,6 @@ fn first_difference(one: &[u8], other: &[u8]) -> Option<usize> {
     }
     one.iter().zip(other).position(|(a, b)| a != b)
 }
+
+#[cfg(test)]
+mod tests;
