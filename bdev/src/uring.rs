@@ -28,7 +28,7 @@ use self::medium::{Medium, os};
 pub use self::ring::Ring;
 use self::ring::{Op, Work};
 use crate::registry::BdevError;
-use crate::sys::queue;
+use crate::sys::queue::{self, Delivery};
 use crate::{
     Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
 };
@@ -185,7 +185,7 @@ impl Bdev for Uring {
         let ring = match &core.ring {
             Some(ring) => Rc::clone(ring),
             None => {
-                let ring = Ring::open(core.depth, &core.memory, core.wake.as_ref())
+                let ring = Ring::open(core.depth, &core.memory, core.wake.as_ref(), &Delivery::ALL)
                     .map_err(|(what, errno)| OpenError::Os { what, errno })?;
                 Rc::clone(core.ring.insert(Rc::new(RefCell::new(ring))))
             }

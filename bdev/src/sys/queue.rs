@@ -84,25 +84,43 @@ pub fn probe() -> Result<(), Errno> {
     IoUring::new(2).map(drop).map_err(errno)
 }
 
-/// The newest way of working that the kernel has: completions only when asked for (6.1), at the
-/// next system call (5.19), or by interrupting the thread.
-fn build(entries: u32) -> Result<IoUring, Errno> {
-    let mut first = IoUring::builder();
-    first.dontfork().setup_clamp().setup_submit_all();
-    first.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
-    let mut second = IoUring::builder();
-    second.dontfork().setup_clamp().setup_submit_all();
-    second.setup_coop_taskrun().setup_taskrun_flag();
-    let mut third = IoUring::builder();
-    third.dontfork().setup_clamp();
-    let mut refused = Errno::INVAL;
-    for builder in [first, second, third] {
+/// How the kernel delivers completions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// When asked for (Linux 6.1).
+    Asked,
+    /// At the thread's next system call (Linux 5.19).
+    NextCall,
+    /// By interrupting the thread.
+    Interrupt,
+}
+
+impl Delivery {
+    /// All ways, the best first.
+    pub const ALL: [Delivery; 3] = [Delivery::Asked, Delivery::NextCall, Delivery::Interrupt];
+}
+
+/// A ring with the first of `deliveries` that the kernel has.
+fn build(entries: u32, deliveries: &[Delivery]) -> Result<IoUring, Errno> {
+    for delivery in deliveries {
+        let mut builder = IoUring::builder();
+        builder.dontfork().setup_clamp();
+        match delivery {
+            Delivery::Asked => {
+                builder.setup_submit_all().setup_taskrun_flag();
+                builder.setup_single_issuer().setup_defer_taskrun();
+            }
+            Delivery::NextCall => {
+                builder.setup_submit_all().setup_taskrun_flag().setup_coop_taskrun();
+            }
+            Delivery::Interrupt => {}
+        }
         match builder.build(entries).map_err(errno) {
-            Err(Errno::INVAL) => refused = Errno::INVAL,
+            Err(Errno::INVAL) => {}
             other => return other,
         }
     }
-    Err(refused)
+    Err(Errno::INVAL)
 }
 
 impl Queue {
@@ -112,9 +130,11 @@ impl Queue {
         depth: u32,
         memory: &Arc<Memory>,
         wake: Option<&Arc<OwnedFd>>,
+        deliveries: &[Delivery],
     ) -> Result<Queue, Refused> {
         let entries = depth.clamp(2, ENTRIES_MAX).next_power_of_two();
-        let mut uring = build(entries).map_err(|errno| ("setting up io_uring", errno))?;
+        let mut uring =
+            build(entries, deliveries).map_err(|errno| ("setting up io_uring", errno))?;
         if let Some(wake) = wake {
             let registered = uring.submitter().register_eventfd(wake.as_raw_fd());
             registered.map_err(|error| ("registering an eventfd with io_uring", errno(error)))?;

@@ -15,7 +15,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::sys::queue::{Queue, Reaped, Refused, Step, ZEROS_BYTES};
+use crate::sys::queue::{Delivery, Queue, Reaped, Refused, Step, ZEROS_BYTES};
 use crate::{IoDone, IoStatus};
 
 /// What an operation is doing now.
@@ -89,9 +89,10 @@ impl Ring {
         depth: u32,
         memory: &Arc<Memory>,
         wake: Option<&Arc<OwnedFd>>,
+        deliveries: &[Delivery],
     ) -> Result<Ring, Refused> {
         Ok(Ring {
-            queue: Queue::open(depth, memory, wake)?,
+            queue: Queue::open(depth, memory, wake, deliveries)?,
             slots: (0..depth).map(|_| None).collect(),
             waiting: VecDeque::with_capacity(depth as usize),
             ready: VecDeque::with_capacity(depth as usize),
@@ -302,5 +303,91 @@ impl Slot {
             Work::Read => IoStatus::ReadError,
             _ => IoStatus::WriteError,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(work: Work, moved: u64) -> Slot {
+        let tag = Tag::new(0, 0);
+        let op = Op { tag, file: 0, work, offset: 4096, len: 8192, fua: false, buf: None };
+        Slot { op, moved }
+    }
+
+    fn status(work: Work, moved: u64, errno: Errno) -> Option<IoStatus> {
+        let mut file = FileState::default();
+        match slot(work, moved).on_result(-errno.raw_os_error(), &mut file) {
+            Outcome::Done(status) => Some(status),
+            Outcome::Again => None,
+        }
+    }
+
+    #[test]
+    fn errors_become_statuses() {
+        for (work, errno, expected) in [
+            (Work::Read, Errno::IO, IoStatus::ReadError),
+            (Work::Write, Errno::IO, IoStatus::WriteError),
+            (Work::Sync, Errno::IO, IoStatus::WriteError),
+            (Work::Write, Errno::NOSPC, IoStatus::NoSpace),
+            (Work::Write, Errno::DQUOT, IoStatus::NoSpace),
+            (Work::Zeros, Errno::NOSPC, IoStatus::NoSpace),
+            (Work::Write, Errno::ROFS, IoStatus::WriteProtected),
+            (Work::Punch, Errno::PERM, IoStatus::WriteProtected),
+            (Work::Read, Errno::PERM, IoStatus::ReadError),
+            (Work::Read, Errno::NODEV, IoStatus::NotReady),
+            (Work::Read, Errno::NXIO, IoStatus::NotReady),
+            (Work::Write, Errno::BADF, IoStatus::NotReady),
+            (Work::Write, Errno::TIMEDOUT, IoStatus::NotReady),
+            (Work::Read, Errno::CANCELED, IoStatus::Aborted),
+            (Work::Read, Errno::INVAL, IoStatus::Unsupported),
+            (Work::Punch, Errno::OPNOTSUPP, IoStatus::Unsupported),
+            (Work::Read, Errno::FAULT, IoStatus::ReadError),
+        ] {
+            assert_eq!(status(work, 0, errno), Some(expected), "{work:?} {errno}");
+        }
+        assert_eq!(status(Work::Read, 512, Errno::INVAL), Some(IoStatus::ReadError));
+        assert_eq!(status(Work::Write, 512, Errno::INVAL), Some(IoStatus::WriteError));
+        assert_eq!(status(Work::Read, 0, Errno::INTR), None);
+        assert_eq!(status(Work::Write, 0, Errno::AGAIN), None);
+    }
+
+    #[test]
+    fn a_short_transfer_goes_on_where_it_stopped() {
+        let mut file = FileState::default();
+        let mut slot = slot(Work::Write, 0);
+        assert!(matches!(slot.on_result(1000, &mut file), Outcome::Again));
+        assert_eq!(slot.step(), Step::Write { offset: 5096, skip: 1000, dsync: false });
+        assert!(matches!(slot.on_result(7192, &mut file), Outcome::Done(IoStatus::Good)));
+        let mut slot = self::slot(Work::Read, 0);
+        assert!(matches!(slot.on_result(0, &mut file), Outcome::Done(IoStatus::ReadError)));
+    }
+
+    #[test]
+    fn a_missing_ability_is_asked_for_once() {
+        let mut file = FileState::default();
+        let refused = -Errno::OPNOTSUPP.raw_os_error();
+        let mut zero = slot(Work::PunchZero, 0);
+        for next in [Work::ZeroRange, Work::Zeros] {
+            assert!(matches!(zero.on_result(refused, &mut file), Outcome::Again));
+            assert_eq!(zero.op.work, next);
+        }
+        assert_eq!(file.way(Work::PunchZero), Work::Zeros);
+        assert_eq!(file.way(Work::ZeroRange), Work::Zeros);
+        let mut discard = slot(Work::Discard, 0);
+        assert!(matches!(discard.on_result(refused, &mut file), Outcome::Again));
+        assert_eq!(discard.op.work, Work::Punch);
+        assert_eq!(file.way(Work::Discard), Work::Punch);
+    }
+
+    #[test]
+    fn a_change_without_data_is_synced_when_asked() {
+        let mut file = FileState::default();
+        let mut zero = slot(Work::ZeroRange, 0);
+        zero.op.fua = true;
+        assert!(matches!(zero.on_result(0, &mut file), Outcome::Again));
+        assert_eq!(zero.step(), Step::Sync);
+        assert!(matches!(zero.on_result(0, &mut file), Outcome::Done(IoStatus::Good)));
     }
 }

@@ -2,6 +2,7 @@ use std::path::{Path, PathBuf};
 
 use reactor::pool::{Buf, Pool, SizeClass};
 use reactor::sys::memory::Memory;
+use rustix::fd::OwnedFd;
 use rustix::fs::Mode;
 
 use super::*;
@@ -228,15 +229,33 @@ fn dropping_a_ring_waits_for_the_kernel() {
     assert_eq!(pool.counts().next().unwrap().free, 0);
 }
 
+fn core_of(
+    depth: u32,
+    bytes: usize,
+    delivery: Delivery,
+    wake: Option<Arc<OwnedFd>>,
+) -> CoreContext {
+    let memory = Arc::new(Memory::ordinary(bytes).unwrap());
+    let ring = Ring::open(depth, &memory, wake.as_ref(), &[delivery]).unwrap();
+    CoreContext { memory, ring: Some(Rc::new(RefCell::new(ring))), depth, wake }
+}
+
 #[test]
-fn a_completion_wakes_an_armed_core_and_only_then() {
+fn all_ways_of_delivery_work() {
     let scratch = Scratch::on_disk(1 << 20);
     let uring = scratch.open(|_| {}).unwrap();
-    let memory = Arc::new(Memory::ordinary(4096).unwrap());
-    let mut pool = Pool::new(Arc::clone(&memory), &[SizeClass { bytes: 4096, count: 1 }]);
+    for delivery in Delivery::ALL {
+        let core = core_of(16, 1 << 20, delivery, None);
+        contract::data_is_kept_by(&mut Rig::of(&uring, core, 65536), 11, 200);
+        a_completion_wakes_an_armed_core_and_only_then(&uring, delivery);
+    }
+}
+
+fn a_completion_wakes_an_armed_core_and_only_then(uring: &Uring, delivery: Delivery) {
     let flags = rustix::event::EventfdFlags::NONBLOCK;
     let wake = Arc::new(rustix::event::eventfd(0, flags).unwrap());
-    let mut core = CoreContext { memory, ring: None, depth: 4, wake: Some(Arc::clone(&wake)) };
+    let mut core = core_of(4, 4096, delivery, Some(Arc::clone(&wake)));
+    let mut pool = Pool::new(Arc::clone(&core.memory), &[SizeClass { bytes: 4096, count: 1 }]);
     let mut channel = uring.open_channel(&mut core).unwrap();
     let mut done: Batch<IoDone> = Batch::new(4);
     let mut read = |channel: &mut dyn IoChannel, buf: Buf, sleep: bool| {
@@ -285,4 +304,28 @@ fn the_create_call_makes_the_same_device() {
     let second = registry.create_uring(options).unwrap();
     assert_eq!((second.create_call(), second.geometry()), (call, geometry));
     registry.rescan_uring("Uring0").unwrap();
+}
+
+/// Runs on the block device that `BDEV_TEST_BLOCK_DEVICE` names, whose data it destroys.
+#[test]
+fn obeys_the_contract_on_a_block_device() {
+    let Ok(path) = std::env::var("BDEV_TEST_BLOCK_DEVICE") else { return };
+    for direct in [Direct::Auto, Direct::Off] {
+        let options = UringOptions { direct, ..UringOptions::new(&path) };
+        let uring = Uring::open("u".into(), Uuid::nil(), &options).unwrap();
+        let second = Uring::open("v".into(), Uuid::nil(), &options).unwrap_err();
+        assert_eq!(second.errno(), -16);
+        contract::every_rule(&uring, 12);
+        let mut rig = Rig::new(&uring, 4, 65536);
+        if uring.geometry().unmap {
+            assert_eq!(rig.run(IoOp::Unmap { lba: 8, blocks: 64 }), IoStatus::Good);
+        }
+        assert_eq!(rig.write(8, &[9; 4096]), IoStatus::Good);
+        let zeroes = IoOp::WriteZeroes { lba: 8, blocks: 8, unmap: true, fua: true };
+        assert_eq!(rig.run(zeroes), IoStatus::Good);
+        assert_eq!(rig.read(8, 8).unwrap(), [0; 4096]);
+        drop((rig, uring));
+        let small = UringOptions { block_size: Some(256), ..options };
+        assert_eq!(Uring::open("w".into(), Uuid::nil(), &small).unwrap_err().errno(), -22);
+    }
 }
