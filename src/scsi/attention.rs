@@ -49,6 +49,13 @@ pub fn bypasses_attention(operation_code: u8) -> bool {
     matches!(operation_code, opcode::INQUIRY | opcode::REPORT_LUNS | opcode::REQUEST_SENSE)
 }
 
+/// The conditions that a command clears by what it reports (SPC-4 6.33: REPORT LUNS clears 3F/0E, at
+/// every logical unit of the target for this nexus).
+#[inline]
+pub fn cleared_by(operation_code: u8) -> u8 {
+    if operation_code == opcode::REPORT_LUNS { Attention::LunsChanged.bit() } else { 0 }
+}
+
 /// The condition of a set that is reported next: its bit, and its sense data.
 #[inline]
 pub fn highest(bits: u8) -> Option<(u8, Sense)> {
@@ -79,5 +86,8 @@ mod tests {
     fn three_commands_bypass() {
         let bypassing: Vec<u8> = (0..=255).filter(|&code| bypasses_attention(code)).collect();
         assert_eq!(bypassing, [0x03, 0x12, 0xa0]);
+        let clearing: Vec<u8> = (0..=255).filter(|&code| cleared_by(code) != 0).collect();
+        assert_eq!(clearing, [0xa0]);
+        assert_eq!(cleared_by(0xa0), Attention::LunsChanged.bit());
     }
 }

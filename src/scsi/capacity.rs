@@ -25,7 +25,7 @@ pub(super) fn capacity_16(lu: &LuView<'_>, page: &mut Page) {
     page.u64(geometry.blocks.saturating_sub(1));
     page.u32(geometry.block_bytes);
     page.u8(0);
-    page.u8(geometry.physical_exponent & 0x0f);
+    page.u8(geometry.physical_exponent.min(15));
     let zeroes = if geometry.unmap_zeroes { LBPRZ } else { 0 };
     page.u8(if geometry.unmap { LBPME | zeroes } else { 0 });
     page.zeros(CAPACITY_16_BYTES - page.len());

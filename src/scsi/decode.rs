@@ -49,7 +49,7 @@ pub fn decode(cdb: &[u8], lu: &LuView<'_>) -> Result<Decoded, Sense> {
 /// Decodes a command to a LUN that is not in the map (SPC-4 6.6.1, SAM-5 5.11; pass any LUN above
 /// 0 for a form of address that names none). [`Answer::fill`] takes [`LuView::absent`] for it.
 pub fn decode_absent(cdb: &[u8], lun: u16) -> Result<Decoded, Sense> {
-    let cdb = &padded(cdb)?;
+    let cdb = &padded(cdb).map_err(|_| Sense::LUN_NOT_SUPPORTED)?;
     let command = opcodes::find(cdb).map_err(|_| Sense::LUN_NOT_SUPPORTED)?;
     match command.kind {
         Kind::Inquiry => {
@@ -287,7 +287,6 @@ fn unmap(cdb: &Cdb, lu: &LuView<'_>) -> Result<Decoded, Sense> {
     match list_bytes {
         0 => return Ok(no_data(Work::Good)),
         1..8 => return Err(Sense::PARAMETER_LIST_LENGTH),
-        _ if u32::from(list_bytes) > lu.io_bytes_max => return Err(Sense::invalid_field_in_cdb(7)),
         _ => {}
     }
     let work = Work::Steps(Steps::unmap(list_bytes, lu));

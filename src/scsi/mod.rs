@@ -164,7 +164,7 @@ pub enum Work {
     Io(IoOp),
     /// Several operations, depending on data.
     Steps(Steps),
-    /// The LUN list of the target: [`report_luns`] makes the data.
+    /// The LUN list of the target: [`report_luns()`] makes the data.
     ReportLuns(LunSelect),
     /// The pending sense data of the nexus: [`request_sense`] makes the data.
     RequestSense {

@@ -61,6 +61,8 @@ enum Kind {
     },
 }
 
+/// Most scratch bytes of commands that go through the medium piece by piece.
+const CHUNK_BYTES_MAX: u32 = 128 << 10;
 /// Bytes of the UNMAP parameter list header and of a block descriptor (SBC-3 5.28.2).
 const UNMAP_HEADER_BYTES: usize = 8;
 const UNMAP_DESCRIPTOR_BYTES: usize = 16;
@@ -114,12 +116,14 @@ impl Steps {
         }
     }
 
-    /// Bytes of scratch that [`Steps::next`] wants, 0 for none; at most `io_bytes_max`, which must
-    /// hold a block.
+    /// Bytes of scratch that [`Steps::next`] wants, 0 for none; at most `io_bytes_max`, which is that
+    /// of the [`LuView`].
     pub fn scratch_bytes(&self, io_bytes_max: u32) -> usize {
+        let chunk_blocks = u64::from(io_bytes_max.min(CHUNK_BYTES_MAX) / self.block_bytes);
         match self.kind {
             Kind::Unmap { .. } => 0,
-            _ => self.bytes(self.blocks.min(u64::from(io_bytes_max / self.block_bytes))),
+            Kind::CompareAndWrite { .. } => self.bytes(self.blocks),
+            _ => self.bytes(self.blocks.min(chunk_blocks)),
         }
     }
 

@@ -121,6 +121,8 @@ fn write_same_repeats_the_block_in_chunks() {
     let block: Vec<u8> = (0..BLOCK).map(|at| (at % 251) as u8).collect();
     let steps = Steps::write_same(3, 10, 512, true);
     assert_eq!(steps.scratch_bytes(4 * 512 + 100), 4 * 512);
+    assert_eq!(Steps::write_same(0, 1000, 512, false).scratch_bytes(1 << 20), 128 << 10);
+    assert_eq!(Steps::compare_and_write(0, 100, 4096, false).scratch_bytes(1 << 20), 100 * 4096);
     assert_eq!(disk.drive(steps, &block, 4 * 512 + 100), Ok(()));
     assert_eq!(disk.bytes[..3 * BLOCK], before[..3 * BLOCK]);
     assert!(disk.bytes[Disk::range(3, 10)].chunks(BLOCK).all(|copy| copy == block));
