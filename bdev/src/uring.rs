@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reactor::Batch;
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -127,7 +128,7 @@ impl Uring {
         uuid: Uuid,
         options: &UringOptions,
     ) -> Result<Uring, BdevError> {
-        queue::probe().map_err(os("io_uring is not available"))?;
+        queue::probe().map_err(|errno| os(unavailable(errno))(errno))?;
         let medium = Medium::open(&name, options)?;
         Ok(Uring {
             name,
@@ -149,6 +150,15 @@ impl Uring {
         let blocks = medium::blocks(&self.filename, &self.medium.fd, self.medium.block_bytes)?;
         self.blocks.store(blocks, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// What to do when not even a small ring can be had.
+fn unavailable(errno: Errno) -> &'static str {
+    match errno {
+        Errno::NOMEM => "setting up io_uring (raise the limit on locked memory)",
+        Errno::PERM => "setting up io_uring (see the sysctl kernel.io_uring_disabled)",
+        _ => "setting up io_uring",
     }
 }
 

@@ -372,3 +372,53 @@ fn register_chunks(uring: &IoUring, memory: &Memory) -> Vec<(usize, usize)> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_completion_that_waits_to_be_asked_for_keeps_the_core_awake() {
+        let memory = Arc::new(Memory::ordinary(4096).unwrap());
+        let flags = rustix::event::EventfdFlags::NONBLOCK;
+        let wake = Arc::new(rustix::event::eventfd(0, flags).unwrap());
+        let Ok(mut queue) = Queue::open(1, &memory, Some(&wake), &[Delivery::Asked]) else {
+            return;
+        };
+        let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let file = queue.add_file(Arc::new(file.into()));
+        queue.push(Tag::new(0, 0), file, Step::Sync, None);
+        assert!(!queue.arm(), "a step waits to be submitted");
+        queue.enter();
+        while !queue.uring.submission().taskrun() {
+            std::hint::spin_loop();
+        }
+        assert!(queue.reap().is_none());
+        assert!(!queue.arm());
+        queue.collect();
+        assert_eq!(queue.reap().map(|reaped| reaped.result), Some(0));
+        assert!(queue.arm());
+    }
+
+    #[test]
+    fn more_files_than_the_table_holds_work() {
+        let memory = Arc::new(Memory::ordinary(4096).unwrap());
+        let mut queue = Queue::open(2, &memory, None, &Delivery::ALL).unwrap();
+        let exe = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
+        let exe = Arc::new(OwnedFd::from(exe));
+        let numbers: Vec<_> = (0..FILES_MAX + 2).map(|_| queue.add_file(exe.clone())).collect();
+        for number in [numbers[0], numbers[FILES_MAX as usize + 1]] {
+            queue.push(Tag::new(number % 2, 0), number, Step::Sync, None);
+            queue.enter();
+            let reaped = loop {
+                queue.collect();
+                if let Some(reaped) = queue.reap() {
+                    break reaped;
+                }
+            };
+            assert_eq!(reaped.result, 0);
+        }
+        numbers.into_iter().for_each(|number| queue.remove_file(number));
+        assert_eq!(queue.add_file(exe), 0);
+    }
+}

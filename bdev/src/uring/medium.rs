@@ -118,6 +118,9 @@ fn open_locked(path: &str, read_only: bool) -> Result<(OwnedFd, bool), BdevError
         other => other.map_err(os(format!("opening {path}")))?,
     };
     if !is_block {
+        // Saves the inode a write now and then; only the owner may, and it doesn't matter.
+        let _ = rustix::fs::fcntl_getfl(&fd)
+            .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NOATIME));
         let operation = match read_only {
             true => FlockOperation::NonBlockingLockShared,
             false => FlockOperation::NonBlockingLockExclusive,
