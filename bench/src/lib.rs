@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod copy;
 pub mod load;
 pub mod pattern;
 pub mod port;
