@@ -11,5 +11,6 @@ pub mod load;
 pub mod pattern;
 pub mod port;
 pub mod report;
+pub mod session;
 pub mod size;
 pub mod verify;

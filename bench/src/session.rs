@@ -153,3 +153,13 @@ fn fault(status: u8, sense: &[u8], residual: u32) -> Fault {
     let (key, asc, ascq) = Sense::new(sense).code().unwrap_or((0, 0, 0));
     Fault { status, key, asc: (asc, ascq), residual }
 }
+
+/// Keeps this thread on one core.
+pub fn pin(cpu: usize) -> Result<()> {
+    use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+    let allowed = sched_getaffinity(None).context("which cores are allowed")?;
+    ensure!(cpu < CpuSet::MAX_CPU && allowed.is_set(cpu), "core {cpu} is not among the allowed");
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).with_context(|| format!("pinning to core {cpu}"))
+}
