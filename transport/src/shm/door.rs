@@ -155,11 +155,8 @@ impl Inside {
         }
     }
 
-    /// Announces sleep; look at everything once more after it.
+    /// Announces sleep; a full fence and a look at everything must follow.
     pub fn set_sleeping(&self, sleeping: bool) {
         self.shared.sleeping.store(sleeping, Ordering::Relaxed);
-        if sleeping {
-            fence(Ordering::SeqCst);
-        }
     }
 }

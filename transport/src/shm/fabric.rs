@@ -260,7 +260,7 @@ impl ShmFabric {
                 Arrival::Bad(_) => return Some(CloseReason::Protocol),
                 Arrival::Unit(len) => len,
             };
-            // More units than credits: the peer broke SRP's flow control (SRP 16A, 4.5).
+            // More units than credits: the peer broke SRP's flow control.
             let Some(free) = conn.receives.free.pop() else { return Some(CloseReason::Protocol) };
             let recv = Recv { index: free, len };
             ends.consumer.take(conn.receives.iu_mut(&recv));
@@ -324,12 +324,15 @@ impl Fabric for ShmFabric {
             state.phase = Phase::Closed;
             events.push(Event::Closed { conn, reason });
         }
+        let mut at = self.first;
         // A close below shortens the list: the loop may then miss or revisit one, once.
-        for step in 0..self.live.len() {
+        for _ in 0..self.live.len() {
             if events.is_full() || self.live.is_empty() {
                 break;
             }
-            let index = self.live[(self.first + step) % self.live.len()];
+            at = if at < self.live.len() { at } else { 0 };
+            let index = self.live[at];
+            at += 1;
             if let Some(reason) = self.pull(index, events) {
                 self.begin_close(index, reason);
             }
@@ -466,10 +469,11 @@ impl Fabric for ShmFabric {
 
     fn arm(&mut self) -> bool {
         self.armed = true;
-        self.set_sleep_words(true);
-        // Orders the words above before the looks below; the peer does it the other way round.
-        fence(Ordering::SeqCst);
+        // First the flag that lets the control thread forward a ring, then the words that ask for it.
         self.inside.set_sleeping(true);
+        self.set_sleep_words(true);
+        // Orders these before the looks below; peers and control thread do it the other way round.
+        fence(Ordering::SeqCst);
         let quiet = |index: &u32| {
             let conn = self.slots[*index as usize].conn.as_ref();
             let ends = conn.and_then(|conn| conn.ends.as_ref());

@@ -14,7 +14,7 @@
 //! Data is placed in the initiator's memory directly where alignment allows, and copied once
 //! otherwise.
 
-pub mod connector;
+mod connector;
 mod door;
 mod fabric;
 mod listener;
@@ -30,7 +30,8 @@ pub use fabric::{FabricOptions, ReceiveCount, ShmFabric};
 pub use listener::{ListenError, Listener, ListenerCounts, ListenerOptions};
 
 /// Information units that a peer may send beyond its credits: answers to the target's own requests
-/// (SRP_CRED_RSP, SRP_AER_RSP; SRP 16A, 6.10 and 6.11).
+/// (SRP_CRED_RSP, SRP_AER_RSP),
+/// which use no credit.
 pub const RESPONSE_RECVS: u32 = 8;
 /// Bytes of memory that one connection may register, in all its regions together.
 pub const REGION_BYTES_MAX: u64 = 64 << 30;

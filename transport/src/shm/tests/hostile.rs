@@ -32,6 +32,9 @@ impl Rig {
     }
 }
 
+/// The first lap, as a header shows it.
+const LAP: u64 = 1 << 32;
+
 /// Numbers that look random and are the same every time.
 fn noise(state: &mut u64) -> u64 {
     *state ^= *state << 13;
@@ -52,9 +55,10 @@ fn scribbling_over_the_rings_hurts_the_scribbler_only() {
             for offset in (0..intruder.ring.len() - 8).step_by(128) {
                 let random = noise(&mut state);
                 // Half of the headers carry the right lap and a length that is often wrong.
-                let header = if random % 2 == 0 { random } else { 1 << 32 | random >> 32 & 0x3FF };
-                let small = 1 << 32 | random % 300;
-                intruder.ring.store(offset, if round % 2 == 0 { small } else { header });
+                let header =
+                    if random.is_multiple_of(2) { random } else { LAP | (random >> 32) & 0x3FF };
+                let small = LAP | (random % 300);
+                intruder.ring.store(offset, if round.is_multiple_of(2) { small } else { header });
             }
             rig.fabric.poll(Instant::default(), &mut rig.events);
             while let Some(event) = rig.events.pop() {

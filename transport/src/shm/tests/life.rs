@@ -124,6 +124,38 @@ fn a_dead_peer_is_seen_and_its_memory_stays_while_lent() {
     assert_eq!(rig.fabric.connections(), 0);
 }
 
+/// The initiator's half of the next test, in a process of its own.
+#[test]
+fn initiator_process() {
+    let Some(path) = std::env::var_os("SHM_TEST_PATH") else { return };
+    let (mut link, _) = ShmConnector::new(path).connect(&LOGIN, &memory(4096), WAIT).unwrap();
+    link.send(b"alive").unwrap();
+    // Ends by being killed, or with its target.
+    while link.poll(&mut |_| {}).is_ok() {}
+}
+
+#[test]
+fn a_killed_process_is_seen_within_a_second() {
+    let mut rig = Rig::new();
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "shm::tests::life::initiator_process"])
+        .env("SHM_TEST_PATH", rig.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let conn = rig.login();
+    assert_eq!(rig.fabric.peer(conn).peer, format!("pid {}", child.id()));
+    rig.fabric.accept(conn, &RSP, 4, 64, 64);
+    rig.consume(b"alive");
+    rig.quiet();
+    let start = StdInstant::now();
+    child.kill().unwrap();
+    assert_eq!(rig.closed(), (conn, CloseReason::PeerGone));
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    child.wait().unwrap();
+    rig.fabric.release(conn);
+}
+
 #[test]
 fn operations_on_a_closing_connection_fail_before_its_closed() {
     let mut rig = Rig::new();
