@@ -1,1 +1,2 @@
 //! What needs unsafe code.
+pub mod region;
