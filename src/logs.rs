@@ -7,6 +7,8 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 
 /// Importance of a log line, in SPDK's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,12 +93,10 @@ impl Logs {
     /// Starts writing log lines of the whole process to standard error. Once per process; a second
     /// call leaves the first output in place.
     pub fn start(level: Level) -> Self {
-        let builder = tracing_subscriber::fmt()
-            .with_writer(std::io::stderr)
-            .with_max_level(level.filter())
-            .with_filter_reloading();
-        let handle = builder.reload_handle();
-        let _ = tracing::subscriber::set_global_default(builder.finish());
+        let (filter, handle) = reload::Layer::new(level.filter());
+        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let subscriber = tracing_subscriber::registry().with(filter).with(lines);
+        let _ = tracing::subscriber::set_global_default(subscriber);
         // The filter is gone only when the process ends.
         Logs::new(level, move |filter| drop(handle.modify(|now| *now = filter)))
     }

@@ -178,10 +178,10 @@ mod tests {
                 token,
                 result: Ok(Report { waiting: core as u32 + 1, ..Report::default() }),
             };
-            answers.send(late).and_then(|()| answers.send(now)).map_err(|_| Message::Control {
-                token,
-                action: Action::Report,
-            })
+            answers
+                .send(late)
+                .and_then(|()| answers.send(now))
+                .map_err(|_| Message::Control { token, action: Action::Report })
         })
     }
 
@@ -209,8 +209,7 @@ mod tests {
     fn a_full_mailbox_is_a_silent_core_in_the_end() {
         let (_sender, answers) = mpsc::channel();
         let full: Sender = Box::new(Err);
-        let mut cores =
-            Mailboxes::new(vec![full], answers).with_wait_max(Duration::from_millis(5));
+        let mut cores = Mailboxes::new(vec![full], answers).with_wait_max(Duration::from_millis(5));
         let results = cores.ask(&[0], &Action::Report);
         assert!(matches!(results[0], Err(CoreError::Silent { core: 0, .. })));
     }

@@ -40,12 +40,8 @@ impl From<ListenError> for Refused {
 /// The listeners of one transport type.
 pub trait Listeners: Send {
     /// Lets initiators reach `target` at an address from now on.
-    fn add(
-        &mut self,
-        target: &str,
-        traddr: &str,
-        trsvcid: Option<&str>,
-    ) -> Result<(), ListenError>;
+    fn add(&mut self, target: &str, traddr: &str, trsvcid: Option<&str>)
+    -> Result<(), ListenError>;
 
     /// The opposite of [`Listeners::add`]. Connections that came through the listener stay.
     fn remove(

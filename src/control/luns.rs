@@ -13,6 +13,9 @@ use crate::scsi::Identity;
 use crate::target::lun::{LUN_MAX, LogicalUnit};
 use crate::target::message::Action;
 
+/// Who claims a bdev while it is a logical unit.
+const CLAIM: &str = "srpt_tgt";
+
 /// What INQUIRY says instead of the defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -73,16 +76,17 @@ pub struct MapRequest {
 impl Control {
     /// Shows a bdev to the initiators of a target; answers the LUN.
     pub fn map_lun(&mut self, request: &MapRequest) -> Result<u16, Refused> {
-        let MapRequest { target, bdev_name, .. } = request;
-        let lun = self.free_lun(request)?;
-        let bdev = self.bdev(bdev_name)?;
-        let known = self.units.iter().position(|unit| unit.lu.bdev.name() == *bdev_name);
+        let target = &request.target;
+        self.target(target)?;
+        let bdev = self.bdev(&request.bdev_name)?;
+        let lun = self.free_lun(request, bdev.name())?;
+        let known = self.units.iter().find(|unit| unit.lu.bdev.name() == bdev.name());
         let lu = match known {
-            Some(at) => {
-                self.check_overrides(&self.units[at], request)?;
-                Arc::clone(&self.units[at].lu)
+            Some(unit) => {
+                self.check_overrides(unit, request)?;
+                Arc::clone(&unit.lu)
             }
-            None => self.make_unit(bdev, request),
+            None => self.make_unit(Arc::clone(&bdev), request)?,
         };
         let map = Action::MapLun {
             target: target.clone(),
@@ -95,10 +99,8 @@ impl Control {
             self.close_unused_units();
         }
         mapped?;
-        tracing::info!("target {target}: bdev {bdev_name} mapped as LUN {lun}");
-        self.target_mut(target)?
-            .luns
-            .insert(lun, Mapping { lu, read_only: request.read_only });
+        tracing::info!("target {target}: bdev {} mapped as LUN {lun}", bdev.name());
+        self.target_mut(target)?.luns.insert(lun, Mapping { lu, read_only: request.read_only });
         self.luns_changed(target);
         Ok(lun)
     }
@@ -132,11 +134,10 @@ impl Control {
         Some(&unit.overrides)
     }
 
-    fn free_lun(&self, request: &MapRequest) -> Result<u16, Refused> {
-        let luns = self.target(&request.target)?.luns();
+    fn free_lun(&self, request: &MapRequest, name: &str) -> Result<u16, Refused> {
         let target = &request.target;
-        if let Some((lun, _)) = luns.iter().find(|(_, m)| m.bdev_name() == request.bdev_name) {
-            let name = &request.bdev_name;
+        let luns = self.target(target)?.luns();
+        if let Some((lun, _)) = luns.iter().find(|(_, mapping)| mapping.bdev_name() == name) {
             return Err(Refused::exists(format!(
                 "bdev {name} is LUN {lun} of target {target} already"
             )));
@@ -168,7 +169,7 @@ impl Control {
         match pairs.iter().find(|(_, wanted, there)| wanted.is_some() && wanted != there) {
             None => Ok(()),
             Some((parameter, ..)) => {
-                let name = &request.bdev_name;
+                let name = unit.lu.bdev.name();
                 let (target, lun) = self.mapping_of(name).expect("a unit in use is mapped");
                 Err(Refused::invalid(format!(
                     "{parameter}: bdev {name} is also LUN {lun} of target {target} and has one \
@@ -178,7 +179,12 @@ impl Control {
         }
     }
 
-    fn make_unit(&mut self, bdev: Arc<dyn Bdev>, request: &MapRequest) -> Arc<LogicalUnit> {
+    fn make_unit(
+        &mut self,
+        bdev: Arc<dyn Bdev>,
+        request: &MapRequest,
+    ) -> Result<Arc<LogicalUnit>, Refused> {
+        self.bdevs.claim(bdev.name(), CLAIM)?;
         self.units_made += 1;
         let lu = Arc::new(LogicalUnit {
             id: self.units_made,
@@ -188,7 +194,7 @@ impl Control {
             bdev,
         });
         self.units.push(Unit { lu: Arc::clone(&lu), overrides: request.overrides.clone() });
-        lu
+        Ok(lu)
     }
 
     fn luns_changed(&mut self, target: &str) {
@@ -200,9 +206,8 @@ impl Control {
     /// Closes the channels of bdevs that no LUN uses any more.
     pub(super) fn close_unused_units(&mut self) {
         let units = std::mem::take(&mut self.units);
-        let (used, unused): (Vec<Unit>, Vec<Unit>) = units
-            .into_iter()
-            .partition(|unit| self.mapping_of(unit.lu.bdev.name()).is_some());
+        let (used, unused): (Vec<Unit>, Vec<Unit>) =
+            units.into_iter().partition(|unit| self.mapping_of(unit.lu.bdev.name()).is_some());
         self.units = used;
         for unit in unused {
             let bdev = Arc::clone(&unit.lu.bdev);
@@ -210,6 +215,7 @@ impl Control {
             if let Err(error) = self.all(&Action::CloseBdev { bdev }) {
                 tracing::warn!("bdev {name}: {error}");
             }
+            self.bdevs.release(&name).expect("a claimed bdev is not deleted");
         }
     }
 }

@@ -11,14 +11,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bdev::Bdev;
-use bdev::registry::Registry;
+use bdev::registry::{BdevError, Registry};
 use reactor::stats::CoreStats;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use uuid::Uuid;
 
 use crate::logs::Logs;
-use crate::target::lun::TargetSpec;
 use crate::target::message::{Action, Report};
 
 pub mod cores;
@@ -127,25 +126,24 @@ impl Control {
         self.all(&Action::ResetIoCounts { bdevs, sums }).map(drop)
     }
 
-    /// A bdev by name.
+    /// A bdev by name or UUID.
     pub fn bdev(&self, name: &str) -> Result<Arc<dyn Bdev>, Refused> {
-        self.bdevs.find(name).ok_or_else(|| Refused::missing(format!("bdev {name}")))
+        Ok(self.bdevs.find(name)?)
     }
 
     /// Deletes a bdev that no LUN uses. `method` is that of the bdev's kind, such as
     /// `bdev_null_delete`.
     pub fn delete_bdev(&mut self, method: &str, name: &str) -> Result<(), Refused> {
         let bdev = self.bdev(name)?;
-        if bdev.delete_method() != method {
-            let kind = bdev.product_name();
-            let right = bdev.delete_method();
-            return Err(Refused::missing(format!("bdev {name} is a {kind}: use {right}")));
-        }
+        let name = bdev.name();
         if let Some((target, lun)) = self.mapping_of(name) {
-            return Err(Refused::busy(format!("bdev {name} is mapped as LUN {lun} of target {target}")));
+            return Err(Refused::busy(format!(
+                "bdev {name} is mapped as LUN {lun} of target {target}"
+            )));
         }
-        drop(bdev);
-        self.bdevs.delete(name).map_err(|error| Refused::invalid(error.to_string()))
+        self.bdevs.delete(name, method)?;
+        tracing::info!("bdev {name}: deleted");
+        Ok(())
     }
 
     /// Ends a session on every core.
@@ -206,8 +204,15 @@ fn refusal(error: &cores::CoreError) -> Refused {
     Refused::new(errno, error.to_string())
 }
 
-impl Target {
-    fn spec(&self) -> &Arc<TargetSpec> {
-        &self.spec
+impl From<BdevError> for Refused {
+    fn from(error: BdevError) -> Self {
+        let errno = Errno::from_raw_os_error(-error.errno());
+        match error {
+            BdevError::Exists { name } | BdevError::NotFound { name } => {
+                Refused::new(errno, format!("bdev {name}"))
+            }
+            BdevError::Os { what, .. } => Refused::new(errno, what),
+            other => Refused::new(errno, other.to_string()),
+        }
     }
 }

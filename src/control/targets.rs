@@ -110,12 +110,17 @@ impl Control {
         }
     }
 
-    /// Removes a target's listeners, ends its sessions, takes its LUNs away and forgets it. When a
+    /// Removes a target's listeners, takes its LUNs away, ends its sessions and forgets it. When a
     /// step fails the target is still there, without what was removed before, and the call can be
     /// repeated.
     pub fn delete_target(&mut self, name: &str) -> Result<(), Refused> {
         for listener in self.target(name)?.listeners.clone() {
             self.remove_listener(name, &listener)?;
+        }
+        let luns: Vec<u16> = self.target(name)?.luns.keys().copied().collect();
+        for lun in luns {
+            self.all(&Action::UnmapLun { target: name.to_owned(), lun })?;
+            self.target_mut(name)?.luns.remove(&lun);
         }
         self.all(&Action::DeleteTarget { target: name.to_owned() })?;
         self.targets.retain(|target| target.name() != name);

@@ -105,9 +105,7 @@ impl Documents {
             (State::Nested { depth }, b'}' | b']') => {
                 self.state = State::Nested { depth: depth - 1 }
             }
-            (State::Nested { depth }, b'"') => {
-                self.state = State::String { depth, escaped: false }
-            }
+            (State::Nested { depth }, b'"') => self.state = State::String { depth, escaped: false },
             (State::Nested { .. }, _) => {}
 
             (State::String { depth, escaped: true }, _) => {

@@ -8,7 +8,9 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{
+    Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, Visitor,
+};
 use serde_json::value::RawValue;
 
 use super::error::RpcError;
@@ -207,7 +209,9 @@ mod tests {
         assert!(error(r#"{"name":"ä"}"#).contains("printable ASCII"));
         assert!(error(r#"{"name":5}"#).contains("name: invalid type: integer `5`"));
         assert_eq!(error("{}"), "Invalid parameters: missing field `name`");
-        assert!(error(r#"{"name":"a","x":1}"#).contains("unknown field `x`, expected one of `name`"));
+        assert!(
+            error(r#"{"name":"a","x":1}"#).contains("unknown field `x`, expected one of `name`")
+        );
         assert!(error(r#"{"name":"a","name":"b"}"#).ends_with("duplicate field `name`"));
         assert!(error("[]").contains("named parameters"));
     }
