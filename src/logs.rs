@@ -3,6 +3,7 @@
 //! SPDK has two levels, for the system log and for standard error. Here both govern the one
 //! output: a line is written when either asks for it.
 
+use std::io::IsTerminal;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -94,7 +95,9 @@ impl Logs {
     /// call leaves the first output in place.
     pub fn start(level: Level) -> Self {
         let (filter, handle) = reload::Layer::new(level.filter());
-        let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+        let lines = tracing_subscriber::fmt::layer()
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal());
         let subscriber = tracing_subscriber::registry().with(filter).with(lines);
         let _ = tracing::subscriber::set_global_default(subscriber);
         // The filter is gone only when the process ends.

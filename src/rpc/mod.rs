@@ -22,6 +22,11 @@ pub mod params;
 mod server;
 mod socket;
 
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
 pub use documents::DOCUMENT_BYTES_MAX;
 pub use error::RpcError;
 pub use server::Server;
