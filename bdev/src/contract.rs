@@ -32,9 +32,15 @@ impl Rig {
     /// Opens a channel of `depth` operations with buffers of `buf_bytes` (a multiple of 4096).
     pub fn new(bdev: &dyn Bdev, depth: u32, buf_bytes: u32) -> Rig {
         let memory = Memory::ordinary(depth as usize * buf_bytes as usize).expect("test memory");
-        let memory = Arc::new(memory);
-        let pool = Pool::new(Arc::clone(&memory), &[SizeClass { bytes: buf_bytes, count: depth }]);
-        let mut core = CoreContext { memory, ring: None, depth, wake: None };
+        let core = CoreContext { memory: Arc::new(memory), ring: None, depth, wake: None };
+        Rig::of(bdev, core, buf_bytes)
+    }
+
+    /// Opens a channel on a core whose memory holds `depth` buffers of `buf_bytes`.
+    pub fn of(bdev: &dyn Bdev, mut core: CoreContext, buf_bytes: u32) -> Rig {
+        let depth = core.depth;
+        let memory = Arc::clone(&core.memory);
+        let pool = Pool::new(memory, &[SizeClass { bytes: buf_bytes, count: depth }]);
         let channel = bdev.open_channel(&mut core).expect("a channel opens");
         Rig {
             channel,
@@ -157,7 +163,7 @@ pub fn every_rule(bdev: &dyn Bdev, seed: u64) {
     nothing_completes_inside_submit(bdev);
     depth_is_held(bdev);
     poll_takes_what_fits(bdev);
-    data_is_kept(bdev, seed, 2000);
+    data_is_kept(bdev, seed, 1000);
 }
 
 /// Blocks outside the device are refused, whatever the operation; empty ranges are good.
@@ -247,8 +253,12 @@ struct Flight {
 
 /// Random operations against a copy in memory: every read sees exactly what was written before.
 pub fn data_is_kept(bdev: &dyn Bdev, seed: u64, operations: u32) {
+    data_is_kept_by(&mut Rig::new(bdev, 16, 65536), seed, operations);
+}
+
+/// [`data_is_kept`] on a rig of depth 16 and buffers of 65536 bytes.
+pub fn data_is_kept_by(rig: &mut Rig, seed: u64, operations: u32) {
     let mut random = Random::new(seed);
-    let mut rig = Rig::new(bdev, 16, 65536);
     let block = rig.geometry.block_bytes as usize;
     let blocks_max = (65536 / block) as u64;
     let window = rig.geometry.blocks.min((1 << 20) / block as u64).max(1);
@@ -266,7 +276,7 @@ pub fn data_is_kept(bdev: &dyn Bdev, seed: u64, operations: u32) {
             op => op,
         };
         while flights.len() == 16 || flights.iter().any(|flight| overlap(&flight.op, &op)) {
-            land(&mut rig, &mut flights);
+            land(rig, &mut flights);
         }
         let range = lba as usize * block..(lba + blocks) as usize * block;
         let expected = oracle[range.clone()].to_vec();
@@ -277,7 +287,8 @@ pub fn data_is_kept(bdev: &dyn Bdev, seed: u64, operations: u32) {
         let changes = op.changes_medium() && !rig.geometry.read_only;
         match &mut buf {
             Some(buf) if op.changes_medium() => {
-                let bytes: Vec<u8> = (0..range.len()).map(|_| random.below(256) as u8).collect();
+                let words = (0..range.len() / 8).map(|_| random.below(1 << 53));
+                let bytes: Vec<u8> = words.flat_map(u64::to_ne_bytes).collect();
                 buf.write_at(0, &bytes);
                 if changes {
                     oracle[range].copy_from_slice(&bytes);
@@ -295,7 +306,7 @@ pub fn data_is_kept(bdev: &dyn Bdev, seed: u64, operations: u32) {
         }
     }
     while !flights.is_empty() {
-        land(&mut rig, &mut flights);
+        land(rig, &mut flights);
     }
     rig.drain();
 }

@@ -90,7 +90,8 @@ impl IoOp {
 /// One operation. The buffer goes in here ...
 #[derive(Debug)]
 pub struct Io {
-    /// Names the operation; unique among those in flight on the channel's core.
+    /// Names the operation; unique among those in flight on the channel's core, with an index below
+    /// [`CoreContext::depth`].
     pub tag: Tag,
     /// What to do.
     pub op: IoOp,

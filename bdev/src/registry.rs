@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use crate::malloc::{self, Malloc, MallocOptions};
 use crate::null::{self, Null, NullOptions};
+use crate::uring::{self, Uring, UringOptions};
 use crate::{Bdev, Geometry};
 
 /// Why a device could not be made, found, claimed or deleted.
@@ -74,7 +75,7 @@ pub enum BdevError {
         available: u64,
     },
     /// Another process has the file or device.
-    #[error("{filename} is in use by another process")]
+    #[error("{filename} is in use by another process or bdev")]
     Locked {
         /// The file.
         filename: String,
@@ -176,6 +177,7 @@ pub(crate) fn check_block_bytes(name: &str, block_bytes: u32) -> Result<(), Bdev
 /// What a device was made as, for the calls that need its own type.
 enum Kind {
     Null(Arc<Null>),
+    Uring(Arc<Uring>),
     Other(Arc<dyn Bdev>),
 }
 
@@ -183,6 +185,7 @@ impl Kind {
     fn bdev(&self) -> Arc<dyn Bdev> {
         match self {
             Kind::Null(null) => Arc::clone(null) as Arc<dyn Bdev>,
+            Kind::Uring(uring) => Arc::clone(uring) as Arc<dyn Bdev>,
             Kind::Other(bdev) => Arc::clone(bdev),
         }
     }
@@ -244,6 +247,14 @@ impl Registry {
         Ok(self.keep(Kind::Other(Arc::new(Malloc::new(name, uuid, shape)?))))
     }
 
+    /// Makes a device of a file or block device (`bdev_uring_create`).
+    pub fn create_uring(&mut self, options: UringOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let name = self.fresh_name(options.name.clone(), "Uring")?;
+        refuse_other(&name, &options.other, uring::neutral)?;
+        let uuid = self.fresh_uuid(options.uuid, "uring", &name)?;
+        Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options)?))))
+    }
+
     /// Takes in a device that was made elsewhere. Name and identity must be free.
     pub fn insert(&mut self, bdev: Arc<dyn Bdev>) -> Result<(), BdevError> {
         self.fresh_name(Some(bdev.name().to_owned()), "")?;
@@ -300,6 +311,15 @@ impl Registry {
         match &entry.kind {
             Kind::Null(null) => null.resize(blocks),
             _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_null_resize")),
+        }
+    }
+
+    /// Looks at the size of a file or block device again (`bdev_uring_rescan`).
+    pub fn rescan_uring(&self, name: &str) -> Result<(), BdevError> {
+        let entry = &self.entries[self.position(name)?];
+        match &entry.kind {
+            Kind::Uring(uring) => uring.rescan(),
+            _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_uring_rescan")),
         }
     }
 

@@ -89,6 +89,7 @@ fn each_kind_has_its_own_methods() {
     registry.create_malloc(options).unwrap();
     assert_eq!(registry.delete("m", "bdev_null_delete").unwrap_err().errno(), -19);
     assert_eq!(registry.resize_null("m", 9).unwrap_err().errno(), -19);
+    assert_eq!(registry.rescan_uring("m").unwrap_err().errno(), -19);
     registry.delete("m", "bdev_malloc_delete").unwrap();
 }
 
