@@ -65,6 +65,13 @@ pub enum Action {
         /// Session number, as reports show it.
         session: u64,
     },
+    /// Starts [`IoCounts`] anew.
+    ResetIoCounts {
+        /// Names of the bdevs concerned.
+        bdevs: Vec<String>,
+        /// True: all counts. False: only the longest and shortest times.
+        sums: bool,
+    },
     /// Asks for a [`Report`].
     Report,
     /// Stops: no new commands, SRP_T_LOGOUT to everyone, answer what is in flight, flush, then
