@@ -7,6 +7,7 @@ standard error), 2 wrong command line.
 
 import argparse
 import json
+import os
 import socket
 import sys
 
@@ -212,7 +213,33 @@ def bdev_commands(commands):
     p.add_argument("total_size", type=positive_float, help="size in MiB")
     p.add_argument("block_size", type=int, help="bytes of a block, 512 to 32768")
 
-    for kind in ("null", "malloc"):
+    p = commands.add("bdev_uring_create", "Create a bdev of a file or block device", uring_params, bare)
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    p.add_argument("-r", "--read-only", action="store_true", default=None, help="refuse writes")
+    p.add_argument("--direct", choices=["auto", "on", "off"], help="bypass the page cache")
+    p.add_argument(
+        "--no-write-cache",
+        dest="write_cache",
+        action="store_false",
+        default=None,
+        help="put every write on stable storage",
+    )
+    p.add_argument(
+        "--rotational", action=argparse.BooleanOptionalAction, help="a spinning disk or not"
+    )
+    p.add_argument("filename", help="path of the file or block device")
+    p.add_argument("name", help="its name")
+    p.add_argument("block_size", type=natural, nargs="?", help="bytes of a block; chosen if absent")
+
+    p = commands.add(
+        "bdev_uring_rescan",
+        "Look at the size of a file or block device again",
+        lambda args: given(args, "name"),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+
+    for kind in ("null", "malloc", "uring"):
         delete_command(commands, kind)
 
     p = commands.add(
@@ -231,6 +258,13 @@ def bdev_commands(commands):
     p.add_argument("-b", "--name", "--names", dest="names", nargs="+", help="only these")
     p.add_argument("-c", "--per-channel", action="store_true", help="one bdev, per core")
     p.add_argument("--reset-mode", choices=["none", "all", "maxmin"], help="what to start anew")
+
+
+def uring_params(args):
+    return {
+        "filename": os.path.abspath(args.filename),
+        **given(args, "name", "block_size", "uuid", "read_only", "direct", "write_cache", "rotational"),
+    }
 
 
 def delete_command(commands, kind):

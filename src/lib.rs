@@ -8,6 +8,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod control;
+pub mod limits;
 pub mod logs;
 pub mod rpc;
 pub mod scsi;

@@ -4,12 +4,11 @@
 //! mapping, dropped with its last.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use bdev::Bdev;
 
 use super::{Control, Refused};
-use crate::scsi::Identity;
+use crate::scsi::{Identity, IdentityError};
 use crate::target::lun::{LUN_MAX, LogicalUnit};
 use crate::target::message::Action;
 
@@ -184,15 +183,10 @@ impl Control {
         bdev: Arc<dyn Bdev>,
         request: &MapRequest,
     ) -> Result<Arc<LogicalUnit>, Refused> {
+        let identity = identity(bdev.as_ref(), &request.overrides)?;
         self.bdevs.claim(bdev.name(), CLAIM)?;
         self.units_made += 1;
-        let lu = Arc::new(LogicalUnit {
-            id: self.units_made,
-            identity: identity(bdev.as_ref(), &request.overrides),
-            compare_and_write: AtomicBool::new(false),
-            blocks_seen: AtomicU64::new(bdev.geometry().blocks),
-            bdev,
-        });
+        let lu = Arc::new(LogicalUnit::new(self.units_made, bdev, identity));
         self.units.push(Unit { lu: Arc::clone(&lu), overrides: request.overrides.clone() });
         Ok(lu)
     }
@@ -221,22 +215,17 @@ impl Control {
 }
 
 /// Who a logical unit says it is.
-fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Identity {
-    let uuid = bdev.uuid();
-    let vendor = overrides.vendor.as_deref().unwrap_or("SRPT_TGT");
-    let product = overrides.product.as_deref().unwrap_or(bdev.product_name());
-    Identity {
-        vendor: padded(vendor),
-        product: padded(product),
-        revision: *b"0001",
-        serial: overrides.serial.clone().unwrap_or_else(|| uuid.simple().to_string()),
-        naa: 0x3 << 60 | uuid.as_u64_pair().1 & 0x0fff_ffff_ffff_ffff,
-        uuid: *uuid.as_bytes(),
+fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Result<Identity, Refused> {
+    let wrong = |error: IdentityError| Refused::invalid(error.to_string());
+    let mut identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
+    if let Some(vendor) = &overrides.vendor {
+        identity = identity.with_vendor(vendor).map_err(wrong)?;
     }
-}
-
-fn padded<const N: usize>(text: &str) -> [u8; N] {
-    let mut bytes = [b' '; N];
-    bytes.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from);
-    bytes
+    if let Some(product) = &overrides.product {
+        identity = identity.with_product(product).map_err(wrong)?;
+    }
+    if let Some(serial) = &overrides.serial {
+        identity = identity.with_serial(serial).map_err(wrong)?;
+    }
+    Ok(identity)
 }
