@@ -7,6 +7,7 @@ standard error), 2 wrong command line.
 
 import argparse
 import json
+import os
 import socket
 import sys
 
@@ -129,7 +130,9 @@ def app_commands(commands):
     )
     p.add_argument("-c", "--current", action="store_true", help="only those allowed now")
     p.add_argument("-i", "--include-aliases", action="store_true", help="deprecated names too")
-    commands.add("framework_start_init", "Start the subsystems (they are started already)", show=quiet)
+    commands.add(
+        "framework_start_init", "Start the subsystems (they are started already)", show=quiet
+    )
     commands.add("framework_wait_init", "Wait until the subsystems are started", show=quiet)
     p = commands.add(
         "spdk_kill_instance",
@@ -167,11 +170,15 @@ def show_config(args):
 def config_commands(commands):
     commands.add("framework_get_subsystems", "List the parts of a configuration")
     p = commands.add(
-        "framework_get_config", "Show one part of the configuration", lambda args: given(args, "name")
+        "framework_get_config",
+        "Show one part of the configuration",
+        lambda args: given(args, "name"),
     )
     p.add_argument("name", help="bdev or srpt")
     p = commands.add("save_config", "Write the configuration, as --config and load_config read it")
-    p.add_argument("-i", "--indent", type=int, default=2, help="spaces per level; negative: one line")
+    p.add_argument(
+        "-i", "--indent", type=int, default=2, help="spaces per level; negative: one line"
+    )
     p.set_defaults(show_with=show_config)
     p = commands.add(
         "load_config", "Load a configuration of at most 1 MiB: all or nothing", config_params, quiet
@@ -212,11 +219,41 @@ def bdev_commands(commands):
     p.add_argument("total_size", type=positive_float, help="size in MiB")
     p.add_argument("block_size", type=int, help="bytes of a block, 512 to 32768")
 
-    for kind in ("null", "malloc"):
+    p = commands.add(
+        "bdev_uring_create", "Create a bdev of a file or block device", uring_params, bare
+    )
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    p.add_argument("-r", "--read-only", action="store_true", default=None, help="refuse writes")
+    p.add_argument("--direct", choices=["auto", "on", "off"], help="bypass the page cache")
+    p.add_argument(
+        "--no-write-cache",
+        dest="write_cache",
+        action="store_false",
+        default=None,
+        help="put every write on stable storage",
+    )
+    p.add_argument(
+        "--rotational", action=argparse.BooleanOptionalAction, help="a spinning disk or not"
+    )
+    p.add_argument("filename", help="path of the file or block device")
+    p.add_argument("name", help="its name")
+    p.add_argument("block_size", type=natural, nargs="?", help="bytes of a block; chosen if absent")
+
+    p = commands.add(
+        "bdev_uring_rescan",
+        "Look at the size of a file or block device again",
+        lambda args: given(args, "name"),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+
+    for kind in ("null", "malloc", "uring"):
         delete_command(commands, kind)
 
     p = commands.add(
-        "bdev_null_resize", "Change the size of a null bdev", lambda args: given(args, "name", "new_size")
+        "bdev_null_resize",
+        "Change the size of a null bdev",
+        lambda args: given(args, "name", "new_size"),
     )
     p.add_argument("name", help="its name")
     p.add_argument("new_size", type=natural, help="size in MiB")
@@ -233,9 +270,17 @@ def bdev_commands(commands):
     p.add_argument("--reset-mode", choices=["none", "all", "maxmin"], help="what to start anew")
 
 
+def uring_params(args):
+    names = ("name", "block_size", "uuid", "read_only", "direct", "write_cache", "rotational")
+    return {"filename": os.path.abspath(args.filename), **given(args, *names)}
+
+
 def delete_command(commands, kind):
     p = commands.add(
-        f"bdev_{kind}_delete", f"Delete a {kind} bdev that no LUN uses", lambda args: given(args, "name"), quiet
+        f"bdev_{kind}_delete",
+        f"Delete a {kind} bdev that no LUN uses",
+        lambda args: given(args, "name"),
+        quiet,
     )
     p.add_argument("name", help="its name")
 
@@ -253,10 +298,13 @@ def target_commands(commands):
     )
     p.add_argument("name", help="its name")
     p.add_argument("-g", "--service-guid", help="16 hexadecimal digits; derived from host and name")
-    p.add_argument("-p", "--relative-port", type=natural, help="1 to 65535; lowest free when absent")
+    p.add_argument("-p", "--relative-port", type=natural, help="1 to 65535; lowest free if absent")
 
     p = commands.add(
-        "srpt_delete_target", "Delete a target, ending its sessions", lambda args: given(args, "name"), quiet
+        "srpt_delete_target",
+        "Delete a target, ending its sessions",
+        lambda args: given(args, "name"),
+        quiet,
     )
     p.add_argument("name", help="its name")
 
@@ -306,16 +354,29 @@ def target_commands(commands):
     p.add_argument("session", type=natural, help="its id, as srpt_get_sessions shows it")
 
     p = commands.add(
-        "srpt_get_login_info", "Show what an initiator needs to log in", lambda args: given(args, "target")
+        "srpt_get_login_info",
+        "Show what an initiator needs to log in",
+        lambda args: given(args, "target"),
     )
     p.add_argument("target", help="name of the target")
 
 
 def command_line():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("-s", dest="socket", metavar="PATH", default=SOCKET, help=f"Unix socket of the target, {SOCKET} when absent")
-    parser.add_argument("-t", dest="rpc_timeout", metavar="SECONDS", type=positive_float, default=60.0, help="time for an answer")
-    parser.add_argument("-v", dest="verbose", action="store_true", help="show requests and answers on standard error")
+    parser.add_argument(
+        "-s", dest="socket", metavar="PATH", default=SOCKET, help=f"Unix socket, {SOCKET} if absent"
+    )
+    parser.add_argument(
+        "-t",
+        dest="rpc_timeout",
+        metavar="SECONDS",
+        type=positive_float,
+        default=60.0,
+        help="time for an answer, 60 if absent",
+    )
+    parser.add_argument(
+        "-v", dest="verbose", action="store_true", help="show requests and answers on stderr"
+    )
     commands = Commands(parser.add_subparsers(title="methods", metavar="METHOD", required=True))
     app_commands(commands)
     config_commands(commands)

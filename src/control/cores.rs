@@ -171,17 +171,17 @@ mod tests {
 
     fn answering(core: usize, answers: mpsc::Sender<Answer>) -> Sender {
         Box::new(move |message| {
-            let Message::Control { token, .. } = message else { return Err(message) };
+            let Message::Control { token, .. } = message else { panic!("not for a core") };
             let late = Answer { core, token: token.wrapping_sub(1), result: Ok(Report::default()) };
             let now = Answer {
                 core,
                 token,
                 result: Ok(Report { waiting: core as u32 + 1, ..Report::default() }),
             };
-            answers
-                .send(late)
-                .and_then(|()| answers.send(now))
-                .map_err(|_| Message::Control { token, action: Action::Report })
+            for answer in [late, now] {
+                answers.send(answer).expect("the control plane lives");
+            }
+            Ok(())
         })
     }
 

@@ -183,8 +183,7 @@ impl Control {
         bdev: Arc<dyn Bdev>,
         request: &MapRequest,
     ) -> Result<Arc<LogicalUnit>, Refused> {
-        let identity = identity(bdev.as_ref(), &request.overrides)
-            .map_err(|error| Refused::invalid(error.to_string()))?;
+        let identity = identity(bdev.as_ref(), &request.overrides)?;
         self.bdevs.claim(bdev.name(), CLAIM)?;
         self.units_made += 1;
         let lu = Arc::new(LogicalUnit::new(self.units_made, bdev, identity));
@@ -216,16 +215,17 @@ impl Control {
 }
 
 /// Who a logical unit says it is.
-fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Result<Identity, IdentityError> {
+fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Result<Identity, Refused> {
+    let wrong = |error: IdentityError| Refused::invalid(error.to_string());
     let mut identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
     if let Some(vendor) = &overrides.vendor {
-        identity = identity.with_vendor(vendor)?;
+        identity = identity.with_vendor(vendor).map_err(wrong)?;
     }
     if let Some(product) = &overrides.product {
-        identity = identity.with_product(product)?;
+        identity = identity.with_product(product).map_err(wrong)?;
     }
     if let Some(serial) = &overrides.serial {
-        identity = identity.with_serial(serial)?;
+        identity = identity.with_serial(serial).map_err(wrong)?;
     }
     Ok(identity)
 }

@@ -141,7 +141,8 @@ impl Control {
     pub fn delete_bdev(&mut self, method: &str, name: &str) -> Result<(), Refused> {
         let bdev = self.bdev(name)?;
         let name = bdev.name();
-        if let Some((target, lun)) = self.mapping_of(name) {
+        let mapping = self.mapping_of(name).filter(|_| bdev.delete_method() == method);
+        if let Some((target, lun)) = mapping {
             return Err(Refused::busy(format!(
                 "bdev {name} is mapped as LUN {lun} of target {target}"
             )));
@@ -149,6 +150,11 @@ impl Control {
         self.bdevs.delete(name, method)?;
         tracing::info!("bdev {name}: deleted");
         Ok(())
+    }
+
+    /// Brings a new size of a bdev to the cores and their sessions. The bdev has it already.
+    pub fn capacity_changed(&mut self, bdev: &str) -> Result<(), Refused> {
+        self.all(&Action::CapacityChanged { bdev: bdev.to_owned() }).map(drop)
     }
 
     /// Ends a session on every core.

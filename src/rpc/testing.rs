@@ -50,6 +50,7 @@ fn words(action: &Action) -> String {
         Action::UnmapLun { target, lun } => format!("unmap {target} {lun}"),
         Action::LunsChanged { target } => format!("changed {target}"),
         Action::CloseBdev { bdev } => format!("close {}", bdev.name()),
+        Action::CapacityChanged { bdev } => format!("resized {bdev}"),
         Action::Disconnect { session } => format!("disconnect {session}"),
         Action::ResetIoCounts { bdevs, sums } => format!("reset {bdevs:?} {sums}"),
         Action::Report => "report".to_owned(),

@@ -7,24 +7,28 @@ use bdev::Bdev;
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::{BdevError, describe};
+use bdev::uring::{Direct, UringOptions};
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::neutral::{AnyNode, BlockSize, False, Zero};
+use super::neutral::{AnyNode, BlockSize, BlockSizeOr0, False, Zero};
 use super::{Method, Outcome, Undo, change, locked, shared};
 use crate::control::{Control, Refused};
 use crate::rpc::Shared;
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
 
-pub(super) const METHODS: [Method; 6] = [
+pub(super) const METHODS: [Method; 9] = [
     change("bdev_null_create", null_create),
     locked("bdev_null_delete", |control, params| delete(control, "bdev_null_delete", params)),
     locked("bdev_null_resize", null_resize),
     change("bdev_malloc_create", malloc_create),
     locked("bdev_malloc_delete", |control, params| delete(control, "bdev_malloc_delete", params)),
+    change("bdev_uring_create", uring_create),
+    locked("bdev_uring_delete", |control, params| delete(control, "bdev_uring_delete", params)),
+    locked("bdev_uring_rescan", uring_rescan),
     shared("bdev_get_bdevs", list),
 ];
 
@@ -88,6 +92,27 @@ struct MallocParams {
     _numa_id: Option<AnyNode>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UringParams {
+    #[serde(default)]
+    name: Option<BdevName>,
+    filename: String,
+    /// 0 is SPDK's word for "choose".
+    #[serde(default)]
+    block_size: Option<BlockSizeOr0>,
+    #[serde(default)]
+    uuid: Option<Uuid>,
+    #[serde(default, alias = "readonly")]
+    read_only: bool,
+    #[serde(default)]
+    direct: Direct,
+    #[serde(default)]
+    write_cache: Option<bool>,
+    #[serde(default)]
+    rotational: Option<bool>,
+}
+
 /// Wrong values that only the device could see are parameter errors too.
 fn refused(error: BdevError) -> RpcError {
     match error {
@@ -128,6 +153,33 @@ fn malloc_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Un
     Ok(made(&control.bdevs_mut().create_malloc(options).map_err(refused)?))
 }
 
+fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+    let params: UringParams = params::parse(params)?;
+    let defaults = UringOptions::new(&params.filename);
+    let options = UringOptions {
+        name: params.name.map(|name| name.0),
+        block_size: params.block_size.map(|size| size.0),
+        uuid: params.uuid,
+        read_only: params.read_only,
+        direct: params.direct,
+        write_cache: params.write_cache.unwrap_or(defaults.write_cache),
+        rotational: params.rotational,
+        ..defaults
+    };
+    Ok(made(&control.bdevs_mut().create_uring(options).map_err(refused)?))
+}
+
+fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {
+    let NameParams { name } = params::parse(params)?;
+    let bdev = control.bdev(&name.0)?;
+    let before = bdev.geometry().blocks;
+    control.bdevs().rescan_uring(&name.0).map_err(refused)?;
+    if bdev.geometry().blocks != before {
+        control.capacity_changed(bdev.name())?;
+    }
+    Ok(json!(true))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NameParams {
@@ -150,9 +202,10 @@ struct ResizeParams {
 
 fn null_resize(control: &mut Control, params: Params<'_>) -> Outcome {
     let ResizeParams { name, new_size } = params::parse(params)?;
-    let block_bytes = control.bdev(&name.0)?.geometry().block_bytes;
-    let blocks = new_size.0.saturating_mul((1 << 20) / u64::from(block_bytes));
+    let bdev = control.bdev(&name.0)?;
+    let blocks = new_size.0.saturating_mul((1 << 20) / u64::from(bdev.geometry().block_bytes));
     control.bdevs().resize_null(&name.0, blocks).map_err(refused)?;
+    control.capacity_changed(bdev.name())?;
     Ok(json!(true))
 }
 

@@ -69,3 +69,23 @@ impl<'de> Deserialize<'de> for BlockSize {
         deserializer.deserialize_u64(Power)
     }
 }
+
+/// Bytes of a block, or 0.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockSizeOr0(pub(super) u32);
+
+impl<'de> Deserialize<'de> for BlockSizeOr0 {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        match i64::deserialize(deserializer)? {
+            0 => Ok(BlockSizeOr0(0)),
+            size => match u32::try_from(size) {
+                Ok(size) if size.is_power_of_two() && (512..=32768).contains(&size) => {
+                    Ok(BlockSizeOr0(size))
+                }
+                _ => Err(D::Error::custom(format_args!(
+                    "{size} is neither 0 nor a power of two in 512..=32768"
+                ))),
+            },
+        }
+    }
+}

@@ -45,6 +45,29 @@ fn what_was_saved_makes_the_same_state() {
 }
 
 #[test]
+fn a_file_keeps_every_option() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("disk.img");
+    fs::write(&file, vec![0; 1 << 20]).expect("written");
+    let create = json!({
+        "name": "U", "filename": file, "block_size": 4096, "read_only": true, "direct": "off",
+        "write_cache": false, "rotational": true, "uuid": "3b1d2a30-1111-4222-8333-444455556666",
+    });
+    let bench = Bench::new();
+    bench.ok("bdev_uring_create", &create.to_string());
+    let saved = bench.saved();
+    let params = &saved["subsystems"][0]["config"][0]["params"];
+    for (name, value) in create.as_object().expect("an object") {
+        assert_eq!(&params[name], value, "{name}");
+    }
+    // The file is locked while a target has it.
+    drop(bench);
+    let again = Bench::new();
+    again.ok("load_config", &saved.to_string());
+    assert_eq!(again.saved(), saved);
+}
+
+#[test]
 fn listeners_come_last_whatever_the_order_of_the_document() {
     let mut document = rich().saved();
     for subsystem in document["subsystems"].as_array_mut().expect("an array") {

@@ -120,6 +120,14 @@ fn two_targets_share_one_logical_unit_until_the_last_unmap() {
 }
 
 #[test]
+fn a_new_size_is_brought_to_the_cores_and_saved() {
+    let bench = Bench::with_target();
+    bench.ok("bdev_null_resize", r#"{"name":"Null0","new_size":2}"#);
+    assert_eq!(bench.actions(), ["0: resized Null0", "1: resized Null0"]);
+    assert_eq!(bench.saved()["subsystems"][0]["config"][0]["params"]["num_blocks"], 4096);
+}
+
+#[test]
 fn the_lowest_free_lun_is_taken() {
     let bench = Bench::with_target();
     for lun in [1, 2] {

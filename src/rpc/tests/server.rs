@@ -107,6 +107,9 @@ fn what_is_no_request_is_refused_and_the_connection_stays() {
         assert_eq!((error_code(answer), &answer["id"]), (-32600, &Value::Null), "{wrong}");
     }
     assert_eq!(answers[wrong.len()]["id"], 1);
+    let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+    let answer: Value = serde_json::from_str(&served.talk(deep.as_bytes())).expect("an array");
+    assert_eq!(error_code(&answer[0]), -32600);
     let batch = format!("[{}]", vec!["1"; 1025].join(","));
     let answers = lines(&served.talk(batch.as_bytes()));
     assert!(answers[0]["error"]["message"].as_str().is_some_and(|text| text.contains("1024")));
