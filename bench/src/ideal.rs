@@ -30,6 +30,8 @@ const CHECK_CONDITION: u8 = 0x02;
 const OUT_OF_RANGE: [u8; 18] = [0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x21, 0, 0, 0, 0, 0];
 /// ILLEGAL REQUEST, invalid command operation code.
 const INVALID_OPCODE: [u8; 18] = [0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x20, 0, 0, 0, 0, 0];
+/// ILLEGAL REQUEST, logical unit not supported.
+const NO_UNIT: [u8; 18] = [0x70, 0, 5, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0x25, 0, 0, 0, 0, 0];
 
 /// The target: the bytes of LUN 1, shared by all links.
 #[derive(Debug, Clone)]
@@ -160,6 +162,8 @@ impl IdealLink {
         let lba = u64::from_be_bytes(cmd.cdb[2..10].try_into().expect("16 bytes"));
         let number = cmd.lun.number();
         match cmd.cdb[0] {
+            // Of other units there is nothing but their list.
+            opcode if opcode != 0xA0 && number.is_none_or(|number| number > 1) => Err(NO_UNIT),
             // TEST UNIT READY, SYNCHRONIZE CACHE (16)
             0x00 | 0x91 => Ok(()),
             // READ (16), WRITE (16)
@@ -237,6 +241,8 @@ mod tests {
         let disk = Unit { lun: 1, block_bytes: 512, blocks: 2048 };
         assert_eq!(session::units(&mut session, None).unwrap(), [null, disk]);
         assert_eq!(session::units(&mut session, Some(&[1])).unwrap(), [disk]);
+        let error = format!("{:#}", session::units(&mut session, Some(&[2])).unwrap_err());
+        assert_eq!(error, "LUN 2: status 0x02, sense 5/25/00");
     }
 
     #[test]
