@@ -1,2 +1,10 @@
 //! Arguments to configuration to running target.
-fn main() {}
+
+use clap::Parser;
+use srpt_tgt::app;
+use srpt_tgt::cli::Options;
+use srpt_tgt::config::Config;
+
+fn main() -> anyhow::Result<()> {
+    app::run(Config::from(Options::parse()))
+}
