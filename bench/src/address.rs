@@ -4,13 +4,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::size::ParseError;
+use crate::size::{ParseError, parse_bytes};
 
 /// A listener of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Address {
     /// `shm:PATH`: shared memory on this host, met at a Unix socket.
     Shm(PathBuf),
+    /// `ideal:SIZE`: no target at all, but [`crate::ideal`] with so many bytes.
+    Ideal(u64),
 }
 
 impl FromStr for Address {
@@ -19,6 +21,7 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         match text.split_once(':') {
             Some(("shm", path)) if !path.is_empty() => Ok(Address::Shm(path.into())),
+            Some(("ideal", size)) => Ok(Address::Ideal(parse_bytes(size)?)),
             _ => Err(ParseError::new(text, "an address like shm:/run/srpt.sock is needed")),
         }
     }
@@ -28,6 +31,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Shm(path) => write!(f, "shm:{}", path.display()),
+            Address::Ideal(bytes) => write!(f, "ideal:{bytes}"),
         }
     }
 }
@@ -56,7 +60,8 @@ mod tests {
         let address: Address = "shm:/run/a:b.sock".parse().unwrap();
         assert_eq!(address, Address::Shm("/run/a:b.sock".into()));
         assert_eq!(address.to_string(), "shm:/run/a:b.sock");
-        for text in ["", "shm:", "/run/a.sock", "tcp:1.2.3.4"] {
+        assert_eq!("ideal:64m".parse(), Ok(Address::Ideal(64 << 20)));
+        for text in ["", "shm:", "ideal:", "/run/a.sock", "tcp:1.2.3.4"] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod copy;
+pub mod ideal;
 pub mod load;
 pub mod pattern;
 pub mod port;

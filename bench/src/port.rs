@@ -263,7 +263,8 @@ mod tests {
         let fault = Fault { status: 2, key: 5, asc: (0x21, 0), residual: 0 };
         assert_eq!(
             fault.to_string(),
-            "CHECK CONDITION (02h), ILLEGAL REQUEST (5h), 21h/00h logical block address out of range"
+            "CHECK CONDITION (02h), ILLEGAL REQUEST (5h), \
+             21h/00h logical block address out of range"
         );
         let fault = Fault { status: 0, key: 0, asc: (0, 0), residual: 512 };
         assert_eq!(fault.to_string(), "GOOD (00h), 512 bytes did not move");

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{ArgGroup, Parser};
 use srpt_bench::address::{Address, parse_guid};
 use srpt_bench::copy::{self, Copied, Job};
+use srpt_bench::ideal::Ideal;
 use srpt_bench::port::Unit;
 use srpt_bench::session::{self, Identity, SrpPort};
 use srpt_bench::size::parse_bytes;
@@ -22,7 +23,7 @@ const BS_MAX: u64 = 64 << 20;
 #[derive(Debug, Parser)]
 #[command(version, group(ArgGroup::new("file").required(true).args(["input", "output"])))]
 struct Options {
-    /// Where the target listens: shm:PATH
+    /// Where the target listens: shm:PATH; ideal:SIZE is no target but a model in this process
     #[arg(short = 'r', long)]
     target: Address,
     /// Logical unit
@@ -50,7 +51,7 @@ struct Options {
     #[arg(long, value_delimiter = ',', value_enum)]
     conv: Vec<Conversion>,
     /// Requests in flight
-    #[arg(short = 'q', long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    #[arg(short = 'q', long, default_value_t = 8)]
     depth: u32,
     /// The target's GUID: both halves of the target port identifier
     #[arg(long, value_parser = parse_guid, default_value = "0")]
@@ -71,6 +72,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let copied = match &options.target {
         Address::Shm(path) => run(&options, &ShmConnector::new(path)),
+        Address::Ideal(bytes) => run(&options, &Ideal::new(*bytes as usize)),
     };
     match copied {
         Ok(copied) => {
@@ -89,6 +91,7 @@ fn main() -> ExitCode {
 fn run<C: Connector>(options: &Options, connector: &C) -> Result<Copied> {
     let Options { bs, depth, lun, .. } = options;
     ensure!((512..=BS_MAX).contains(bs), "--bs from 512 to 64M is needed");
+    ensure!((1..=256).contains(depth), "a queue depth from 1 to 256 is needed");
     let memory_bytes = *bs as usize * *depth as usize;
     let Options { guid, initiator_ext, .. } = *options;
     let identity = Identity { id_ext: guid, ioc_guid: guid, initiator_ext };

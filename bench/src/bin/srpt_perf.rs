@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use reactor::sys::tsc::Tsc;
 use srpt_bench::address::{Address, parse_guid};
+use srpt_bench::ideal::Ideal;
 use srpt_bench::load::{self, Plan, Totals};
 use srpt_bench::pattern::Workload;
 use srpt_bench::port::Unit;
@@ -25,7 +26,7 @@ const VERIFY_RANGE_BYTES: u64 = 1 << 30;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
-    /// Where the target listens: shm:PATH
+    /// Where the target listens: shm:PATH; ideal:SIZE is no target but a model in this process
     #[arg(short = 'r', long)]
     target: Address,
     /// Commands in flight per channel
@@ -106,6 +107,7 @@ fn run(options: &Options) -> Result<bool> {
     }
     match &options.target {
         Address::Shm(path) => run_on(options, &ShmConnector::new(path)),
+        Address::Ideal(bytes) => run_on(options, &Ideal::new(*bytes as usize)),
     }
 }
 
