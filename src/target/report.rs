@@ -71,7 +71,7 @@ impl IoCounts {
             ),
             IoOp::Flush => return,
         };
-        *min = if *ops == 0 { took_ns } else { took_ns.min(*min) };
+        *min = if *max == 0 { took_ns } else { took_ns.min(*min) };
         *max = took_ns.max(*max);
         *bytes += moved;
         *ops += 1;
