@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{ArgAction, Parser, ValueEnum};
+use reactor::cpumask::CoreSet;
 
-use crate::config::{CpuSet, HugeSize, Idle, MemSize};
+use crate::config::{HugeSize, Idle, MemSize};
 use crate::logs::Level;
 
 /// Where operators reach the target unless told otherwise.
@@ -22,7 +23,7 @@ pub const RPC_SOCKET: &str = "/var/tmp/srpt_tgt.sock";
 pub struct Options {
     /// Processors to run on, one core each: a hexadecimal mask (0x3) or a list ([0,2-3])
     #[arg(short = 'm', long, value_name = "MASK|LIST", default_value = "0x1")]
-    pub cpumask: CpuSet,
+    pub cpumask: CoreSet,
 
     /// Memory for I/O buffers of the whole process in MiB, at least 32; each core gets an equal
     /// share for its own use

@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use reactor::cpumask::CoreSet;
 
 use crate::cli::Options;
 use crate::logs::Level;
@@ -13,7 +14,7 @@ use crate::logs::Level;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// Processors, one core each.
-    pub cpus: CpuSet,
+    pub cpus: CoreSet,
     /// Memory for I/O buffers.
     pub memory: Memory,
     /// Socket for JSON-RPC.
@@ -114,74 +115,6 @@ impl FromStr for MemSize {
     }
 }
 
-/// Highest processor number that can be named.
-const CPU_MAX: usize = 1023;
-
-/// Processor numbers: ascending, each once, at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CpuSet(Vec<usize>);
-
-impl CpuSet {
-    /// The numbers, ascending.
-    pub fn cpus(&self) -> &[usize] {
-        &self.0
-    }
-}
-
-impl FromStr for CpuSet {
-    type Err = String;
-
-    /// A mask in hexadecimal, `0x` optional, or a list in brackets: `[0,2-3]`.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let list = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-        let cpus = match list {
-            Some(list) => cpus_of_list(list),
-            None => cpus_of_mask(text.strip_prefix("0x").unwrap_or(text)),
-        };
-        match cpus {
-            Some(cpus) if !cpus.is_empty() => Ok(CpuSet(cpus)),
-            _ => Err(format!(
-                "{text:?} is neither a hexadecimal mask (0x3) nor a list ([0,2-3]) of processors \
-                 up to {CPU_MAX}, at least one"
-            )),
-        }
-    }
-}
-
-fn cpus_of_mask(digits: &str) -> Option<Vec<usize>> {
-    if digits.is_empty() || digits.len() > (CPU_MAX + 1) / 4 {
-        return None;
-    }
-    let mut cpus = Vec::new();
-    for (place, digit) in digits.chars().rev().enumerate() {
-        let bits = digit.to_digit(16)?;
-        cpus.extend((0..4).filter(|bit| bits >> bit & 1 == 1).map(|bit| place * 4 + bit));
-    }
-    Some(cpus)
-}
-
-fn cpus_of_list(list: &str) -> Option<Vec<usize>> {
-    let number = |text: &str| -> Option<usize> {
-        let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse().ok().filter(|cpu| digits && *cpu <= CPU_MAX)
-    };
-    let mut cpus = Vec::new();
-    for item in list.split(',') {
-        let item = item.trim();
-        let (first, last) = match item.split_once('-') {
-            Some((first, last)) => (number(first)?, number(last)?),
-            None => (number(item)?, number(item)?),
-        };
-        if first > last {
-            return None;
-        }
-        cpus.extend(first..=last);
-    }
-    cpus.sort_unstable();
-    cpus.dedup();
-    Some(cpus)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -196,7 +129,7 @@ mod tests {
     #[test]
     fn the_defaults_are_one_core_that_polls() {
         let config = config(&[]).expect("no argument is needed");
-        assert_eq!(config.cpus.cpus(), [0]);
+        assert_eq!(config.cpus.iter().collect::<Vec<_>>(), [0]);
         assert_eq!(config.memory.size.mib(), 256);
         assert_eq!(config.memory.huge, Some(HugeSize::Mib2));
         assert_eq!(config.rpc_socket, PathBuf::from("/var/tmp/srpt_tgt.sock"));
@@ -224,7 +157,7 @@ mod tests {
             "DEBUG",
         ])
         .expect("all are right");
-        assert_eq!(config.cpus.cpus(), [1, 2, 3]);
+        assert_eq!(config.cpus.iter().collect::<Vec<_>>(), [1, 2, 3]);
         assert_eq!(config.memory.core_bytes(3), 170 << 20);
         assert_eq!(config.memory.huge.map(HugeSize::bytes), Some(1 << 30));
         assert_eq!(config.idle, Idle::Adaptive { spin: Duration::from_micros(7) });
@@ -259,7 +192,7 @@ mod tests {
     #[test]
     fn masks_and_lists_mean_the_same() {
         for (mask, list) in [("0x3", "[0,1]"), ("f0", "[4-7]"), ("0x10000000000000001", "[0,64]")] {
-            assert_eq!(mask.parse::<CpuSet>(), list.parse::<CpuSet>());
+            assert_eq!(mask.parse::<CoreSet>(), list.parse::<CoreSet>());
         }
     }
 }

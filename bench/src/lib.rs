@@ -6,9 +6,11 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod copy;
 pub mod load;
 pub mod pattern;
 pub mod port;
 pub mod report;
+pub mod session;
 pub mod size;
 pub mod verify;

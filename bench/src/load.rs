@@ -352,7 +352,7 @@ impl<'a, M: DataMemory> Load<'a, M> {
     #[inline]
     fn prepare(&mut self, index: usize) -> bool {
         let (phase, (kind, extent)) = match self.stage {
-            Stage::Run if self.tables.is_empty() => (Phase::Run, self.pattern.next()),
+            Stage::Run if self.tables.is_empty() => (Phase::Run, self.pattern.draw()),
             Stage::Run => match self.draw_claimed(index) {
                 Some(drawn) => (Phase::Run, drawn),
                 None => return false,
@@ -371,7 +371,7 @@ impl<'a, M: DataMemory> Load<'a, M> {
     /// A command that touches no block in flight, with the data to write in place.
     fn draw_claimed(&mut self, index: usize) -> Option<(Kind, Extent)> {
         for _ in 0..CLAIM_TRIES {
-            let (kind, extent) = self.pattern.next();
+            let (kind, extent) = self.pattern.draw();
             let table = &mut self.tables[extent.unit];
             if !table.claim(extent.lba, extent.blocks) {
                 continue;

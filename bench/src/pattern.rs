@@ -120,8 +120,8 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// A stream over the first `blocks` blocks of every unit. Panics when a size is no whole number
-    /// of blocks or larger than a unit: the caller has checked.
+    /// A stream over all blocks of every unit. Panics when a size is no whole number of blocks or
+    /// larger than a unit: the caller has checked.
     pub fn new(
         units: &[Unit],
         sizes: &Sizes,
@@ -149,7 +149,7 @@ impl Pattern {
 
     /// The next command's kind and place.
     #[inline]
-    pub fn next(&mut self) -> (Kind, Extent) {
+    pub fn draw(&mut self) -> (Kind, Extent) {
         let index = self.turn;
         self.turn = if index + 1 == self.units.len() { 0 } else { index + 1 };
         let unit = self.units[index];
@@ -204,7 +204,7 @@ mod tests {
     fn sequences_wrap_and_units_take_turns() {
         let mut pattern = pattern(&[unit(20), unit(100)], "4k", Workload::Read);
         let places: Vec<(usize, u64)> =
-            (0..6).map(|_| pattern.next().1).map(|e| (e.unit, e.lba)).collect();
+            (0..6).map(|_| pattern.draw().1).map(|e| (e.unit, e.lba)).collect();
         assert_eq!(places, [(0, 0), (1, 0), (0, 8), (1, 8), (0, 0), (1, 16)]);
     }
 
@@ -212,7 +212,7 @@ mod tests {
     fn random_places_stay_inside_and_reach_both_ends() {
         for sizes in ["4k", "512-4k", "512,2k"] {
             let mut pattern = pattern(&[unit(65)], sizes, Workload::RandRw);
-            let places: Vec<_> = (0..4000).map(|_| pattern.next()).collect();
+            let places: Vec<_> = (0..4000).map(|_| pattern.draw()).collect();
             assert!(places.iter().all(|(_, e)| e.lba + u64::from(e.blocks) <= 65), "{sizes}");
             assert!(places.iter().any(|(_, e)| e.lba == 0), "{sizes}");
             assert!(places.iter().any(|(_, e)| e.lba + u64::from(e.blocks) >= 64), "{sizes}");
@@ -225,7 +225,7 @@ mod tests {
     fn the_same_seed_gives_the_same_stream() {
         let draw = || {
             let mut pattern = pattern(&[unit(1000)], "512-8k", Workload::RandRw);
-            (0..100).map(|_| pattern.next()).collect::<Vec<_>>()
+            (0..100).map(|_| pattern.draw()).collect::<Vec<_>>()
         };
         assert_eq!(draw(), draw());
     }

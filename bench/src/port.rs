@@ -183,6 +183,8 @@ pub(crate) mod memory {
         }
     }
 
+    pub type Hook = Box<dyn FnMut(&Command) -> Option<Fault>>;
+
     /// One unit of `disk`; `credits` commands at a time.
     pub struct Ideal {
         pub memory: Memory,
@@ -191,8 +193,8 @@ pub(crate) mod memory {
         pub credits: usize,
         pub waiting: Vec<Command>,
         pub in_flight_max: usize,
-        /// Called for each command in place of executing it when it returns a fault.
-        pub fault: Box<dyn FnMut(&Command) -> Option<Fault>>,
+        /// Looks at each command first; a fault from it is the command's end.
+        pub fault: Hook,
     }
 
     impl Ideal {

@@ -126,6 +126,11 @@ impl Control {
         self.all(&Action::ResetIoCounts { bdevs, sums }).map(drop)
     }
 
+    /// Asks every core to stop: what runs is answered, then the channels end.
+    pub fn stop(&mut self) -> Result<(), Refused> {
+        self.all(&Action::Shutdown).map(drop)
+    }
+
     /// A bdev by name or UUID.
     pub fn bdev(&self, name: &str) -> Result<Arc<dyn Bdev>, Refused> {
         Ok(self.bdevs.find(name)?)

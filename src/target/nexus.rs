@@ -12,9 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use transport::srp::{OtherChannels, RejectReason};
 
 use super::lun::{LUN_MAX, TargetSpec};
-use super::message::{
-    AttentionAt, ChannelAt, CoreMessage, LoginAsk, PortId,
-};
+use super::message::{AttentionAt, ChannelAt, CoreMessage, LoginAsk, PortId};
 use super::outbox::Outbox;
 use crate::limits::CHANNELS_PER_SESSION_MAX;
 use crate::scsi::attention::Attention;
@@ -54,6 +52,15 @@ impl Nexus {
     /// Raises attentions at a LUN.
     pub fn raise(&self, lun: u16, bits: u8) {
         self.attentions[usize::from(lun)].fetch_or(bits, Ordering::AcqRel);
+    }
+
+    /// Forgets attentions at all LUNs: they were reported in another way.
+    pub fn clear_all(&self, bits: u8) {
+        for cell in &self.attentions {
+            if cell.load(Ordering::Relaxed) & bits != 0 {
+                cell.fetch_and(!bits, Ordering::AcqRel);
+            }
+        }
     }
 
     fn raise_all(&self, bits: u8) {

@@ -37,6 +37,19 @@ impl Counters {
 }
 
 impl IoCounts {
+    /// The same without longest and shortest times.
+    pub fn reset_range(self) -> IoCounts {
+        IoCounts {
+            read_ns_max: 0,
+            read_ns_min: 0,
+            write_ns_max: 0,
+            write_ns_min: 0,
+            unmap_ns_max: 0,
+            unmap_ns_min: 0,
+            ..self
+        }
+    }
+
     /// Accounts for one operation that took `took_ns`.
     #[inline]
     pub fn count(&mut self, op: &IoOp, block_bytes: u32, status: IoStatus, took_ns: u64) {
@@ -71,7 +84,7 @@ impl IoCounts {
             ),
             IoOp::Flush => return,
         };
-        *min = if *ops == 0 { took_ns } else { took_ns.min(*min) };
+        *min = if *max == 0 { took_ns } else { took_ns.min(*min) };
         *max = took_ns.max(*max);
         *bytes += moved;
         *ops += 1;
@@ -152,7 +165,7 @@ impl<F: Fabric> Shard<F> {
             Action::Disconnect { session } => {
                 self.leave_where(|connection| connection.session() == Some(session));
             }
-            Action::ResetIoCounts { bdevs, sums } => self.luns.reset_io_counts(&bdevs, sums),
+            Action::ResetIoCounts { bdevs, sums } => self.luns.reset_counts(&bdevs, sums),
             Action::Report => {
                 let report = self.report();
                 return self.answer_with(token, report);

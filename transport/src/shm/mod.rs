@@ -33,6 +33,11 @@ pub use listener::{ListenError, Listener, ListenerCounts, ListenerOptions};
 /// (SRP_CRED_RSP, SRP_AER_RSP),
 /// which use no credit.
 pub const RESPONSE_RECVS: u32 = 8;
+/// Credits that [`crate::Fabric::accept`] can be asked for, at most.
+pub const CREDITS_MAX: u32 = (1 << 16) - 4;
+/// Bytes of an information unit that [`crate::Fabric::accept`] can be asked for, at most; far above
+/// SRP's largest. At least one.
+pub const IU_BYTES_MAX: u32 = 1 << 20;
 /// Bytes of memory that one connection may register, in all its regions together.
 pub const REGION_BYTES_MAX: u64 = 64 << 30;
 /// Bytes of a socket path at most: `sun_path` holds 108 with its terminating zero.

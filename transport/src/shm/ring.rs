@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use super::sys::Mapping;
+use super::{CREDITS_MAX, IU_BYTES_MAX};
 
 /// Bytes of a slot.
 const SLOT_BYTES: usize = 128;
@@ -24,10 +25,10 @@ pub const INLINE_BYTES: usize = SLOT_BYTES - 8;
 const HEAD_BYTES: usize = 4096;
 /// Where that word is.
 const SLEEPS_AT: usize = 0;
-/// Slots of one ring at most: 2^17, for 65 531 credits.
+/// Slots of one ring at most.
 const SLOTS_MAX: u32 = 1 << 17;
-/// Bytes of an information unit at most, far above SRP's largest.
-pub const IU_BYTES_MAX: u32 = 1 << 20;
+
+const _: () = assert!(2 * CREDITS_MAX + 8 == SLOTS_MAX);
 
 /// Sizes of a connection's two rings. Having one tells you that the sums below don't overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,8 +47,10 @@ pub fn overflow_stride(iu_bytes_max: u32) -> usize {
 impl Geometry {
     /// Rings for `credits` outstanding requests and units of at most the given bytes.
     pub fn for_credits(credits: u32, to_target: u32, to_initiator: u32) -> Option<Self> {
-        let slots = credits.checked_mul(2)?.checked_add(8)?.checked_next_power_of_two()?;
-        Geometry::checked(slots, to_target, to_initiator)
+        if credits > CREDITS_MAX {
+            return None;
+        }
+        Geometry::checked((2 * credits + 8).next_power_of_two(), to_target, to_initiator)
     }
 
     /// Rings as the other side describes them; `None` for sizes that can't be.

@@ -83,7 +83,8 @@ fn small_units_alone_need_no_overflow_area() {
 #[test]
 fn impossible_sizes_are_refused() {
     assert_eq!(Geometry::for_credits(u32::MAX, 100, 100), None);
-    assert_eq!(Geometry::for_credits(1 << 20, 100, 100), None);
+    assert_eq!(Geometry::for_credits(CREDITS_MAX + 1, 100, 100), None);
+    assert!(Geometry::for_credits(CREDITS_MAX, 100, 100).is_some());
     for (slots, to_target, to_initiator) in
         [(0, 64, 64), (48, 64, 64), (64, 0, 64), (64, 64, 0), (64, IU_BYTES_MAX + 1, 64)]
     {

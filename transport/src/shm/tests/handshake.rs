@@ -1,7 +1,10 @@
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use super::*;
 use crate::initiator::DataMemory;
@@ -28,6 +31,22 @@ fn answer(socket: &OwnedFd) -> Vec<u8> {
 fn refusal(rig: &Rig, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> String {
     let socket = raw(rig);
     socket::send(&socket, bytes, fds).unwrap();
+    match Datagram::decode(&answer(&socket)).unwrap() {
+        Datagram::Error(text) => text,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A hello with more descriptors than the target makes room for.
+fn refusal_of_many(rig: &Rig, fd: &OwnedFd, count: usize) -> String {
+    let socket = raw(rig);
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(200))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    let fds = vec![fd.as_fd(); count];
+    assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+    let bytes = hello(count as u32);
+    let flags = SendFlags::NOSIGNAL;
+    rustix::net::sendmsg(&socket, &[IoSlice::new(&bytes)], &mut control, flags).unwrap();
     match Datagram::decode(&answer(&socket)).unwrap() {
         Datagram::Error(text) => text,
         other => panic!("{other:?}"),
@@ -115,6 +134,8 @@ fn malformed_hellos_are_refused_and_leave_nothing_open() {
     let good = memfd(4096, SealFlags::SHRINK);
     let fds = |count: usize| vec![good.as_fd(); count];
     assert!(refusal(&rig, &hello(17), &fds(17)).contains("17 regions"));
+    assert!(refusal_of_many(&rig, &good, 40).contains("truncated"));
+    assert!(refusal_of_many(&rig, &good, 200).contains("truncated"));
     assert!(refusal(&rig, &hello(2), &fds(1)).contains("1 descriptors"));
     assert!(refusal(&rig, &hello(1), &fds(2)).contains("2 descriptors"));
     assert!(refusal(&rig, &hello(0), &[]).contains("0 regions"));
@@ -125,7 +146,7 @@ fn malformed_hellos_are_refused_and_leave_nothing_open() {
     assert!(refusal(&rig, &empty, &fds(1)).contains("without a login"));
     let reject = Datagram::Reject(vec![1; 32]).encode();
     assert!(refusal(&rig, &reject, &fds(1)).contains("begins with HELLO"));
-    assert_eq!(rig.listener.counts().refused, 9);
+    assert_eq!(rig.listener.counts().refused, 11);
     assert_eq!(rig.listener.counts().attached, 0);
 }
 
@@ -148,6 +169,7 @@ fn descriptors_don_t_leak() {
         let good = memfd(4096, SealFlags::SHRINK);
         let bad = memfd(4096, SealFlags::GROW);
         refusal(&rig, &hello(3), &[good.as_fd(), good.as_fd(), bad.as_fd()]);
+        refusal_of_many(&rig, &good, 100);
         refusal(&rig, b"garbage", &[good.as_fd(), bad.as_fd()]);
         let memory = memory(8192);
         let (conn, link) = rig.connect(&memory, 4);

@@ -220,6 +220,20 @@ fn release_with_a_loan_out_is_our_bug() {
 }
 
 #[test]
+fn a_dropped_fabric_leaves_lent_memory_mapped() {
+    let mut rig = Rig::new();
+    let data = memory(4096);
+    data.write_at(0, b"mine still");
+    let (conn, link) = rig.connect(&data, 4);
+    let lent = rig.fabric.place(conn, data.seg(0, 4096), 512).unwrap();
+    drop((rig.fabric, rig.listener, link, data));
+    let mut seen = [0; 10];
+    lent.read_at(0, &mut seen);
+    assert_eq!(&seen, b"mine still");
+    std::mem::forget(lent);
+}
+
+#[test]
 fn a_sleeping_core_is_woken_by_units_by_peers_and_by_death() {
     let mut rig = Rig::new();
     let data = memory(4096);
