@@ -335,6 +335,25 @@ impl Luns {
         self.devices.iter().flatten()
     }
 
+    /// Starts the counts of some devices anew: all counts, or only the longest and shortest times.
+    pub fn reset_counts(&mut self, bdevs: &[String], sums: bool) {
+        for device in self.devices.iter_mut().flatten() {
+            if !bdevs.iter().any(|name| name == device.bdev.name()) {
+                continue;
+            }
+            let old = if sums { IoCounts::default() } else { device.counts };
+            device.counts = IoCounts {
+                read_ns_max: 0,
+                read_ns_min: 0,
+                write_ns_max: 0,
+                write_ns_min: 0,
+                unmap_ns_max: 0,
+                unmap_ns_min: 0,
+                ..old
+            };
+        }
+    }
+
     /// Closes a device's channel if no mapping uses it.
     pub fn close(&mut self, bdev: &str) {
         for slot in &mut self.devices {

@@ -152,7 +152,7 @@ impl<F: Fabric> Shard<F> {
             Action::Disconnect { session } => {
                 self.leave_where(|connection| connection.session() == Some(session));
             }
-            Action::ResetIoCounts { bdevs, sums } => self.luns.reset_io_counts(&bdevs, sums),
+            Action::ResetIoCounts { bdevs, sums } => self.luns.reset_counts(&bdevs, sums),
             Action::Report => {
                 let report = self.report();
                 return self.answer_with(token, report);
