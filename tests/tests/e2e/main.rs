@@ -1,0 +1,14 @@
+//! The built binaries, end to end: real processes, real sockets, real shared memory.
+
+mod configuration;
+mod data;
+mod death;
+mod hostile;
+mod idle;
+mod refusals;
+mod rpc;
+mod sockets;
+mod startup;
+mod stop;
+mod syscalls;
+mod units;
