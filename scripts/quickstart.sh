@@ -132,7 +132,7 @@ echo "LUN 1: mixed random sizes, every block read back and verified: no differen
 python3 - "${reports[@]}" <<'PYTHON'
 import json, sys
 names = {0: "0 null", 1: "1 malloc", 2: "2 file"}
-row = "{:<9} {:<10} {:>6} {:>5} {:>11} {:>10} {:>9} {:>9} {:>9}"
+row = "{:<9} {:<10} {:>7} {:>5} {:>11} {:>10} {:>9} {:>9} {:>9}"
 print(row.format("LUN", "job", "size", "depth", "IOPS", "MiB/s", "avg us", "p50 us", "p99 us"))
 for name in sys.argv[1:]:
     with open(name, encoding="utf-8") as file:
