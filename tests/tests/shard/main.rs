@@ -1,0 +1,3 @@
+//! The production shard in the simulated world.
+
+mod login;
