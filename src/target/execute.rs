@@ -3,7 +3,7 @@
 use bdev::{Io, IoDone, IoOp, IoStatus};
 use reactor::Tag;
 use reactor::pool::Buf;
-use transport::srp::{Direction, Residual, Rsp};
+use transport::srp::{Direction, Rsp};
 use transport::{CloseReason, DataIn, Fabric};
 
 use super::connection::State;
@@ -160,13 +160,7 @@ impl<F: Fabric> Shard<F> {
         self.fabric.repost(conn, recv);
         let mut sense = [0; SENSE_BYTES_MAX];
         let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
-        let residual = if !good && request.reads() {
-            let count = request.bytes;
-            let whole = Residual { direction: Direction::In, overflow: false, count };
-            (count > 0).then_some(whole).or(request.residual)
-        } else {
-            request.residual
-        };
+        let residual = if good { request.residual } else { request.residual_of_failure() };
         let solicited = request.sol_not.solicits(good);
         let rsp = Rsp {
             tag: request.tag,
