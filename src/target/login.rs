@@ -67,6 +67,9 @@ impl<F: Fabric> Shard<F> {
             return Err(RejectReason::InsufficientResources);
         }
         let index = self.luns.target_index(target).ok_or(RejectReason::UnableToAssociate)?;
+        if self.deletes.iter().any(|(_, deleting)| *deleting == index) {
+            return Err(RejectReason::UnableToAssociate);
+        }
         let guid = self.luns.target(index).spec.service_guid.to_be_bytes();
         let (first, second) = login.target_port_id.split_at(8);
         // A listener on this host belongs to one target, so its initiators need not know the GUID.
