@@ -179,6 +179,11 @@ impl Port {
         self.inner_mut().ends.clear();
     }
 
+    /// Writes into the data memory.
+    pub fn memory_write(&self, at: usize, bytes: &[u8]) {
+        self.memory.write_at(at, bytes);
+    }
+
     /// Bytes of the data memory.
     pub fn bytes(&self, at: usize, len: usize) -> Vec<u8> {
         let mut bytes = vec![0; len];
