@@ -123,7 +123,10 @@ impl<F: Fabric> Shard<F> {
                 self.respond(tag, outcome, status == IoStatus::GoodNoData);
             }
             Job::Steps(steps) => {
-                request.scratch = buf;
+                // Operations without data leave the scratch where it is.
+                if buf.is_some() {
+                    request.scratch = buf;
+                }
                 if status == IoStatus::GoodNoData
                     && let Some(scratch) = &mut request.scratch
                 {
