@@ -211,10 +211,14 @@ impl<F: Fabric> Shard<F> {
         self.end_request(&request);
     }
 
-    /// An information unit of our own (not a response) has been sent.
+    /// An information unit that belongs to no request has been sent. SRP_T_LOGOUT is the last one.
     fn on_own_sent(&mut self, index: u32) {
-        let Some(connection) = &self.connections[index as usize] else { return };
-        if let State::Leaving { said: true, .. } = connection.state {
+        let slot = self.connections[index as usize].as_mut();
+        let connection = slot.expect("a channel is released after all its replies have ended");
+        connection.own_in_flight -= 1;
+        if connection.own_in_flight == 0
+            && let State::Leaving { said: true, .. } = connection.state
+        {
             let conn = connection.id;
             self.close(conn, CloseReason::Local);
         }

@@ -314,8 +314,10 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
-    /// Sends an information unit of our own that is no response.
-    fn say(&mut self, conn: ConnId, iu: &[u8], solicited: bool) {
+    /// Sends an information unit that belongs to no request: one of our own, or the answer to a
+    /// task management function.
+    pub(super) fn say(&mut self, conn: ConnId, iu: &[u8], solicited: bool) {
+        self.connection(conn).own_in_flight += 1;
         self.fabric.reply(conn, Self::own_tag(conn), iu, solicited, DataIn::None { buf: None });
     }
 }
