@@ -63,6 +63,8 @@ pub struct Connection {
     pub in_flight: u32,
     /// A request of ours (SRP_CRED_REQ, SRP_AER_REQ) is unanswered; SRP allows one at a time.
     pub asking: bool,
+    /// Information units that belong to no request and are on their way.
+    pub own_in_flight: u32,
     /// Commands answered.
     pub commands: u64,
     /// Bytes the initiator read.
@@ -88,6 +90,7 @@ impl Connection {
             owed: 0,
             in_flight: 0,
             asking: false,
+            own_in_flight: 0,
             commands: 0,
             bytes_read: 0,
             bytes_written: 0,
