@@ -1,0 +1,3 @@
+//! The fabric over RDMA.
+#[allow(unsafe_code)]
+mod sys;
