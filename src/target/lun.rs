@@ -1,14 +1,24 @@
-//! Logical units and the LUN map as values shared by the cores.
+//! Logical units, the LUN map, and one core's channels to the devices behind them.
+//!
+//! A [`LogicalUnit`] is shared by cores and targets. [`Luns`] is one core's copy of the map: the
+//! path of a command reads only that. A mapping that commands still use stays until the last one
+//! has ended, invisible to new ones.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use bdev::Bdev;
+use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError};
+use reactor::{Batch, Slab, Tag};
 
+use super::message::{IoCounts, Token};
 use crate::scsi::Identity;
 
 /// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
 pub const LUN_MAX: u16 = 16383;
+
+/// Mappings of one core, over all targets.
+const MAPPINGS_MAX: usize = 16384;
 
 /// A logical unit: one bdev with its SCSI identity. The same for every target that maps the bdev.
 #[derive(Debug)]
@@ -19,10 +29,26 @@ pub struct LogicalUnit {
     pub bdev: Arc<dyn Bdev>,
     /// Vendor, product, serial number and designators.
     pub identity: Identity,
-    /// A COMPARE AND WRITE is between its read and its write, on any core.
-    pub compare_and_write: AtomicBool,
-    /// Blocks at the last look: a difference means unit attention 2A/09.
-    pub blocks_seen: AtomicU64,
+    /// A command that must not be interrupted (COMPARE AND WRITE) is under way, on any core.
+    exclusive: AtomicBool,
+}
+
+impl LogicalUnit {
+    /// A logical unit for a device.
+    pub fn new(id: u32, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
+        LogicalUnit { id, bdev, identity, exclusive: AtomicBool::new(false) }
+    }
+
+    /// Begins an uninterrupted command; false while another one is under way.
+    pub fn try_enter(&self) -> bool {
+        self.exclusive.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
+
+    /// Ends an uninterrupted command.
+    pub fn leave(&self) {
+        let was = self.exclusive.swap(false, Ordering::AcqRel);
+        assert!(was, "left a logical unit that nobody had entered");
+    }
 }
 
 /// An SRP target as the cores see it: its service GUID is both halves of the target port ID.
@@ -34,4 +60,294 @@ pub struct TargetSpec {
     pub service_guid: u64,
     /// Relative target port identifier, from 1.
     pub relative_port: u16,
+}
+
+/// A logical unit under a LUN of a target, on this core.
+pub struct Mapping {
+    /// The unit.
+    pub lu: Arc<LogicalUnit>,
+    /// Its LUN.
+    pub lun: u16,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Size and abilities of the device.
+    pub geometry: Geometry,
+    /// Index of the device's channel in [`Luns`].
+    pub device: usize,
+    /// Commands that use the mapping.
+    uses: u32,
+    /// Taken out of the map; the control plane waits for the last command.
+    leaving: Option<Token>,
+}
+
+/// One core's channel of a device.
+pub struct Device {
+    /// The device.
+    pub bdev: Arc<dyn Bdev>,
+    /// Operations submitted and not come back.
+    pub in_flight: u32,
+    /// What it did on this core.
+    pub counts: IoCounts,
+    channel: Box<dyn IoChannel>,
+    mappings: u32,
+    active: bool,
+}
+
+/// A target on this core.
+pub struct Target {
+    /// Name, GUID and port.
+    pub spec: Arc<TargetSpec>,
+    /// LUN to mapping.
+    luns: BTreeMap<u16, Tag>,
+    /// The mappings of the first LUNs, found without a search.
+    low: Vec<Option<Tag>>,
+}
+
+/// LUNs found by index instead of by search.
+const LOW_LUNS: usize = 256;
+
+/// One core's targets, mappings and devices.
+pub struct Luns {
+    targets: Vec<Target>,
+    mappings: Slab<Mapping>,
+    devices: Vec<Option<Device>>,
+    active: Vec<usize>,
+    context: CoreContext,
+}
+
+impl Luns {
+    /// No targets yet; channels are opened with `context`.
+    pub fn new(context: CoreContext) -> Luns {
+        Luns {
+            targets: Vec::new(),
+            mappings: Slab::new(MAPPINGS_MAX),
+            devices: Vec::new(),
+            active: Vec::new(),
+            context,
+        }
+    }
+
+    /// Adds a target without LUNs.
+    pub fn create_target(&mut self, spec: Arc<TargetSpec>) {
+        self.targets.push(Target { spec, luns: BTreeMap::new(), low: vec![None; LOW_LUNS] });
+    }
+
+    /// Forgets a target; its LUNs were unmapped before.
+    pub fn delete_target(&mut self, name: &str) {
+        self.targets.retain(|target| target.spec.name != name);
+    }
+
+    /// A target by its name.
+    pub fn target(&self, name: &str) -> Option<&Target> {
+        self.targets.iter().find(|target| target.spec.name == name)
+    }
+
+    /// Shows a logical unit under a LUN, opening the device's channel if this core has none.
+    pub fn map(
+        &mut self,
+        target: &str,
+        lun: u16,
+        lu: Arc<LogicalUnit>,
+        read_only: bool,
+    ) -> Result<(), OpenError> {
+        let device = self.open(&lu.bdev)?;
+        let geometry = lu.bdev.geometry();
+        let mapping = Mapping { lu, lun, read_only, geometry, device, uses: 0, leaving: None };
+        let tag = self.mappings.insert(mapping).unwrap_or_else(|_| panic!("more mappings than LUNs"));
+        self.devices[device].as_mut().expect("just opened").mappings += 1;
+        let target = self.targets.iter_mut().find(|t| t.spec.name == target);
+        let target = target.expect("the control plane maps only into targets that exist");
+        let old = target.luns.insert(lun, tag);
+        assert!(old.is_none(), "LUN {lun} was mapped already");
+        if let Some(slot) = target.low.get_mut(usize::from(lun)) {
+            *slot = Some(tag);
+        }
+        Ok(())
+    }
+
+    /// Takes a LUN out of the map. True when no command uses it; else [`Luns::end_use`] returns
+    /// `token` when the last one has ended.
+    pub fn unmap(&mut self, target: &str, lun: u16, token: Token) -> bool {
+        let Some(target) = self.targets.iter_mut().find(|t| t.spec.name == target) else {
+            return true;
+        };
+        let Some(tag) = target.luns.remove(&lun) else { return true };
+        if let Some(slot) = target.low.get_mut(usize::from(lun)) {
+            *slot = None;
+        }
+        let mapping = self.mappings.get_mut(tag).expect("mapped");
+        if mapping.uses > 0 {
+            mapping.leaving = Some(token);
+            return false;
+        }
+        self.drop_mapping(tag);
+        true
+    }
+
+    /// The LUNs of a target, ascending.
+    pub fn lun_list(&self, target: usize) -> impl Iterator<Item = u16> + '_ {
+        self.targets[target].luns.keys().copied()
+    }
+
+    /// Number of a target in this core's list, for [`Luns::find`]. Valid until a target is deleted.
+    pub fn target_index(&self, name: &str) -> Option<usize> {
+        self.targets.iter().position(|target| target.spec.name == name)
+    }
+
+    /// The mapping of a LUN.
+    #[inline]
+    pub fn find(&self, target: usize, lun: u16) -> Option<Tag> {
+        let target = &self.targets[target];
+        match target.low.get(usize::from(lun)) {
+            Some(slot) => *slot,
+            None => target.luns.get(&lun).copied(),
+        }
+    }
+
+    /// A mapping that a command uses or that [`Luns::find`] has just found.
+    #[inline]
+    pub fn mapping(&self, tag: Tag) -> &Mapping {
+        self.mappings.get(tag).expect("a mapping in use is not dropped")
+    }
+
+    /// A command begins to use a mapping.
+    #[inline]
+    pub fn begin_use(&mut self, tag: Tag) {
+        self.mappings.get_mut(tag).expect("found just now").uses += 1;
+    }
+
+    /// A command has ended. `Some`: the mapping is gone now, and the control plane waits for that.
+    #[inline]
+    pub fn end_use(&mut self, tag: Tag) -> Option<Token> {
+        let mapping = self.mappings.get_mut(tag).expect("a mapping in use is not dropped");
+        mapping.uses -= 1;
+        if mapping.uses > 0 {
+            return None;
+        }
+        let token = mapping.leaving?;
+        self.drop_mapping(tag);
+        Some(token)
+    }
+
+    /// Where a logical unit is mapped: pairs of target name and LUN.
+    pub fn places_of(&self, unit: u32) -> Vec<(String, u16)> {
+        let places = self.targets.iter().flat_map(|target| {
+            target.luns.iter().filter_map(move |(lun, tag)| {
+                let mapping = self.mappings.get(*tag)?;
+                (mapping.lu.id == unit).then(|| (target.spec.name.clone(), *lun))
+            })
+        });
+        places.collect()
+    }
+
+    /// Looks again at a device's size and abilities.
+    pub fn refresh(&mut self, bdev: &str) {
+        for (_, mapping) in self.mappings.iter_mut() {
+            if mapping.lu.bdev.name() == bdev {
+                mapping.geometry = mapping.lu.bdev.geometry();
+            }
+        }
+    }
+
+    /// Submits to the device of a mapping.
+    #[inline]
+    pub fn submit(&mut self, device: usize, io: bdev::Io) {
+        let open = self.devices[device].as_mut().expect("a mapping keeps its device open");
+        open.in_flight += 1;
+        open.channel.submit(io);
+        if !open.active {
+            open.active = true;
+            self.active.push(device);
+        }
+    }
+
+    /// Hands what was submitted to the devices.
+    #[inline]
+    pub fn flush(&mut self) {
+        for device in &self.active {
+            self.devices[*device].as_mut().expect("active devices are open").channel.flush();
+        }
+    }
+
+    /// Collects completions of the devices that have something in flight.
+    #[inline]
+    pub fn poll(&mut self, done: &mut Batch<IoDone>) {
+        for device in &self.active {
+            self.devices[*device].as_mut().expect("active devices are open").channel.poll(done);
+        }
+    }
+
+    /// A completion of a device has been taken.
+    #[inline]
+    pub fn on_done(&mut self, device: usize) -> &mut IoCounts {
+        let open = self.devices[device].as_mut().expect("a mapping keeps its device open");
+        open.in_flight -= 1;
+        &mut open.counts
+    }
+
+    /// Forgets devices that have nothing in flight, so that idle ones cost nothing per turn.
+    #[inline]
+    pub fn settle(&mut self) {
+        let devices = &mut self.devices;
+        self.active.retain(|device| {
+            let open = devices[*device].as_mut().expect("active devices are open");
+            open.active = open.in_flight > 0;
+            open.active
+        });
+    }
+
+    /// Arms the wake-up of every device with something in flight.
+    pub fn arm(&mut self) -> bool {
+        let devices = &mut self.devices;
+        self.active
+            .iter()
+            .all(|device| devices[*device].as_mut().expect("active devices are open").channel.arm())
+    }
+
+    /// Open devices, for reports.
+    pub fn devices(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter().flatten()
+    }
+
+    /// Closes a device's channel if no mapping uses it.
+    pub fn close(&mut self, bdev: &str) {
+        for slot in &mut self.devices {
+            if slot.as_ref().is_some_and(|d| d.mappings == 0 && d.bdev.name() == bdev) {
+                *slot = None;
+            }
+        }
+        let devices = &self.devices;
+        self.active.retain(|device| devices[*device].is_some());
+    }
+
+    fn open(&mut self, bdev: &Arc<dyn Bdev>) -> Result<usize, OpenError> {
+        let same = |slot: &Option<Device>| slot.as_ref().is_some_and(|d| Arc::ptr_eq(&d.bdev, bdev));
+        if let Some(index) = self.devices.iter().position(same) {
+            return Ok(index);
+        }
+        let channel = bdev.open_channel(&mut self.context)?;
+        let device = Device {
+            bdev: Arc::clone(bdev),
+            in_flight: 0,
+            counts: IoCounts::default(),
+            channel,
+            mappings: 0,
+            active: false,
+        };
+        match self.devices.iter().position(Option::is_none) {
+            Some(index) => {
+                self.devices[index] = Some(device);
+                Ok(index)
+            }
+            None => {
+                self.devices.push(Some(device));
+                Ok(self.devices.len() - 1)
+            }
+        }
+    }
+
+    fn drop_mapping(&mut self, tag: Tag) {
+        let mapping = self.mappings.remove(tag).expect("a live mapping");
+        self.devices[mapping.device].as_mut().expect("still open").mappings -= 1;
+    }
 }

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use bdev::Bdev;
+use reactor::Tag;
+use reactor::pool::ClassCount;
+use transport::srp::RejectReason;
 use transport::{CloseReason, ConnId, PeerInfo};
 
 use super::lun::{LogicalUnit, TargetSpec};
-use bdev::Bdev;
-use reactor::pool::ClassCount;
+use super::nexus::Nexus;
 
 /// Names a change or question of the control plane; every core answers it once.
 pub type Token = u64;
@@ -195,6 +198,129 @@ pub enum Message {
     Core(CoreMessage),
 }
 
+/// Where a channel is: its core and the fabric's number for it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelAt {
+    /// Core.
+    pub core: usize,
+    /// Connection on that core.
+    pub conn: ConnId,
+}
+
+/// A login that passed the checks of its own core.
+#[derive(Debug, Clone)]
+pub struct LoginAsk {
+    /// The channel that wants to be.
+    pub channel: ChannelAt,
+    /// The target it asked for.
+    pub target: Arc<TargetSpec>,
+    /// Initiator port identifier.
+    pub initiator_port_id: PortId,
+    /// Multichannel action: keep the session's other channels.
+    pub multichannel: bool,
+}
+
+/// Which commands a task management function ends (SAM-5 7.2 to 7.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AbortScope {
+    /// ABORT TASK: one command of a session, by its tag.
+    Task {
+        /// The session.
+        session: u64,
+        /// SRP tag of the command.
+        tag: [u8; 8],
+    },
+    /// ABORT TASK SET: all commands of a session to a logical unit.
+    TaskSet {
+        /// The session.
+        session: u64,
+        /// [`LogicalUnit::id`].
+        unit: u32,
+    },
+    /// CLEAR TASK SET and LOGICAL UNIT RESET: all commands of all sessions to a logical unit.
+    Unit {
+        /// [`LogicalUnit::id`].
+        unit: u32,
+    },
+}
+
 /// Core to core.
 #[derive(Debug)]
-pub enum CoreMessage {}
+pub enum CoreMessage {
+    /// To the session registry's core: may this channel join or make a session?
+    LoginAsk(LoginAsk),
+    /// The registry's yes.
+    LoginGranted {
+        /// The connection that asked.
+        conn: ConnId,
+        /// Its session.
+        nexus: Arc<Nexus>,
+        /// What became of the session's other channels.
+        others: OtherChannels,
+    },
+    /// The registry's no.
+    LoginRefused {
+        /// The connection that asked.
+        conn: ConnId,
+        /// Why.
+        reason: RejectReason,
+    },
+    /// The session was taken over by a new login: end this channel.
+    CloseChannel {
+        /// Connection on the receiving core.
+        conn: ConnId,
+    },
+    /// To the registry: a channel has ended and none of its commands is left.
+    ChannelGone {
+        /// Where it was.
+        channel: ChannelAt,
+        /// Its session; `None` when the login was still under way.
+        session: Option<u64>,
+    },
+    /// To the registry: raise a unit attention for every session of a target, at a LUN or at all.
+    Attention {
+        /// Which sessions and LUNs.
+        at: AttentionAt,
+        /// Bits of [`crate::scsi::attention`].
+        bits: u8,
+        /// A session that does not get it.
+        except: Option<u64>,
+    },
+    /// Ends commands on the receiving core; answered by `Aborted` when none of them can change
+    /// data any more.
+    Abort {
+        /// Which commands.
+        scope: AbortScope,
+        /// Core that carries out the function.
+        from: usize,
+        /// Its name for the function.
+        task: Tag,
+    },
+    /// The answer to `Abort`.
+    Aborted {
+        /// The function.
+        task: Tag,
+        /// Commands that were ended.
+        count: u32,
+    },
+}
+
+/// Where a unit attention is raised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttentionAt {
+    /// All LUNs of a target, by its name.
+    Target(String),
+    /// Wherever a logical unit is mapped: pairs of target name and LUN.
+    Luns(Vec<(String, u16)>),
+}
+
+/// What a login did to the session's other channels (SRP_LOGIN_RSP rsp_flags).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OtherChannels {
+    /// There were none.
+    None,
+    /// They were ended.
+    Ended,
+    /// They stay.
+    Kept,
+}

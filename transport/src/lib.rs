@@ -19,6 +19,10 @@ pub mod shm;
 pub mod sim;
 pub mod srp;
 
+/// A range of the initiator's memory. Unchecked: the fabric refuses what the initiator did not
+/// register.
+pub use srp::Seg as RemoteSeg;
+
 /// A connection (SRP: RDMA channel) of one core's fabric. The index is dense and below
 /// [`Fabric::connections_max`]; the generation tells a later user of the same index apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,18 +40,6 @@ pub struct Recv {
     /// The fabric's number for the receive.
     pub index: u32,
     /// Bytes received.
-    pub len: u32,
-}
-
-/// A range of the initiator's memory, as an SRP memory descriptor names it (SRP 16A, 5.4).
-/// Unchecked: the fabric refuses what the initiator did not register.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct RemoteSeg {
-    /// Virtual address in the initiator's terms.
-    pub addr: u64,
-    /// Registration (R_Key).
-    pub key: u32,
-    /// Bytes.
     pub len: u32,
 }
 

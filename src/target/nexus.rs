@@ -1,0 +1,179 @@
+//! Sessions: the I_T nexus and the one place that knows them all.
+//!
+//! A [`Nexus`] is shared by the cores that have channels of it. The [`Registry`] lives on core 0
+//! and decides logins: it is the only writer of the list of sessions, so no lock is needed.
+//!
+//! A session object exists only after every check of the login has passed, and goes with its last
+//! channel: rejected logins leave nothing behind.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use transport::srp::RejectReason;
+
+use super::lun::{LUN_MAX, TargetSpec};
+use super::message::{
+    AttentionAt, ChannelAt, CoreMessage, LoginAsk, OtherChannels, PortId,
+};
+use super::outbox::Outbox;
+use crate::limits::CHANNELS_PER_SESSION_MAX;
+use crate::scsi::attention;
+
+/// Core of the registry.
+pub const REGISTRY_CORE: usize = 0;
+
+/// An I_T nexus (SAM-5 4.3.4): one initiator port logged in to one target port.
+#[derive(Debug)]
+pub struct Nexus {
+    /// Number of the session, never reused.
+    pub id: u64,
+    /// The target.
+    pub target: Arc<TargetSpec>,
+    /// Initiator port identifier.
+    pub initiator_port_id: PortId,
+    attentions: Box<[AtomicU8]>,
+}
+
+impl Nexus {
+    fn new(id: u64, target: Arc<TargetSpec>, initiator_port_id: PortId) -> Nexus {
+        let attentions = (0..=LUN_MAX).map(|_| AtomicU8::new(attention::POWER_ON)).collect();
+        Nexus { id, target, initiator_port_id, attentions }
+    }
+
+    /// Unit attentions pending at a LUN: bits of [`attention`].
+    #[inline]
+    pub fn attentions(&self, lun: u16) -> u8 {
+        self.attentions[usize::from(lun)].load(Ordering::Relaxed)
+    }
+
+    /// Takes one pending attention for reporting. True for exactly one caller on any core.
+    pub fn claim_attention(&self, lun: u16, bit: u8) -> bool {
+        self.attentions[usize::from(lun)].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+
+    /// Raises attentions at a LUN.
+    pub fn raise(&self, lun: u16, bits: u8) {
+        self.attentions[usize::from(lun)].fetch_or(bits, Ordering::AcqRel);
+    }
+
+    fn raise_all(&self, bits: u8) {
+        for cell in &self.attentions {
+            cell.fetch_or(bits, Ordering::AcqRel);
+        }
+    }
+}
+
+struct Session {
+    nexus: Arc<Nexus>,
+    channels: Vec<ChannelAt>,
+}
+
+/// A login that waits until the commands of the session it takes over have ended.
+struct Takeover {
+    ask: LoginAsk,
+    old: u64,
+}
+
+/// All sessions of the process. Lives on [`REGISTRY_CORE`].
+#[derive(Default)]
+pub struct Registry {
+    sessions: Vec<Session>,
+    takeovers: Vec<Takeover>,
+    last_id: u64,
+}
+
+impl Registry {
+    /// Decides a login (SRP 16A, 5.2; multichannel action in req_flags).
+    pub fn on_login(&mut self, ask: LoginAsk, out: &mut Outbox) {
+        let refuse = |reason, out: &mut Outbox| {
+            let conn = ask.channel.conn;
+            out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
+        };
+        let ending: Vec<u64> = self.takeovers.iter().map(|takeover| takeover.old).collect();
+        let Some(session) = self.session_of(&ask) else {
+            let nexus = self.admit(&ask);
+            let others = if ask.multichannel { OtherChannels::Kept } else { OtherChannels::None };
+            return grant(&ask, nexus, others, out);
+        };
+        if ask.multichannel {
+            if ending.contains(&session.nexus.id) {
+                return refuse(RejectReason::UnableToAssociate, out);
+            }
+            if session.channels.len() >= CHANNELS_PER_SESSION_MAX {
+                return refuse(RejectReason::ChannelLimit, out);
+            }
+            session.channels.push(ask.channel);
+            let nexus = Arc::clone(&session.nexus);
+            return grant(&ask, nexus, OtherChannels::Kept, out);
+        }
+        // Commands of the old channels must not change data after the new login was answered.
+        for channel in &session.channels {
+            out.send(channel.core, CoreMessage::CloseChannel { conn: channel.conn });
+        }
+        let old = session.nexus.id;
+        self.takeovers.push(Takeover { ask, old });
+    }
+
+    /// A channel ended, in a session or while its login waited.
+    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) {
+        self.takeovers.retain(|takeover| takeover.ask.channel != channel);
+        let Some(at) = self.sessions.iter().position(|s| s.channels.contains(&channel)) else {
+            return;
+        };
+        let session = &mut self.sessions[at];
+        session.channels.retain(|other| *other != channel);
+        if !session.channels.is_empty() {
+            return;
+        }
+        let ended = self.sessions.swap_remove(at).nexus.id;
+        let ready: Vec<_> = self.takeovers.extract_if(.., |t| t.old == ended).collect();
+        // Of several logins that wait for the same session the last one holds.
+        let count = ready.len();
+        for (number, takeover) in ready.into_iter().enumerate() {
+            let ask = takeover.ask;
+            if number + 1 == count {
+                let nexus = self.admit(&ask);
+                grant(&ask, nexus, OtherChannels::Ended, out);
+            } else {
+                let (conn, reason) = (ask.channel.conn, RejectReason::UnableToAssociate);
+                out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
+            }
+        }
+    }
+
+    /// Raises unit attentions in sessions.
+    pub fn on_attention(&mut self, at: &AttentionAt, bits: u8, except: Option<u64>) {
+        for session in self.sessions.iter().filter(|s| Some(s.nexus.id) != except) {
+            match at {
+                AttentionAt::Target(target) if *target == session.nexus.target.name => {
+                    session.nexus.raise_all(bits);
+                }
+                AttentionAt::Target(_) => {}
+                AttentionAt::Luns(luns) => luns
+                    .iter()
+                    .filter(|(target, _)| *target == session.nexus.target.name)
+                    .for_each(|(_, lun)| session.nexus.raise(*lun, bits)),
+            }
+        }
+    }
+
+    fn session_of(&mut self, ask: &LoginAsk) -> Option<&mut Session> {
+        self.sessions.iter_mut().find(|session| {
+            session.nexus.initiator_port_id == ask.initiator_port_id
+                && session.nexus.target.name == ask.target.name
+        })
+    }
+
+    fn admit(&mut self, ask: &LoginAsk) -> Arc<Nexus> {
+        self.last_id += 1;
+        let target = Arc::clone(&ask.target);
+        let nexus = Arc::new(Nexus::new(self.last_id, target, ask.initiator_port_id));
+        self.sessions.push(Session { nexus: Arc::clone(&nexus), channels: vec![ask.channel] });
+        nexus
+    }
+}
+
+fn grant(ask: &LoginAsk, nexus: Arc<Nexus>, others: OtherChannels, out: &mut Outbox) {
+    let conn = ask.channel.conn;
+    out.send(ask.channel.core, CoreMessage::LoginGranted { conn, nexus, others });
+}

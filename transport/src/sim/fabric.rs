@@ -1,0 +1,266 @@
+//! A simulated core's end of the network.
+
+use std::collections::VecDeque;
+
+use reactor::pool::Buf;
+use reactor::{Batch, Instant, Tag};
+
+use super::net::{Conn, LoginAnswer, Net, Phase, Work};
+use crate::{CloseReason, ConnId, DataIn, Event, Fabric, PeerInfo, Recv, RemoteSeg};
+
+/// One core's connections on a [`Net`].
+#[derive(Debug)]
+pub struct SimFabric {
+    net: Net,
+    core: usize,
+    /// A copy of each login and of each received information unit: the seam lends references.
+    logins: Vec<Vec<u8>>,
+    received: Vec<Vec<Vec<u8>>>,
+    pending: VecDeque<Event>,
+}
+
+impl SimFabric {
+    /// The fabric of a core.
+    pub fn new(net: &Net, core: usize) -> Self {
+        let connections = net.borrow().options.connections_per_core;
+        SimFabric {
+            net: net.clone(),
+            core,
+            logins: vec![Vec::new(); connections],
+            received: vec![Vec::new(); connections],
+            pending: VecDeque::new(),
+        }
+    }
+
+    fn enqueue(&mut self, conn: ConnId, work: Work) {
+        let mut inner = self.net.borrow_mut();
+        let inner = &mut *inner;
+        let (now, delay) = (inner.now, inner.options.delay_ns_max);
+        let conn = inner.cores[self.core][conn.index as usize].as_mut().filter(|c| c.id == conn);
+        let conn = conn.expect("operations name connections that were not released");
+        let due = conn.due(now, delay, &mut inner.rng);
+        conn.work.push_back((due, work));
+    }
+
+    /// Moves what is due on one connection to `pending`.
+    fn advance(&mut self, index: usize, now: u64) {
+        let mut inner = self.net.borrow_mut();
+        let Some(conn) = inner.cores[self.core][index].as_mut() else { return };
+        if conn.phase == Phase::New {
+            conn.phase = Phase::Asked;
+            self.logins[index] = conn.login.clone();
+            self.pending.push_back(Event::Login { conn: conn.id });
+        }
+        while conn.work.front().is_some_and(|(due, _)| *due <= now) || failing(conn) {
+            let Some((_, work)) = conn.work.pop_front() else { break };
+            self.pending.push_back(complete(conn, work, now));
+        }
+        while conn.phase == Phase::Live
+            && conn.to_target.front().is_some_and(|(due, _)| *due <= now)
+        {
+            let Some(slot) = conn.receives_free.pop() else { break };
+            let (_, iu) = conn.to_target.pop_front().expect("looked at above");
+            let bytes_max = conn.receives[slot as usize].len();
+            if iu.len() > bytes_max {
+                conn.phase = Phase::Closing(CloseReason::Protocol);
+                conn.receives_free.push(slot);
+                break;
+            }
+            let recv = Recv { index: slot, len: iu.len() as u32 };
+            self.received[index][slot as usize][..iu.len()].copy_from_slice(&iu);
+            self.pending.push_back(Event::Received { conn: conn.id, recv });
+        }
+        if let Phase::Closing(reason) = conn.phase
+            && conn.work.is_empty()
+        {
+            conn.phase = Phase::Ended;
+            self.pending.push_back(Event::Closed { conn: conn.id, reason });
+        }
+    }
+}
+
+fn failing(conn: &Conn) -> bool {
+    matches!(conn.phase, Phase::Closing(_)) && !conn.work.is_empty()
+}
+
+fn complete(conn: &mut Conn, work: Work, now: u64) -> Event {
+    let alive = conn.phase == Phase::Live;
+    match work {
+        Work::Fetch { tag, mut buf, from } => {
+            let ok = alive && gather(conn, &mut buf, &from);
+            if alive && !ok {
+                conn.phase = Phase::Closing(CloseReason::RemoteAccess);
+            }
+            Event::Fetched { tag, buf, ok }
+        }
+        Work::Reply { tag, buf, move_bytes, to, iu } => {
+            let ok = alive && scatter(conn, buf.as_ref(), move_bytes, &to);
+            if ok {
+                conn.to_initiator.push_back((now, iu));
+            } else if alive {
+                conn.phase = Phase::Closing(CloseReason::RemoteAccess);
+            }
+            Event::Replied { tag, buf, ok }
+        }
+    }
+}
+
+fn gather(conn: &Conn, buf: &mut Buf, from: &[RemoteSeg]) -> bool {
+    use crate::initiator::DataMemory;
+    let mut offset = 0;
+    let total = buf.len();
+    for seg in from {
+        if offset == total {
+            break;
+        }
+        if !conn.memory.check(seg) {
+            return false;
+        }
+        let bytes = (seg.len as usize).min(total - offset);
+        let mut piece = vec![0; bytes];
+        conn.memory.read_at(seg.addr as usize, &mut piece);
+        buf.write_at(offset, &piece);
+        offset += bytes;
+    }
+    offset == total
+}
+
+fn scatter(conn: &Conn, buf: Option<&Buf>, move_bytes: u32, to: &[RemoteSeg]) -> bool {
+    use crate::initiator::DataMemory;
+    let mut offset = 0;
+    let total = move_bytes as usize;
+    for seg in to {
+        if offset == total {
+            break;
+        }
+        if !conn.memory.check(seg) {
+            return false;
+        }
+        let bytes = (seg.len as usize).min(total - offset);
+        let mut piece = vec![0; bytes];
+        if let Some(buf) = buf {
+            buf.read_at(offset, &mut piece);
+        }
+        conn.memory.write_at(seg.addr as usize, &piece);
+        offset += bytes;
+    }
+    offset == total
+}
+
+impl Fabric for SimFabric {
+    fn connections_max(&self) -> usize {
+        self.received.len()
+    }
+
+    fn poll(&mut self, now: Instant, events: &mut Batch<Event>) {
+        self.net.borrow_mut().now = now.ns();
+        for index in 0..self.received.len() {
+            self.advance(index, now.ns());
+        }
+        while !events.is_full() {
+            let Some(event) = self.pending.pop_front() else { break };
+            events.push(event);
+        }
+    }
+
+    fn login_data(&self, conn: ConnId) -> &[u8] {
+        &self.logins[conn.index as usize]
+    }
+
+    fn peer(&self, conn: ConnId) -> PeerInfo {
+        let mut inner = self.net.borrow_mut();
+        let target = inner.conn(self.core, conn).map(|conn| conn.target.clone());
+        PeerInfo {
+            trtype: "sim",
+            traddr: format!("core {}", self.core),
+            peer: format!("link {}", conn.index),
+            target: target.unwrap_or_default(),
+        }
+    }
+
+    fn accept(&mut self, conn: ConnId, rsp: &[u8], credits: u32, iu_bytes_max: u32, _ti: u32) {
+        let mut inner = self.net.borrow_mut();
+        let Some(state) = inner.conn(self.core, conn) else { return };
+        state.receives = vec![vec![0; iu_bytes_max as usize]; credits as usize];
+        state.receives_free = (0..credits).rev().collect();
+        self.received[conn.index as usize] = state.receives.clone();
+        if state.phase == Phase::Asked {
+            state.phase = Phase::Live;
+            *state.answer.borrow_mut() = Some(LoginAnswer::Accepted(rsp.to_vec()));
+        }
+    }
+
+    fn reject(&mut self, conn: ConnId, rej: &[u8]) {
+        let mut inner = self.net.borrow_mut();
+        let Some(state) = inner.conn(self.core, conn) else { return };
+        *state.answer.borrow_mut() = Some(LoginAnswer::Rejected(rej.to_vec()));
+        if state.phase == Phase::Asked {
+            state.phase = Phase::Closing(CloseReason::Local);
+        }
+    }
+
+    fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8] {
+        &self.received[conn.index as usize][recv.index as usize][..recv.len as usize]
+    }
+
+    fn repost(&mut self, conn: ConnId, recv: Recv) {
+        // Poison: a late look at a receive that was given back must not find the old command.
+        self.received[conn.index as usize][recv.index as usize].fill(0xee);
+        if let Some(state) = self.net.borrow_mut().conn(self.core, conn) {
+            state.receives_free.push(recv.index);
+        }
+    }
+
+    fn place(&mut self, _conn: ConnId, _seg: RemoteSeg, _align: u32) -> Option<Buf> {
+        None
+    }
+
+    fn give_back(&mut self, _buf: Buf) {
+        unreachable!("the simulated network lends no memory");
+    }
+
+    fn fetch(&mut self, conn: ConnId, tag: Tag, buf: Buf, from: &[RemoteSeg]) {
+        self.enqueue(conn, Work::Fetch { tag, buf, from: from.to_vec() });
+    }
+
+    fn reply(&mut self, conn: ConnId, tag: Tag, iu: &[u8], _solicited: bool, data: DataIn<'_>) {
+        let (buf, zeros, move_bytes, to) = match data {
+            DataIn::Buf { buf, len, to } => (Some(buf), false, len, to.to_vec()),
+            DataIn::NoData { buf, len, to } => (buf, true, len, to.to_vec()),
+            DataIn::None { buf } => (buf, true, 0, Vec::new()),
+        };
+        let mut buf = buf;
+        if zeros && let Some(buf) = buf.as_mut() {
+            let len = buf.len();
+            buf.fill(0..len, 0);
+        }
+        let iu = iu.to_vec();
+        self.enqueue(conn, Work::Reply { tag, buf, move_bytes, to, iu });
+    }
+
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        let mut inner = self.net.borrow_mut();
+        let Some(state) = inner.conn(self.core, conn) else { return };
+        if !matches!(state.phase, Phase::Closing(_) | Phase::Ended) {
+            state.phase = Phase::Closing(reason);
+        }
+    }
+
+    fn release(&mut self, conn: ConnId) {
+        let mut inner = self.net.borrow_mut();
+        let state = inner.conn(self.core, conn).expect("released once");
+        assert_eq!(state.phase, Phase::Ended, "released before its last event");
+        assert_eq!(
+            state.receives_free.len(),
+            state.receives.len(),
+            "released with receives in use"
+        );
+        inner.cores[self.core][conn.index as usize] = None;
+    }
+
+    fn flush(&mut self) {}
+
+    fn arm(&mut self) -> bool {
+        self.pending.is_empty()
+    }
+}
