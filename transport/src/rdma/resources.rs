@@ -7,7 +7,7 @@ use super::FabricOptions;
 use super::door::Ready;
 use super::sys::queue::QpPlan;
 use super::sys::{
-    CmId, CompletionChannel, Cq, Device, PoolKeys, Qp, RdmaError, ReceiveArea, ReceiveChain,
+    CmId, CompletionChannel, Cq, Device, EventChannel, PoolKeys, Qp, RdmaError, ReceiveArea, ReceiveChain,
     Region, Srq,
 };
 use crate::ConnId;
@@ -58,13 +58,16 @@ pub(super) struct DeviceControl {
     pub dead: bool,
 }
 
-/// Opens the device that `id` is bound to for a core. Registers all of the core's buffers.
+/// Opens the device that `id` is bound to for a core. Registers all of the core's buffers. The
+/// device's removal is reported through `channel` with `token`.
 pub(super) fn open_device(
     id: &CmId,
+    channel: &EventChannel,
+    token: u64,
     options: &FabricOptions,
     memory: &Arc<Memory>,
 ) -> Result<(DeviceControl, Box<CoreDevice>), RdmaError> {
-    let device = Device::of(id)?;
+    let device = Device::of(id, channel, token)?;
     let limits = device.limits();
     let shared_receives = if options.rdma.use_srq {
         options.rdma.srpt_srq_size.min(limits.shared_receives)

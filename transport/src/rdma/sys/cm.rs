@@ -191,7 +191,7 @@ impl EventChannel {
             inner: Arc::new(IdInner {
                 id: NonNull::new(event.id).expect("a connection request has an identifier"),
                 library: self.0.library,
-                channel: Some(Arc::clone(&self.0)),
+                channel: Arc::clone(&self.0),
             }),
         });
         let (kind, status) = (event.event, event.status);
@@ -219,7 +219,26 @@ impl EventChannel {
 
     /// An identifier that belongs to no address yet.
     pub fn id(&self, token: u64) -> Result<CmId, RdmaError> {
-        CmId::new(self.0.library, Some(Arc::clone(&self.0)), token)
+        let library = self.0.library;
+        let (mut id, channel) = (ptr::null_mut(), self.0.channel.as_ptr());
+        // SAFETY: the channel is open and kept; the token is only a number.
+        let code = unsafe {
+            (library.cm.rdma_create_id)(channel, &mut id, token as *mut _, RDMA_PS_TCP)
+        };
+        if code != 0 {
+            return Err(last("rdma_create_id"));
+        }
+        let id = NonNull::new(id).expect("an identifier was created");
+        Ok(CmId { inner: Arc::new(IdInner { id, library, channel: Arc::clone(&self.0) }) })
+    }
+
+    /// An identifier bound to a local address, and so to its device.
+    pub fn bound(&self, address: &Address, token: u64) -> Result<CmId, RdmaError> {
+        let id = self.id(token)?;
+        let mut address = address.without_port();
+        // SAFETY: the identifier exists; the address is one that the library gave.
+        let code = unsafe { (self.0.library.cm.rdma_bind_addr)(id.raw(), address.as_mut_ptr()) };
+        if code == 0 { Ok(id) } else { Err(last("binding")) }
     }
 }
 
@@ -233,8 +252,7 @@ impl AsFd for EventChannel {
 struct IdInner {
     id: NonNull<rdma_cm_id>,
     library: &'static Rdma,
-    // None for an identifier that has a channel of its own.
-    channel: Option<Arc<ChannelInner>>,
+    channel: Arc<ChannelInner>,
 }
 
 // SAFETY: the library's calls on one identifier are system calls; what it changes in memory is
@@ -264,8 +282,7 @@ impl IdGuard {
     }
 
     pub(super) fn destroy_qp(&self) {
-        let lock = self.0.channel.as_ref().map(|channel| &channel.events);
-        let _guard = lock.map(|lock| lock.lock().unwrap_or_else(PoisonError::into_inner));
+        let _guard = self.0.channel.events.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: the identifier exists and has a queue pair; no event is being taken.
         unsafe { (self.0.library.cm.rdma_destroy_qp)(self.raw()) };
     }
@@ -278,36 +295,6 @@ pub struct CmId {
 }
 
 impl CmId {
-    fn new(
-        library: &'static Rdma,
-        channel: Option<Arc<ChannelInner>>,
-        token: u64,
-    ) -> Result<CmId, RdmaError> {
-        let mut id = ptr::null_mut();
-        let raw = channel.as_ref().map_or(ptr::null_mut(), |channel| channel.channel.as_ptr());
-        // SAFETY: the channel is open and kept; the token is only a number.
-        let code = unsafe {
-            (library.cm.rdma_create_id)(raw, &mut id, token as *mut _, RDMA_PS_TCP)
-        };
-        if code != 0 {
-            return Err(last("rdma_create_id"));
-        }
-        let id = NonNull::new(id).expect("an identifier was created");
-        Ok(CmId { inner: Arc::new(IdInner { id, library, channel }) })
-    }
-
-    /// An identifier with a channel of its own, bound to a local address and so to its device.
-    pub(super) fn bound(address: &Address) -> Result<CmId, RdmaError> {
-        let library = rdma().expect("the caller has the library");
-        let id = CmId::new(library, None, 0)?;
-        let mut address = address.without_port();
-        // SAFETY: the identifier exists; the address is one that the library gave.
-        if unsafe { (library.cm.rdma_bind_addr)(id.raw(), address.as_mut_ptr()) } != 0 {
-            return Err(last("binding"));
-        }
-        Ok(id)
-    }
-
     fn raw(&self) -> *mut rdma_cm_id {
         self.inner.id.as_ptr()
     }

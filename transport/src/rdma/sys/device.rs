@@ -5,7 +5,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use super::abi::*;
-use super::cm::CmId;
+use super::cm::{CmId, EventChannel};
 use super::library::{Rdma, rdma};
 use super::queue::{Completion, ReceiveChain};
 use super::{RdmaError, errno, last};
@@ -46,10 +46,11 @@ unsafe impl Send for Device {}
 unsafe impl Sync for Device {}
 
 impl Device {
-    /// The device that `id` is bound to. Fails when it is bound to none.
-    pub fn of(id: &CmId) -> Result<Arc<Device>, RdmaError> {
+    /// The device that `id` is bound to. Fails when it is bound to none. Its removal is reported
+    /// through `channel` with `token`.
+    pub fn of(id: &CmId, channel: &EventChannel, token: u64) -> Result<Arc<Device>, RdmaError> {
         let library = rdma().expect("an identifier comes from the library");
-        let anchor = CmId::bound(&id.local_address())?;
+        let anchor = channel.bound(&id.local_address(), token)?;
         let verbs = anchor.verbs().ok_or(RdmaError {
             what: "finding the device of an address",
             reason: std::io::Error::from_raw_os_error(libc::ENODEV),
