@@ -179,9 +179,7 @@ fn a_reject_carries_its_private_data_and_leaves_nothing() {
     let Some(world) = World::new("5602", RdmaValues::default(), 1) else { return };
     for _ in 0..20 {
         let result = world.connector.connect(&[0xff; 56], &world.memory, WAIT);
-        let Err(ConnectError::Rejected(bytes)) = result.map(|_| ()) else {
-            panic!("not rejected")
-        };
+        let Err(ConnectError::Rejected(bytes)) = result.map(|_| ()) else { panic!("not rejected") };
         assert_eq!(&bytes[..32], &[0xc2; 32]);
     }
     assert!(world.host().wait(|seen| seen.closed.len() == 20));

@@ -183,7 +183,12 @@ impl Listener {
     /// Listens for logins to `target` at an IPv4 or IPv6 address (a wildcard for all devices) and
     /// a port of the RDMA/CM port space TCP. An address whose device is removed is listened at
     /// again once the device is back.
-    pub fn add_listener(&self, target: &str, traddr: &str, trsvcid: &str) -> Result<(), ListenError> {
+    pub fn add_listener(
+        &self,
+        target: &str,
+        traddr: &str,
+        trsvcid: &str,
+    ) -> Result<(), ListenError> {
         let address = parse(traddr, trsvcid)?;
         self.ask(|answer| Command::Add { target: target.into(), address, answer })?
     }

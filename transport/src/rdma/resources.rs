@@ -7,8 +7,8 @@ use super::FabricOptions;
 use super::door::Ready;
 use super::sys::queue::QpPlan;
 use super::sys::{
-    CmId, CompletionChannel, Cq, Device, EventChannel, PoolKeys, Qp, RdmaError, ReceiveArea, ReceiveChain,
-    Region, Srq,
+    CmId, CompletionChannel, Cq, Device, EventChannel, PoolKeys, Qp, RdmaError, ReceiveArea,
+    ReceiveChain, Region, Srq,
 };
 use crate::ConnId;
 

@@ -45,7 +45,9 @@ enum Phase {
     /// The core has the login.
     Offered,
     /// Answered, not established.
-    Accepted { since: Instant },
+    Accepted {
+        since: Instant,
+    },
     Established,
 }
 
@@ -222,9 +224,9 @@ impl Control {
                 }
             }
             RDMA_CM_EVENT_DISCONNECTED => self.tell_gone(core, conn, CloseReason::PeerGone),
-            RDMA_CM_EVENT_CONNECT_ERROR
-            | RDMA_CM_EVENT_UNREACHABLE
-            | RDMA_CM_EVENT_REJECTED => self.tell_gone(core, conn, CloseReason::Link),
+            RDMA_CM_EVENT_CONNECT_ERROR | RDMA_CM_EVENT_UNREACHABLE | RDMA_CM_EVENT_REJECTED => {
+                self.tell_gone(core, conn, CloseReason::Link)
+            }
             RDMA_CM_EVENT_DEVICE_REMOVAL => {
                 let place = connection.device;
                 self.on_device_gone(core, place);

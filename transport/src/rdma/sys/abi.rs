@@ -25,11 +25,8 @@ pub struct ibv_context_ops {
     pub poll_cq: unsafe extern "C" fn(*mut ibv_cq, c_int, *mut ibv_wc) -> c_int,
     pub req_notify_cq: unsafe extern "C" fn(*mut ibv_cq, c_int) -> c_int,
     before_post_srq_recv: [Unused; 7],
-    pub post_srq_recv: unsafe extern "C" fn(
-        *mut ibv_srq,
-        *mut ibv_recv_wr,
-        *mut *mut ibv_recv_wr,
-    ) -> c_int,
+    pub post_srq_recv:
+        unsafe extern "C" fn(*mut ibv_srq, *mut ibv_recv_wr, *mut *mut ibv_recv_wr) -> c_int,
     before_post_send: [Unused; 4],
     pub post_send:
         unsafe extern "C" fn(*mut ibv_qp, *mut ibv_send_wr, *mut *mut ibv_send_wr) -> c_int,
@@ -222,14 +219,6 @@ pub struct ibv_srq_init_attr {
     pub srq_limit: u32,
 }
 
-/// `struct ibv_async_event`.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct ibv_async_event {
-    pub element: *mut c_void,
-    pub event_type: c_int,
-}
-
 #[repr(C)]
 pub struct rdma_event_channel {
     pub fd: c_int,
@@ -276,7 +265,6 @@ pub const IBV_WC_REM_INV_REQ_ERR: c_int = 9;
 pub const IBV_WC_REM_ACCESS_ERR: c_int = 10;
 pub const IBV_WC_REM_OP_ERR: c_int = 11;
 pub const IBV_WC_LOC_LEN_ERR: c_int = 1;
-pub const IBV_WC_RECV: c_int = 1 << 7;
 
 pub const IBV_WR_RDMA_WRITE: c_int = 0;
 pub const IBV_WR_SEND: c_int = 2;
@@ -291,9 +279,7 @@ pub const IBV_ACCESS_REMOTE_READ: c_int = 1 << 2;
 pub const IBV_QPT_RC: c_int = 2;
 
 pub const RDMA_CM_EVENT_ADDR_RESOLVED: c_int = 0;
-pub const RDMA_CM_EVENT_ADDR_ERROR: c_int = 1;
 pub const RDMA_CM_EVENT_ROUTE_RESOLVED: c_int = 2;
-pub const RDMA_CM_EVENT_ROUTE_ERROR: c_int = 3;
 pub const RDMA_CM_EVENT_CONNECT_REQUEST: c_int = 4;
 pub const RDMA_CM_EVENT_CONNECT_ERROR: c_int = 6;
 pub const RDMA_CM_EVENT_UNREACHABLE: c_int = 7;
@@ -301,8 +287,5 @@ pub const RDMA_CM_EVENT_REJECTED: c_int = 8;
 pub const RDMA_CM_EVENT_ESTABLISHED: c_int = 9;
 pub const RDMA_CM_EVENT_DISCONNECTED: c_int = 10;
 pub const RDMA_CM_EVENT_DEVICE_REMOVAL: c_int = 11;
-pub const RDMA_CM_EVENT_ADDR_CHANGE: c_int = 14;
-pub const RDMA_CM_EVENT_TIMEWAIT_EXIT: c_int = 15;
 
 pub const RDMA_PS_TCP: c_int = 0x0106;
-pub const RDMA_PS_IB: c_int = 0x013f;

@@ -205,8 +205,7 @@ impl EventChannel {
         let id = self.id(token)?;
         let mut address = Address::from(address);
         // SAFETY: the identifier exists; the address is one of the two structures allowed.
-        let code =
-            unsafe { (self.0.library.cm.rdma_bind_addr)(id.raw(), address.as_mut_ptr()) };
+        let code = unsafe { (self.0.library.cm.rdma_bind_addr)(id.raw(), address.as_mut_ptr()) };
         if code != 0 {
             return Err(last("binding"));
         }
@@ -222,9 +221,8 @@ impl EventChannel {
         let library = self.0.library;
         let (mut id, channel) = (ptr::null_mut(), self.0.channel.as_ptr());
         // SAFETY: the channel is open and kept; the token is only a number.
-        let code = unsafe {
-            (library.cm.rdma_create_id)(channel, &mut id, token as *mut _, RDMA_PS_TCP)
-        };
+        let code =
+            unsafe { (library.cm.rdma_create_id)(channel, &mut id, token as *mut _, RDMA_PS_TCP) };
         if code != 0 {
             return Err(last("rdma_create_id"));
         }
@@ -349,8 +347,7 @@ impl CmId {
     /// Finds the path; `RDMA_CM_EVENT_ROUTE_RESOLVED` follows.
     pub fn resolve_route(&self, timeout_ms: i32) -> Result<(), RdmaError> {
         // SAFETY: the identifier exists.
-        let code =
-            unsafe { (self.inner.library.cm.rdma_resolve_route)(self.raw(), timeout_ms) };
+        let code = unsafe { (self.inner.library.cm.rdma_resolve_route)(self.raw(), timeout_ms) };
         if code == 0 { Ok(()) } else { Err(last("resolving the route")) }
     }
 

@@ -135,9 +135,8 @@ impl CompletionChannel {
     /// A channel without queues; its descriptor does not block.
     pub fn new(device: &Arc<Device>) -> Result<Arc<Self>, RdmaError> {
         // SAFETY: the context is open.
-        let channel = unsafe {
-            (device.library.verbs.ibv_create_comp_channel)(device.verbs.as_ptr())
-        };
+        let channel =
+            unsafe { (device.library.verbs.ibv_create_comp_channel)(device.verbs.as_ptr()) };
         let channel = NonNull::new(channel).ok_or_else(|| last("ibv_create_comp_channel"))?;
         let channel = CompletionChannel { channel, device: Arc::clone(device) };
         rustix::io::ioctl_fionbio(channel.as_fd(), true).map_err(|reason| RdmaError {
@@ -184,7 +183,7 @@ impl Drop for CompletionChannel {
 /// that its users may post.
 pub struct Cq {
     cq: NonNull<ibv_cq>,
-    channel: Option<Arc<CompletionChannel>>,
+    _channel: Option<Arc<CompletionChannel>>,
     device: Arc<Device>,
 }
 
@@ -212,7 +211,7 @@ impl Cq {
             )
         };
         let cq = NonNull::new(cq).ok_or_else(|| last("ibv_create_cq"))?;
-        Ok(Arc::new(Cq { cq, channel, device: Arc::clone(device) }))
+        Ok(Arc::new(Cq { cq, _channel: channel, device: Arc::clone(device) }))
     }
 
     /// Takes finished work: how many entries of `completions` were filled. A queue that has broken
@@ -236,11 +235,6 @@ impl Cq {
             let arm = (*(*self.cq.as_ptr()).context).ops.req_notify_cq;
             arm(self.cq.as_ptr(), 0);
         }
-    }
-
-    /// Where notifications arrive.
-    pub fn channel(&self) -> Option<&Arc<CompletionChannel>> {
-        self.channel.as_ref()
     }
 
     pub(super) fn raw(&self) -> *mut ibv_cq {

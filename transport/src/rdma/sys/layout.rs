@@ -38,19 +38,47 @@ macro_rules! constants {
 fn facts() -> Vec<Fact> {
     let mut facts = Vec::new();
     sizes!(
-        facts, ibv_device_attr, ibv_pd, ibv_mr, ibv_comp_channel, ibv_wc, ibv_sge, ibv_send_wr,
-        ibv_recv_wr, ibv_qp_cap, ibv_qp_init_attr, ibv_srq_init_attr, ibv_async_event,
-        ibv_context_ops, rdma_event_channel, rdma_conn_param
+        facts,
+        ibv_device_attr,
+        ibv_pd,
+        ibv_mr,
+        ibv_comp_channel,
+        ibv_wc,
+        ibv_sge,
+        ibv_send_wr,
+        ibv_recv_wr,
+        ibv_qp_cap,
+        ibv_qp_init_attr,
+        ibv_srq_init_attr,
+        ibv_context_ops,
+        rdma_event_channel,
+        rdma_conn_param
     );
     offsets!(facts, ibv_context { device, ops, cmd_fd, async_fd, num_comp_vectors });
-    offsets!(facts, ibv_context_ops {
-        poll_cq, req_notify_cq, post_srq_recv, post_send, post_recv
-    });
+    offsets!(
+        facts,
+        ibv_context_ops { poll_cq, req_notify_cq, post_srq_recv, post_send, post_recv }
+    );
     offsets!(facts, ibv_device { node_type, transport_type, name });
-    offsets!(facts, ibv_device_attr {
-        node_guid, vendor_id, vendor_part_id, hw_ver, max_qp_wr, max_sge, max_sge_rd, max_cqe,
-        max_qp_rd_atom, max_qp_init_rd_atom, max_srq_wr, max_srq_sge, phys_port_cnt, max_mr_size
-    });
+    offsets!(
+        facts,
+        ibv_device_attr {
+            node_guid,
+            vendor_id,
+            vendor_part_id,
+            hw_ver,
+            max_qp_wr,
+            max_sge,
+            max_sge_rd,
+            max_cqe,
+            max_qp_rd_atom,
+            max_qp_init_rd_atom,
+            max_srq_wr,
+            max_srq_sge,
+            phys_port_cnt,
+            max_mr_size
+        }
+    );
     offsets!(facts, ibv_mr { addr, length, lkey, rkey });
     offsets!(facts, ibv_comp_channel { fd });
     offsets!(facts, ibv_cq { context, channel, cqe });
@@ -66,26 +94,50 @@ fn facts() -> Vec<Fact> {
     offsets!(facts, ibv_qp_cap { max_send_wr, max_recv_wr, max_send_sge, max_recv_sge });
     offsets!(facts, ibv_qp_init_attr { send_cq, recv_cq, srq, cap, qp_type, sq_sig_all });
     offsets!(facts, ibv_srq_init_attr { max_wr = "attr.max_wr", max_sge = "attr.max_sge" });
-    offsets!(facts, ibv_async_event { element, event_type });
     offsets!(facts, rdma_cm_id {
         verbs, channel, context, qp, src_addr = "route.addr.src_addr",
         dst_addr = "route.addr.dst_addr"
     });
-    offsets!(facts, rdma_conn_param {
-        private_data, private_data_len, responder_resources, initiator_depth, flow_control,
-        retry_count, rnr_retry_count
-    });
+    offsets!(
+        facts,
+        rdma_conn_param {
+            private_data,
+            private_data_len,
+            responder_resources,
+            initiator_depth,
+            flow_control,
+            retry_count,
+            rnr_retry_count
+        }
+    );
     offsets!(facts, rdma_cm_event { id, listen_id, event, status, conn = "param.conn" });
     constants!(
-        facts, IBV_WC_SUCCESS, IBV_WC_WR_FLUSH_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_REM_ACCESS_ERR,
-        IBV_WC_REM_OP_ERR, IBV_WC_LOC_LEN_ERR, IBV_WC_RECV, IBV_WR_RDMA_WRITE, IBV_WR_SEND,
-        IBV_WR_RDMA_READ, IBV_SEND_SIGNALED, IBV_SEND_SOLICITED, IBV_ACCESS_LOCAL_WRITE,
-        IBV_ACCESS_REMOTE_WRITE, IBV_ACCESS_REMOTE_READ, IBV_QPT_RC, RDMA_CM_EVENT_ADDR_RESOLVED,
-        RDMA_CM_EVENT_ADDR_ERROR, RDMA_CM_EVENT_ROUTE_RESOLVED, RDMA_CM_EVENT_ROUTE_ERROR,
-        RDMA_CM_EVENT_CONNECT_REQUEST, RDMA_CM_EVENT_CONNECT_ERROR, RDMA_CM_EVENT_UNREACHABLE,
-        RDMA_CM_EVENT_REJECTED, RDMA_CM_EVENT_ESTABLISHED, RDMA_CM_EVENT_DISCONNECTED,
-        RDMA_CM_EVENT_DEVICE_REMOVAL, RDMA_CM_EVENT_ADDR_CHANGE, RDMA_CM_EVENT_TIMEWAIT_EXIT,
-        RDMA_PS_TCP, RDMA_PS_IB,
+        facts,
+        IBV_WC_SUCCESS,
+        IBV_WC_WR_FLUSH_ERR,
+        IBV_WC_REM_INV_REQ_ERR,
+        IBV_WC_REM_ACCESS_ERR,
+        IBV_WC_REM_OP_ERR,
+        IBV_WC_LOC_LEN_ERR,
+        IBV_WR_RDMA_WRITE,
+        IBV_WR_SEND,
+        IBV_WR_RDMA_READ,
+        IBV_SEND_SIGNALED,
+        IBV_SEND_SOLICITED,
+        IBV_ACCESS_LOCAL_WRITE,
+        IBV_ACCESS_REMOTE_WRITE,
+        IBV_ACCESS_REMOTE_READ,
+        IBV_QPT_RC,
+        RDMA_CM_EVENT_ADDR_RESOLVED,
+        RDMA_CM_EVENT_ROUTE_RESOLVED,
+        RDMA_CM_EVENT_CONNECT_REQUEST,
+        RDMA_CM_EVENT_CONNECT_ERROR,
+        RDMA_CM_EVENT_UNREACHABLE,
+        RDMA_CM_EVENT_REJECTED,
+        RDMA_CM_EVENT_ESTABLISHED,
+        RDMA_CM_EVENT_DISCONNECTED,
+        RDMA_CM_EVENT_DEVICE_REMOVAL,
+        RDMA_PS_TCP,
     );
     facts
 }

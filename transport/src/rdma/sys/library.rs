@@ -114,7 +114,8 @@ fn open<T>(
     };
     // SAFETY: the libraries' constructors have no requirements. Global, because the providers that
     // libibverbs loads later look for its symbols.
-    let opened = unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }.map_err(missing)?;
+    let opened =
+        unsafe { Library::open(Some(library), RTLD_NOW | RTLD_GLOBAL) }.map_err(missing)?;
     let table = load(&opened).map_err(missing)?;
     // Never unloaded: the table points into it.
     std::mem::forget(opened);

@@ -34,8 +34,7 @@ impl Mr {
     ) -> Result<Mr, RdmaError> {
         let address: *mut c_void = base.as_ptr().cast();
         // SAFETY: the range is part of `memory`, which the value keeps mapped.
-        let mr =
-            unsafe { (device.library().verbs.ibv_reg_mr)(device.pd(), address, len, access) };
+        let mr = unsafe { (device.library().verbs.ibv_reg_mr)(device.pd(), address, len, access) };
         let mr = NonNull::new(mr)
             .ok_or_else(|| last("registering memory (is the limit of locked memory too low?)"))?;
         Ok(Mr { mr, device: Arc::clone(device), _memory: Arc::clone(memory) })
@@ -85,18 +84,11 @@ impl Region {
 
     fn new(device: &Arc<Device>, bytes: usize, access: i32) -> Result<Region, RdmaError> {
         let bytes = bytes.max(1).next_multiple_of(4096);
-        let memory = Memory::ordinary(bytes).map_err(|error| RdmaError {
-            what: "memory",
-            reason: std::io::Error::other(error),
-        })?;
+        let memory = Memory::ordinary(bytes)
+            .map_err(|error| RdmaError { what: "memory", reason: std::io::Error::other(error) })?;
         let memory = Arc::new(memory);
         let mr = Mr::new(device, &memory, memory.at(0), bytes, access)?;
         Ok(Region { mr, memory })
-    }
-
-    /// Bytes.
-    pub fn len(&self) -> usize {
-        self.memory.len()
     }
 
     /// The address that a peer uses for a byte.

@@ -16,8 +16,8 @@ pub mod library;
 pub mod memory;
 pub mod queue;
 
-pub use cm::{Address, CmEvent, CmId, EventChannel};
-pub use device::{CompletionChannel, Cq, Device, DeviceLimits, Srq};
+pub use cm::{CmEvent, CmId, EventChannel};
+pub use device::{CompletionChannel, Cq, Device, Srq};
 pub use library::LibraryError;
 pub use memory::{Local, PoolKeys, ReceiveArea, Region};
 pub use queue::{Completion, Outcome, Qp, ReceiveChain, SendChain};

@@ -187,12 +187,6 @@ impl ReceiveChain {
         self.requests.len() == self.requests.capacity()
     }
 
-    /// True for an empty chain.
-    #[inline]
-    pub fn is_empty(&self) -> bool {
-        self.requests.is_empty()
-    }
-
     /// Appends a receive into `to`.
     #[inline]
     pub fn push(&mut self, id: u64, to: Local) {
