@@ -4,5 +4,13 @@
 //! an operator sees and changes, [`rpc`] how they do it, [`app`] where everything is put together.
 #![forbid(unsafe_code)]
 
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod limits;
+pub mod logs;
+pub mod rpc;
 pub mod scsi;
+pub mod signals;
 pub mod target;

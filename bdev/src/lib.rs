@@ -16,6 +16,7 @@ use reactor::{Batch, Tag};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+pub mod contract;
 pub mod malloc;
 pub mod null;
 pub mod registry;
@@ -64,15 +65,53 @@ pub enum IoOp {
     },
 }
 
+impl IoOp {
+    /// First block and number of blocks; `None` for `Flush`.
+    #[inline]
+    pub fn range(&self) -> Option<(u64, u64)> {
+        match *self {
+            IoOp::Read { lba, blocks } | IoOp::Write { lba, blocks, .. } => {
+                Some((lba, u64::from(blocks)))
+            }
+            IoOp::WriteZeroes { lba, blocks, .. } | IoOp::Unmap { lba, blocks } => {
+                Some((lba, blocks))
+            }
+            IoOp::Flush => None,
+        }
+    }
+
+    /// True for what a read-only device refuses.
+    #[inline]
+    pub fn changes_medium(&self) -> bool {
+        !matches!(self, IoOp::Read { .. } | IoOp::Flush)
+    }
+}
+
 /// One operation. The buffer goes in here ...
 #[derive(Debug)]
 pub struct Io {
-    /// Names the operation; unique among those in flight on the channel's core.
+    /// Names the operation; unique among those in flight on the channel's core, with an index below
+    /// [`CoreContext::depth`].
     pub tag: Tag,
     /// What to do.
     pub op: IoOp,
     /// Where the data is or goes: present exactly for `Read` and `Write`.
     pub buf: Option<Buf>,
+}
+
+impl Io {
+    /// Panics unless the buffer is there exactly for `Read` and `Write` and has their length: the
+    /// caller's bug, never the peer's.
+    #[inline]
+    pub(crate) fn assert_buf(&self, block_bytes: u32) {
+        let bytes = match self.op {
+            IoOp::Read { blocks, .. } | IoOp::Write { blocks, .. } => {
+                Some(u64::from(blocks) * u64::from(block_bytes))
+            }
+            _ => None,
+        };
+        assert_eq!(self.buf.as_ref().map(|buf| buf.len() as u64), bytes, "buffer of {:?}", self.op);
+    }
 }
 
 /// ... and comes back here.
@@ -143,6 +182,19 @@ pub struct Geometry {
     pub unmap_granularity: u32,
     /// A spinning disk.
     pub rotational: bool,
+}
+
+impl Geometry {
+    /// True when `blocks` blocks from `lba` on are all inside the device.
+    #[inline]
+    pub fn contains(&self, lba: u64, blocks: u64) -> bool {
+        contains(self.blocks, lba, blocks)
+    }
+}
+
+#[inline]
+pub(crate) fn contains(device_blocks: u64, lba: u64, blocks: u64) -> bool {
+    lba.checked_add(blocks).is_some_and(|end| end <= device_blocks)
 }
 
 /// A device. Shared between the control plane and the cores.

@@ -1,1 +1,234 @@
-//! stub
+//! A device in memory.
+//!
+//! It owns one anonymous mapping that all cores copy into and out of. Pages come with the first
+//! write and go back with an unmap; what was never written reads as zero. The data dies with the
+//! device.
+//!
+//! Commands that overlap on different cores may mix byte by byte, which SBC allows; no command can
+//! reach outside the mapping, because every range is checked against it.
+//!
+//! One operation is one memcpy in `submit`; its completion waits for `poll` in a fixed ring.
+
+use std::sync::Arc;
+
+use reactor::Batch;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::registry::{BdevError, Shape};
+use crate::sys::region::Region;
+use crate::{
+    Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
+};
+
+/// Parameters of `bdev_malloc_create`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct MallocOptions {
+    /// Name; `Malloc0` and so on when absent.
+    pub name: Option<String>,
+    /// Size in blocks.
+    pub num_blocks: u64,
+    /// Bytes of a block: a power of two from 512 to 32768.
+    pub block_size: u32,
+    /// Bytes of a physical block: `block_size` times a power of two. Absent or 0: `block_size`.
+    #[serde(default)]
+    pub physical_block_size: Option<u32>,
+    /// Identity; derived from host and name when absent.
+    #[serde(default)]
+    pub uuid: Option<Uuid>,
+    /// Other members, refused unless they are SPDK's and ask for nothing.
+    #[serde(flatten)]
+    pub other: Map<String, Value>,
+}
+
+/// Members that SPDK clients send and the only values that have a meaning here.
+pub(crate) fn neutral(member: &str) -> Option<Value> {
+    Some(match member {
+        "optimal_io_boundary" | "md_size" | "dif_type" | "dif_pi_format" => json!(0),
+        "md_interleave" | "dif_is_head_of_md" => json!(false),
+        "numa_id" => json!(-1),
+        _ => return None,
+    })
+}
+
+/// The memory device.
+#[derive(Debug)]
+pub struct Malloc {
+    name: String,
+    uuid: Uuid,
+    shape: Shape,
+    region: Arc<Region>,
+}
+
+impl Malloc {
+    /// A memory device of checked name and shape.
+    ///
+    /// Fails with [`BdevError::NoMemory`] when the system could not back it.
+    pub(crate) fn new(name: String, uuid: Uuid, shape: Shape) -> Result<Malloc, BdevError> {
+        let bytes = shape.bytes();
+        let available = available_bytes();
+        let refused = || BdevError::NoMemory { name: name.clone(), bytes, available };
+        if bytes > available {
+            return Err(refused());
+        }
+        let len = usize::try_from(bytes).map_err(|_| refused())?;
+        let region = Region::new(len).map_err(|_| refused())?;
+        Ok(Malloc { name, uuid, shape, region: Arc::new(region) })
+    }
+}
+
+/// Bytes that the system says it can give without swapping; unlimited where it doesn't say.
+fn available_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    text.lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))
+        .and_then(|rest| rest.trim().strip_suffix("kB"))
+        .and_then(|kib| kib.trim().parse::<u64>().ok())
+        .map_or(u64::MAX, |kib| kib * 1024)
+}
+
+impl Bdev for Malloc {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn product_name(&self) -> &'static str {
+        "Malloc disk"
+    }
+
+    fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    fn geometry(&self) -> Geometry {
+        Geometry {
+            block_bytes: self.shape.block_bytes,
+            blocks: self.shape.blocks,
+            physical_exponent: self.shape.physical_exponent(),
+            buf_align: 1,
+            write_cache: false,
+            read_only: false,
+            unmap: true,
+            unmap_zeroes: true,
+            unmap_granularity: rustix::param::page_size() as u32,
+            rotational: false,
+        }
+    }
+
+    fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
+        Ok(Box::new(MallocChannel {
+            region: Arc::clone(&self.region),
+            shape: self.shape,
+            done: Batch::new(core.depth as usize),
+        }))
+    }
+
+    fn driver_specific(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
+    fn create_call(&self) -> (&'static str, Value) {
+        let params = json!({
+            "name": self.name,
+            "num_blocks": self.shape.blocks,
+            "block_size": self.shape.block_bytes,
+            "physical_block_size": self.shape.physical_bytes,
+            "uuid": self.uuid,
+            "optimal_io_boundary": 0,
+            "md_size": 0,
+            "dif_type": 0,
+            "dif_is_head_of_md": false,
+            "dif_pi_format": 0,
+            "numa_id": -1,
+        });
+        ("bdev_malloc_create", params)
+    }
+
+    fn delete_method(&self) -> &'static str {
+        "bdev_malloc_delete"
+    }
+}
+
+struct MallocChannel {
+    region: Arc<Region>,
+    shape: Shape,
+    done: Batch<IoDone>,
+}
+
+impl MallocChannel {
+    #[inline]
+    fn run(&self, io: &mut Io) -> IoStatus {
+        let Some((lba, blocks)) = io.op.range() else { return IoStatus::Good };
+        if !contains(self.shape.blocks, lba, blocks) {
+            return IoStatus::OutOfRange;
+        }
+        // In range, so both fit the mapping's length and with it a usize.
+        let offset = (lba * u64::from(self.shape.block_bytes)) as usize;
+        let len = (blocks * u64::from(self.shape.block_bytes)) as usize;
+        match (&io.op, &mut io.buf) {
+            (IoOp::Read { .. }, Some(buf)) => self.region.read(offset, buf),
+            (IoOp::Write { .. }, Some(buf)) => self.region.write(offset, buf),
+            _ => self.region.discard(offset, len),
+        }
+        IoStatus::Good
+    }
+}
+
+impl IoChannel for MallocChannel {
+    #[inline]
+    fn submit(&mut self, mut io: Io) {
+        io.assert_buf(self.shape.block_bytes);
+        let status = self.run(&mut io);
+        self.done.push(IoDone { tag: io.tag, status, buf: io.buf });
+    }
+
+    fn flush(&mut self) {}
+
+    #[inline]
+    fn poll(&mut self, done: &mut Batch<IoDone>) {
+        while !done.is_full() {
+            let Some(item) = self.done.pop() else { break };
+            done.push(item);
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        self.done.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract;
+
+    fn malloc(blocks: u64, block_bytes: u32) -> Malloc {
+        let shape = Shape { blocks, block_bytes, physical_bytes: block_bytes };
+        Malloc::new("Malloc0".into(), Uuid::nil(), shape).unwrap()
+    }
+
+    #[test]
+    fn obeys_the_contract() {
+        contract::every_rule(&malloc(8192, 512), 3);
+        contract::every_rule(&malloc(1000, 4096), 4);
+    }
+
+    #[test]
+    fn starts_as_zeros_and_is_one_device_to_all_channels() {
+        let malloc = malloc(16, 512);
+        let mut one = contract::Rig::new(&malloc, 2, 8192);
+        let mut other = contract::Rig::new(&malloc, 2, 8192);
+        assert!(one.read(0, 16).unwrap().iter().all(|byte| *byte == 0));
+        assert_eq!(one.write(3, &[7; 512]), IoStatus::Good);
+        assert_eq!(other.read(3, 1).unwrap(), [7; 512]);
+    }
+
+    #[test]
+    fn more_than_there_is_names_both_sizes() {
+        let shape = Shape { blocks: 1 << 50, block_bytes: 512, physical_bytes: 512 };
+        let error = Malloc::new("Big".into(), Uuid::nil(), shape).unwrap_err();
+        assert_eq!(error.errno(), -12);
+        assert!(error.to_string().contains(&(1u64 << 59).to_string()), "{error}");
+    }
+}

@@ -1,1 +1,476 @@
-//! stub
+//! The devices that exist, by name: the control plane's side.
+//!
+//! A [`Registry`] makes devices from the parameters of their RPCs, keeps them in the order of
+//! creation, and knows who uses which. Names and identities are unique, and a device in use can't
+//! be deleted.
+//!
+//! Identities are stable: without a `uuid` parameter a device's UUID follows from the host, the
+//! kind of device and its name, so an initiator finds the same disk after a restart and never the
+//! same disk on two hosts.
+//!
+//! Nothing here runs per I/O.
+
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::malloc::{self, Malloc, MallocOptions};
+use crate::null::{self, Null, NullOptions};
+use crate::uring::{self, Uring, UringOptions};
+use crate::{Bdev, Geometry};
+
+/// Why a device could not be made, found, claimed or deleted.
+#[derive(Debug, thiserror::Error)]
+pub enum BdevError {
+    /// The name is taken.
+    #[error("bdev {name} already exists")]
+    Exists {
+        /// The name.
+        name: String,
+    },
+    /// The identity is taken.
+    #[error("uuid {uuid} already belongs to bdev {name}")]
+    UuidTaken {
+        /// The identity.
+        uuid: Uuid,
+        /// Whose it is.
+        name: String,
+    },
+    /// No device of this name.
+    #[error("bdev {name} does not exist")]
+    NotFound {
+        /// The name.
+        name: String,
+    },
+    /// The device is of another kind than the method works on.
+    #[error("bdev {name} is a {product}: {method} does not work on it")]
+    WrongKind {
+        /// The name.
+        name: String,
+        /// What it is.
+        product: &'static str,
+        /// The method that was called.
+        method: String,
+    },
+    /// Somebody uses the device.
+    #[error("bdev {name} is in use by {by}")]
+    InUse {
+        /// The name.
+        name: String,
+        /// The user.
+        by: String,
+    },
+    /// A parameter is wrong; the text says which and why.
+    #[error("{0}")]
+    Invalid(String),
+    /// The memory is not there.
+    #[error("malloc bdev {name} needs {bytes} bytes, but only {available} bytes are available")]
+    NoMemory {
+        /// The name.
+        name: String,
+        /// Bytes needed.
+        bytes: u64,
+        /// Bytes that the system could give.
+        available: u64,
+    },
+    /// Another process has the file or device.
+    #[error("{filename} is in use by another process or bdev")]
+    Locked {
+        /// The file.
+        filename: String,
+    },
+    /// The operating system refused.
+    #[error("{what}: {errno}")]
+    Os {
+        /// The step that failed, with the file's name.
+        what: String,
+        /// The system's reason.
+        errno: rustix::io::Errno,
+    },
+}
+
+impl BdevError {
+    /// The negative errno that a JSON-RPC answer carries as its code.
+    pub fn errno(&self) -> i32 {
+        let errno = match self {
+            BdevError::Exists { .. } | BdevError::UuidTaken { .. } => libc::EEXIST,
+            BdevError::NotFound { .. } | BdevError::WrongKind { .. } => libc::ENODEV,
+            BdevError::InUse { .. } | BdevError::Locked { .. } => libc::EBUSY,
+            BdevError::Invalid(_) => libc::EINVAL,
+            BdevError::NoMemory { .. } => libc::ENOMEM,
+            BdevError::Os { errno, .. } => errno.raw_os_error(),
+        };
+        -errno
+    }
+}
+
+/// Size of a device and of its blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shape {
+    /// Blocks.
+    pub blocks: u64,
+    /// Bytes of a block.
+    pub block_bytes: u32,
+    /// Bytes of a physical block.
+    pub physical_bytes: u32,
+}
+
+/// Bytes that a device can have at most.
+const DEVICE_BYTES_MAX: u64 = 1 << 63;
+
+impl Shape {
+    fn of(
+        name: &str,
+        blocks: u64,
+        block_bytes: u32,
+        physical: Option<u32>,
+    ) -> Result<Shape, BdevError> {
+        let physical_bytes = physical.filter(|bytes| *bytes != 0).unwrap_or(block_bytes);
+        let shape = Shape { blocks, block_bytes, physical_bytes };
+        shape.check(name)?;
+        Ok(shape)
+    }
+
+    /// Fails with [`BdevError::Invalid`] unless all three go together.
+    pub(crate) fn check(&self, name: &str) -> Result<(), BdevError> {
+        let Shape { blocks, block_bytes, physical_bytes } = *self;
+        check_block_bytes(name, block_bytes)?;
+        if !physical_bytes.is_power_of_two() || physical_bytes < block_bytes {
+            return Err(BdevError::Invalid(format!(
+                "bdev {name}: physical_block_size {physical_bytes} is not block_size \
+                 {block_bytes} times a power of two"
+            )));
+        }
+        if blocks == 0 {
+            return Err(BdevError::Invalid(format!("bdev {name}: num_blocks is 0")));
+        }
+        if blocks > DEVICE_BYTES_MAX / u64::from(block_bytes) {
+            return Err(BdevError::Invalid(format!(
+                "bdev {name}: {blocks} blocks of {block_bytes} bytes are more than 2^63 bytes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Bytes in all, at most 2^63.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blocks * u64::from(self.block_bytes)
+    }
+
+    /// Logical blocks per physical block as a power of two.
+    pub(crate) fn physical_exponent(&self) -> u8 {
+        (self.physical_bytes / self.block_bytes).trailing_zeros() as u8
+    }
+}
+
+/// Fails with [`BdevError::Invalid`] unless it is a power of two from 512 to 32768.
+pub(crate) fn check_block_bytes(name: &str, block_bytes: u32) -> Result<(), BdevError> {
+    if block_bytes.is_power_of_two() && (512..=32768).contains(&block_bytes) {
+        return Ok(());
+    }
+    Err(BdevError::Invalid(format!(
+        "bdev {name}: block_size {block_bytes} is not a power of two from 512 to 32768"
+    )))
+}
+
+/// What a device was made as, for the calls that need its own type.
+enum Kind {
+    Null(Arc<Null>),
+    Uring(Arc<Uring>),
+    Other(Arc<dyn Bdev>),
+}
+
+impl Kind {
+    fn bdev(&self) -> Arc<dyn Bdev> {
+        match self {
+            Kind::Null(null) => Arc::clone(null) as Arc<dyn Bdev>,
+            Kind::Uring(uring) => Arc::clone(uring) as Arc<dyn Bdev>,
+            Kind::Other(bdev) => Arc::clone(bdev),
+        }
+    }
+}
+
+struct Entry {
+    kind: Kind,
+    bdev: Arc<dyn Bdev>,
+    claimed_by: Option<String>,
+}
+
+/// All devices, in the order of their creation.
+pub struct Registry {
+    host: String,
+    entries: Vec<Entry>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Registry::new()
+    }
+}
+
+impl Registry {
+    /// An empty registry of this host: `/etc/machine-id`, or else the host's name.
+    pub fn new() -> Registry {
+        let machine_id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+        match machine_id.trim() {
+            "" => {
+                let name = std::fs::read_to_string("/proc/sys/kernel/hostname");
+                Registry::with_host(name.unwrap_or_default().trim())
+            }
+            id => Registry::with_host(id),
+        }
+    }
+
+    /// An empty registry of a host that is named here.
+    pub fn with_host(host: &str) -> Registry {
+        Registry { host: host.to_owned(), entries: Vec::new() }
+    }
+
+    /// Makes a null device (`bdev_null_create`).
+    pub fn create_null(&mut self, options: NullOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let name = self.fresh_name(options.name, "Null")?;
+        refuse_other(&name, &options.other, null::neutral)?;
+        let (blocks, block) = (options.num_blocks, options.block_size);
+        let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
+        let uuid = self.fresh_uuid(options.uuid, "null", &name)?;
+        Ok(self.keep(Kind::Null(Arc::new(Null::new(name, uuid, shape)))))
+    }
+
+    /// Makes a memory device (`bdev_malloc_create`).
+    pub fn create_malloc(&mut self, options: MallocOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let name = self.fresh_name(options.name, "Malloc")?;
+        refuse_other(&name, &options.other, malloc::neutral)?;
+        let (blocks, block) = (options.num_blocks, options.block_size);
+        let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
+        let uuid = self.fresh_uuid(options.uuid, "malloc", &name)?;
+        Ok(self.keep(Kind::Other(Arc::new(Malloc::new(name, uuid, shape)?))))
+    }
+
+    /// Makes a device of a file or block device (`bdev_uring_create`).
+    pub fn create_uring(&mut self, options: UringOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let name = self.fresh_name(options.name.clone(), "Uring")?;
+        refuse_other(&name, &options.other, uring::neutral)?;
+        let uuid = self.fresh_uuid(options.uuid, "uring", &name)?;
+        Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options)?))))
+    }
+
+    /// Takes in a device that was made elsewhere. Name and identity must be free.
+    pub fn insert(&mut self, bdev: Arc<dyn Bdev>) -> Result<(), BdevError> {
+        self.fresh_name(Some(bdev.name().to_owned()), "")?;
+        self.fresh_uuid(Some(bdev.uuid()), "", "")?;
+        self.keep(Kind::Other(bdev));
+        Ok(())
+    }
+
+    /// The device of a name, or of a UUID in text form, which is every device's alias.
+    pub fn find(&self, name: &str) -> Result<Arc<dyn Bdev>, BdevError> {
+        self.position(name).map(|at| Arc::clone(&self.entries[at].bdev))
+    }
+
+    /// All devices and their users, in the order of creation.
+    pub fn iter(&self) -> impl Iterator<Item = (&Arc<dyn Bdev>, Option<&str>)> {
+        self.entries.iter().map(|entry| (&entry.bdev, entry.claimed_by.as_deref()))
+    }
+
+    /// Marks a device as used by `by`, until [`Registry::release`]. One user at a time.
+    pub fn claim(&mut self, name: &str, by: &str) -> Result<Arc<dyn Bdev>, BdevError> {
+        let at = self.position(name)?;
+        self.refuse_claimed(at)?;
+        self.entries[at].claimed_by = Some(by.to_owned());
+        Ok(Arc::clone(&self.entries[at].bdev))
+    }
+
+    /// Ends the use of a device; without a user it does nothing.
+    pub fn release(&mut self, name: &str) -> Result<(), BdevError> {
+        let at = self.position(name)?;
+        self.entries[at].claimed_by = None;
+        Ok(())
+    }
+
+    /// The user of a device.
+    pub fn claimed_by(&self, name: &str) -> Option<&str> {
+        self.entries[self.position(name).ok()?].claimed_by.as_deref()
+    }
+
+    /// Removes a device that nobody uses; `method` must be the one for its kind. Channels that are
+    /// still open keep the device alive.
+    pub fn delete(&mut self, name: &str, method: &str) -> Result<Arc<dyn Bdev>, BdevError> {
+        let at = self.position(name)?;
+        let bdev = &self.entries[at].bdev;
+        if bdev.delete_method() != method {
+            return Err(wrong_kind(bdev.as_ref(), method));
+        }
+        self.refuse_claimed(at)?;
+        Ok(self.entries.remove(at).bdev)
+    }
+
+    /// Changes the size of a null device, in blocks (`bdev_null_resize`).
+    pub fn resize_null(&self, name: &str, blocks: u64) -> Result<(), BdevError> {
+        let entry = &self.entries[self.position(name)?];
+        match &entry.kind {
+            Kind::Null(null) => null.resize(blocks),
+            _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_null_resize")),
+        }
+    }
+
+    /// Looks at the size of a file or block device again (`bdev_uring_rescan`).
+    pub fn rescan_uring(&self, name: &str) -> Result<(), BdevError> {
+        let entry = &self.entries[self.position(name)?];
+        match &entry.kind {
+            Kind::Uring(uring) => uring.rescan(),
+            _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_uring_rescan")),
+        }
+    }
+
+    fn keep(&mut self, kind: Kind) -> Arc<dyn Bdev> {
+        let bdev = kind.bdev();
+        self.entries.push(Entry { kind, bdev: Arc::clone(&bdev), claimed_by: None });
+        bdev
+    }
+
+    fn position(&self, name: &str) -> Result<usize, BdevError> {
+        let uuid = Uuid::try_parse(name).ok();
+        let named = self.entries.iter().position(|entry| entry.bdev.name() == name);
+        named
+            .or_else(|| self.entries.iter().position(|entry| Some(entry.bdev.uuid()) == uuid))
+            .ok_or_else(|| BdevError::NotFound { name: name.to_owned() })
+    }
+
+    fn refuse_claimed(&self, at: usize) -> Result<(), BdevError> {
+        let entry = &self.entries[at];
+        match &entry.claimed_by {
+            Some(by) => {
+                Err(BdevError::InUse { name: entry.bdev.name().to_owned(), by: by.clone() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn fresh_name(&self, given: Option<String>, prefix: &str) -> Result<String, BdevError> {
+        let taken = |name: &str| self.entries.iter().any(|entry| entry.bdev.name() == name);
+        let Some(name) = given else {
+            let names = (0..).map(|number: u64| format!("{prefix}{number}"));
+            return Ok(names.into_iter().find(|name| !taken(name)).expect("numbers don't run out"));
+        };
+        if !(1..=255).contains(&name.len()) || !name.bytes().all(|b| (0x20..0x7f).contains(&b)) {
+            return Err(BdevError::Invalid(format!(
+                "bdev name {name:?} is not 1 to 255 bytes of printable ASCII"
+            )));
+        }
+        if taken(&name) {
+            return Err(BdevError::Exists { name });
+        }
+        Ok(name)
+    }
+
+    fn fresh_uuid(&self, given: Option<Uuid>, module: &str, name: &str) -> Result<Uuid, BdevError> {
+        let derive = || {
+            let identity = format!("srpt_tgt/{}/{module}/{name}", self.host);
+            Uuid::new_v5(&Uuid::NAMESPACE_OID, identity.as_bytes())
+        };
+        // SPDK clients send the nil UUID for "none".
+        let uuid = given.filter(|uuid| !uuid.is_nil()).unwrap_or_else(derive);
+        match self.entries.iter().find(|entry| entry.bdev.uuid() == uuid) {
+            Some(entry) => Err(BdevError::UuidTaken { uuid, name: entry.bdev.name().to_owned() }),
+            None => Ok(uuid),
+        }
+    }
+}
+
+fn wrong_kind(bdev: &dyn Bdev, method: &str) -> BdevError {
+    BdevError::WrongKind {
+        name: bdev.name().to_owned(),
+        product: bdev.product_name(),
+        method: method.to_owned(),
+    }
+}
+
+fn refuse_other(
+    name: &str,
+    other: &Map<String, Value>,
+    neutral: fn(&str) -> Option<Value>,
+) -> Result<(), BdevError> {
+    for (member, value) in other {
+        match neutral(member) {
+            Some(only) if only == *value => {}
+            Some(only) => {
+                return Err(BdevError::Invalid(format!(
+                    "bdev {name}: {member} {value} is not supported, only {only}"
+                )));
+            }
+            None => {
+                return Err(BdevError::Invalid(format!("bdev {name}: unknown parameter {member}")));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The entry of a device in the answer to `bdev_get_bdevs`, with SPDK's members in SPDK's order.
+pub fn describe(bdev: &dyn Bdev, claimed: Option<&str>) -> Value {
+    let geometry = bdev.geometry();
+    let mut entry = Map::new();
+    let mut put = |member: &str, value: Value| entry.insert(member.to_owned(), value);
+    put("name", json!(bdev.name()));
+    put("aliases", json!([bdev.uuid()]));
+    put("product_name", json!(bdev.product_name()));
+    put("block_size", json!(geometry.block_bytes));
+    put("num_blocks", json!(geometry.blocks));
+    put("preferred_write_alignment", json!(0));
+    put("preferred_write_granularity", json!(0));
+    put("optimal_write_size", json!(0));
+    put("preferred_unmap_alignment", json!(0));
+    put("preferred_unmap_granularity", json!(0));
+    put("uuid", json!(bdev.uuid()));
+    if let Some(numa_id) = bdev.create_call().1.get("numa_id") {
+        put("numa_id", numa_id.clone());
+    }
+    put(
+        "assigned_rate_limits",
+        json!({
+            "rw_ios_per_sec": 0,
+            "rw_mbytes_per_sec": 0,
+            "r_mbytes_per_sec": 0,
+            "w_mbytes_per_sec": 0,
+        }),
+    );
+    put("claimed", json!(claimed.is_some()));
+    if claimed.is_some() {
+        put("claim_type", json!("exclusive_write"));
+    }
+    put("zoned", json!(false));
+    put("supported_io_types", supported_io_types(&geometry));
+    put("driver_specific", Value::Object(bdev.driver_specific()));
+    Value::Object(entry)
+}
+
+fn supported_io_types(geometry: &Geometry) -> Value {
+    json!({
+        "read": true,
+        "write": !geometry.read_only,
+        "unmap": geometry.unmap && !geometry.read_only,
+        "flush": true,
+        "reset": false,
+        "nvme_admin": false,
+        "nvme_io": false,
+        "nvme_io_md": false,
+        "write_zeroes": !geometry.read_only,
+        "zcopy": false,
+        "get_zone_info": false,
+        "zone_management": false,
+        "zone_append": false,
+        "compare": false,
+        "compare_and_write": false,
+        "abort": false,
+        "seek_hole": false,
+        "seek_data": false,
+        "copy": false,
+        "nvme_iov_md": false,
+        "nvme_nssr": false,
+        "write_uncorrectable": false,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,15 +6,18 @@
 
 pub mod batch;
 pub mod core;
+pub mod cpumask;
 pub mod mailbox;
 pub mod pool;
 pub mod slab;
+pub mod sleep;
 pub mod stats;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod time;
 
 pub use batch::Batch;
+pub use cpumask::CoreSet;
 pub use pool::{Buf, Pool};
 pub use slab::{Slab, Tag};
 pub use time::{Clock, Instant};

@@ -146,11 +146,7 @@ impl Buf {
         self.check(offset, from.len());
         // SAFETY: in range by the check; `from` cannot overlap memory that `&mut self` owns.
         unsafe {
-            std::ptr::copy_nonoverlapping(
-                from.as_ptr(),
-                self.ptr.as_ptr().add(offset),
-                from.len(),
-            )
+            std::ptr::copy_nonoverlapping(from.as_ptr(), self.ptr.as_ptr().add(offset), from.len())
         }
     }
 

@@ -56,3 +56,24 @@ impl std::ops::Deref for CoreStats {
         &self.0
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_adds_sets_and_wraps() {
+        let counter = Counter::default();
+        counter.add(3);
+        counter.add(4);
+        assert_eq!(counter.value(), 7);
+        counter.set(u64::MAX);
+        counter.add(2);
+        assert_eq!(counter.value(), 1);
+    }
+
+    #[test]
+    fn cores_do_not_share_a_cache_line() {
+        assert!(align_of::<CoreStats>() >= 64);
+    }
+}

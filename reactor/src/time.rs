@@ -60,3 +60,23 @@ impl Clock for Manual {
         Instant(self.0.get())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_saturate_at_both_ends() {
+        let (early, late) = (Instant::from_ns(5), Instant::from_ns(8));
+        assert_eq!((late.ns_since(early), early.ns_since(late)), (3, 0));
+        assert_eq!(late.after(Duration::MAX).ns(), u64::MAX);
+    }
+
+    #[test]
+    fn clones_of_a_manual_clock_share_the_time() {
+        let clock = Manual::default();
+        let other = clock.clone();
+        clock.advance(Duration::from_micros(2));
+        assert_eq!(other.now(), Instant::from_ns(2_000));
+    }
+}

@@ -108,7 +108,7 @@ const LOW_LUNS: usize = 256;
 
 /// One core's targets, mappings and devices.
 pub struct Luns {
-    targets: Vec<Target>,
+    targets: Vec<Option<Target>>,
     mappings: Slab<Mapping>,
     devices: Vec<Option<Device>>,
     active: Vec<usize>,
@@ -129,17 +129,28 @@ impl Luns {
 
     /// Adds a target without LUNs.
     pub fn create_target(&mut self, spec: Arc<TargetSpec>) {
-        self.targets.push(Target { spec, luns: BTreeMap::new(), low: vec![None; LOW_LUNS] });
+        let target = Target { spec, luns: BTreeMap::new(), low: vec![None; LOW_LUNS] };
+        match self.targets.iter_mut().find(|slot| slot.is_none()) {
+            Some(slot) => *slot = Some(target),
+            None => self.targets.push(Some(target)),
+        }
     }
 
     /// Forgets a target; its LUNs were unmapped before.
     pub fn delete_target(&mut self, name: &str) {
-        self.targets.retain(|target| target.spec.name != name);
+        if let Some(index) = self.target_index(name) {
+            self.targets[index] = None;
+        }
     }
 
-    /// A target by its name.
-    pub fn target(&self, name: &str) -> Option<&Target> {
-        self.targets.iter().find(|target| target.spec.name == name)
+    /// A target by its number.
+    #[inline]
+    pub fn target(&self, index: usize) -> &Target {
+        self.targets[index].as_ref().expect("a target with channels is not deleted")
+    }
+
+    fn target_mut(&mut self, name: &str) -> Option<&mut Target> {
+        self.targets.iter_mut().flatten().find(|target| target.spec.name == name)
     }
 
     /// Shows a logical unit under a LUN, opening the device's channel if this core has none.
@@ -153,10 +164,11 @@ impl Luns {
         let device = self.open(&lu.bdev)?;
         let geometry = lu.bdev.geometry();
         let mapping = Mapping { lu, lun, read_only, geometry, device, uses: 0, leaving: None };
-        let tag = self.mappings.insert(mapping).unwrap_or_else(|_| panic!("more mappings than LUNs"));
+        let tag =
+            self.mappings.insert(mapping).unwrap_or_else(|_| panic!("more mappings than LUNs"));
         self.devices[device].as_mut().expect("just opened").mappings += 1;
-        let target = self.targets.iter_mut().find(|t| t.spec.name == target);
-        let target = target.expect("the control plane maps only into targets that exist");
+        let target =
+            self.target_mut(target).expect("the control plane maps only into targets that exist");
         let old = target.luns.insert(lun, tag);
         assert!(old.is_none(), "LUN {lun} was mapped already");
         if let Some(slot) = target.low.get_mut(usize::from(lun)) {
@@ -168,9 +180,7 @@ impl Luns {
     /// Takes a LUN out of the map. True when no command uses it; else [`Luns::end_use`] returns
     /// `token` when the last one has ended.
     pub fn unmap(&mut self, target: &str, lun: u16, token: Token) -> bool {
-        let Some(target) = self.targets.iter_mut().find(|t| t.spec.name == target) else {
-            return true;
-        };
+        let Some(target) = self.target_mut(target) else { return true };
         let Some(tag) = target.luns.remove(&lun) else { return true };
         if let Some(slot) = target.low.get_mut(usize::from(lun)) {
             *slot = None;
@@ -184,20 +194,26 @@ impl Luns {
         true
     }
 
-    /// The LUNs of a target, ascending.
-    pub fn lun_list(&self, target: usize) -> impl Iterator<Item = u16> + '_ {
-        self.targets[target].luns.keys().copied()
+    /// Number of LUNs of a target.
+    pub fn lun_count(&self, target: usize) -> usize {
+        self.target(target).luns.len()
     }
 
-    /// Number of a target in this core's list, for [`Luns::find`]. Valid until a target is deleted.
+    /// The LUNs of a target, ascending.
+    pub fn lun_list(&self, target: usize) -> impl Iterator<Item = u16> + '_ {
+        self.target(target).luns.keys().copied()
+    }
+
+    /// Number of a target on this core, the same until it is deleted.
     pub fn target_index(&self, name: &str) -> Option<usize> {
-        self.targets.iter().position(|target| target.spec.name == name)
+        let named = |slot: &Option<Target>| slot.as_ref().is_some_and(|t| t.spec.name == name);
+        self.targets.iter().position(named)
     }
 
     /// The mapping of a LUN.
     #[inline]
     pub fn find(&self, target: usize, lun: u16) -> Option<Tag> {
-        let target = &self.targets[target];
+        let target = self.target(target);
         match target.low.get(usize::from(lun)) {
             Some(slot) => *slot,
             None => target.luns.get(&lun).copied(),
@@ -231,10 +247,20 @@ impl Luns {
 
     /// Where a logical unit is mapped: pairs of target name and LUN.
     pub fn places_of(&self, unit: u32) -> Vec<(String, u16)> {
-        let places = self.targets.iter().flat_map(|target| {
+        self.places(|mapping| mapping.lu.id == unit)
+    }
+
+    /// Where a device is mapped: pairs of target name and LUN.
+    pub fn places_of_bdev(&self, bdev: &str) -> Vec<(String, u16)> {
+        self.places(|mapping| mapping.lu.bdev.name() == bdev)
+    }
+
+    fn places(&self, wanted: impl Fn(&Mapping) -> bool) -> Vec<(String, u16)> {
+        let wanted = &wanted;
+        let places = self.targets.iter().flatten().flat_map(|target| {
             target.luns.iter().filter_map(move |(lun, tag)| {
                 let mapping = self.mappings.get(*tag)?;
-                (mapping.lu.id == unit).then(|| (target.spec.name.clone(), *lun))
+                wanted(mapping).then(|| (target.spec.name.clone(), *lun))
             })
         });
         places.collect()
@@ -309,6 +335,25 @@ impl Luns {
         self.devices.iter().flatten()
     }
 
+    /// Starts the counts of some devices anew: all counts, or only the longest and shortest times.
+    pub fn reset_io_counts(&mut self, bdevs: &[String], sums: bool) {
+        for device in self.devices.iter_mut().flatten() {
+            if !bdevs.iter().any(|name| name == device.bdev.name()) {
+                continue;
+            }
+            let old = if sums { IoCounts::default() } else { device.counts };
+            device.counts = IoCounts {
+                read_ns_max: 0,
+                read_ns_min: 0,
+                write_ns_max: 0,
+                write_ns_min: 0,
+                unmap_ns_max: 0,
+                unmap_ns_min: 0,
+                ..old
+            };
+        }
+    }
+
     /// Closes a device's channel if no mapping uses it.
     pub fn close(&mut self, bdev: &str) {
         for slot in &mut self.devices {
@@ -321,7 +366,8 @@ impl Luns {
     }
 
     fn open(&mut self, bdev: &Arc<dyn Bdev>) -> Result<usize, OpenError> {
-        let same = |slot: &Option<Device>| slot.as_ref().is_some_and(|d| Arc::ptr_eq(&d.bdev, bdev));
+        let same =
+            |slot: &Option<Device>| slot.as_ref().is_some_and(|d| Arc::ptr_eq(&d.bdev, bdev));
         if let Some(index) = self.devices.iter().position(same) {
             return Ok(index);
         }

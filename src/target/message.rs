@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bdev::Bdev;
 use reactor::Tag;
 use reactor::pool::ClassCount;
-use transport::srp::RejectReason;
+use transport::srp::{OtherChannels, RejectReason};
 use transport::{CloseReason, ConnId, PeerInfo};
 
 use super::lun::{LogicalUnit, TargetSpec};
@@ -50,6 +50,11 @@ pub enum Action {
         /// Target name.
         target: String,
     },
+    /// A device's size has changed: look again, and raise unit attention 2A/09 once per session.
+    CapacityChanged {
+        /// Device name.
+        bdev: String,
+    },
     /// Closes this core's channel of a bdev that no LUN uses any more.
     CloseBdev {
         /// The device.
@@ -59,6 +64,13 @@ pub enum Action {
     Disconnect {
         /// Session number, as reports show it.
         session: u64,
+    },
+    /// Starts [`IoCounts`] anew.
+    ResetIoCounts {
+        /// Names of the bdevs concerned.
+        bdevs: Vec<String>,
+        /// True: all counts. False: only the longest and shortest times.
+        sums: bool,
     },
     /// Asks for a [`Report`].
     Report,
@@ -312,15 +324,4 @@ pub enum AttentionAt {
     Target(String),
     /// Wherever a logical unit is mapped: pairs of target name and LUN.
     Luns(Vec<(String, u16)>),
-}
-
-/// What a login did to the session's other channels (SRP_LOGIN_RSP rsp_flags).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OtherChannels {
-    /// There were none.
-    None,
-    /// They were ended.
-    Ended,
-    /// They stay.
-    Kept,
 }

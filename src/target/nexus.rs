@@ -9,15 +9,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use transport::srp::RejectReason;
+use transport::srp::{OtherChannels, RejectReason};
 
 use super::lun::{LUN_MAX, TargetSpec};
-use super::message::{
-    AttentionAt, ChannelAt, CoreMessage, LoginAsk, OtherChannels, PortId,
-};
+use super::message::{AttentionAt, ChannelAt, CoreMessage, LoginAsk, PortId};
 use super::outbox::Outbox;
 use crate::limits::CHANNELS_PER_SESSION_MAX;
-use crate::scsi::attention;
+use crate::scsi::attention::Attention;
 
 /// Core of the registry.
 pub const REGISTRY_CORE: usize = 0;
@@ -36,7 +34,7 @@ pub struct Nexus {
 
 impl Nexus {
     fn new(id: u64, target: Arc<TargetSpec>, initiator_port_id: PortId) -> Nexus {
-        let attentions = (0..=LUN_MAX).map(|_| AtomicU8::new(attention::POWER_ON)).collect();
+        let attentions = (0..=LUN_MAX).map(|_| AtomicU8::new(Attention::PowerOn.bit())).collect();
         Nexus { id, target, initiator_port_id, attentions }
     }
 
@@ -54,6 +52,15 @@ impl Nexus {
     /// Raises attentions at a LUN.
     pub fn raise(&self, lun: u16, bits: u8) {
         self.attentions[usize::from(lun)].fetch_or(bits, Ordering::AcqRel);
+    }
+
+    /// Forgets attentions at all LUNs: they were reported in another way.
+    pub fn clear_all(&self, bits: u8) {
+        for cell in &self.attentions {
+            if cell.load(Ordering::Relaxed) & bits != 0 {
+                cell.fetch_and(!bits, Ordering::AcqRel);
+            }
+        }
     }
 
     fn raise_all(&self, bits: u8) {
@@ -133,7 +140,7 @@ impl Registry {
             let ask = takeover.ask;
             if number + 1 == count {
                 let nexus = self.admit(&ask);
-                grant(&ask, nexus, OtherChannels::Ended, out);
+                grant(&ask, nexus, OtherChannels::Terminated, out);
             } else {
                 let (conn, reason) = (ask.channel.conn, RejectReason::UnableToAssociate);
                 out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });

@@ -6,10 +6,10 @@
 use bdev::IoOp;
 use reactor::pool::Buf;
 use reactor::{Instant, Tag};
-use transport::srp::{Direction, Lun, Residual, Seg, SolNot};
+use transport::srp::{Direction, Residual, Seg, SolNot};
 use transport::{ConnId, Recv};
 
-use crate::scsi::{Answer, Sense, Steps};
+use crate::scsi::{Answer, LunSelect, ScsiStatus, Sense, Steps};
 
 /// Who holds a request's buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Job {
     /// One operation of the device.
     Io(IoOp),
     /// Several operations, decided one by one.
-    Steps(Box<Steps>),
+    Steps(Steps),
     /// Nothing at a device: only the response is left.
     Reply,
 }
@@ -54,47 +54,128 @@ pub enum Source {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Outcome {
     /// SCSI status.
-    pub status: u8,
+    pub status: ScsiStatus,
     /// Sense data, with CHECK CONDITION.
     pub sense: Option<Sense>,
 }
 
-/// A command that can be admitted, as planned from its information unit and the LUN map alone.
-pub struct Plan {
+impl Outcome {
+    /// GOOD.
+    pub const GOOD: Outcome = Outcome { status: ScsiStatus::Good, sense: None };
+
+    /// CHECK CONDITION.
+    pub const fn check(sense: Sense) -> Outcome {
+        Outcome { status: ScsiStatus::CheckCondition, sense: Some(sense) }
+    }
+}
+
+/// What a response needs of a command.
+#[derive(Debug, Clone, Copy)]
+pub struct Header {
     /// SRP tag.
     pub tag: [u8; 8],
     /// When the response is solicited.
     pub sol_not: SolNot,
     /// The logical unit's mapping.
     pub mapping: Option<Tag>,
-    /// What to do.
-    pub work: PlannedWork,
-    /// Which way data moves.
-    pub direction: Option<Direction>,
-    /// Bytes that move between initiator and target.
-    pub bytes: u32,
-    /// Where they are.
-    pub source: Source,
-    /// Difference between what the initiator expected to move and what does.
-    pub residual: Option<Residual>,
-    /// Bytes of the data buffer; at least `bytes`.
-    pub data_bytes: usize,
-    /// Bytes of the scratch buffer.
-    pub scratch_bytes: usize,
-    /// Alignment at which the device can use the initiator's own memory; 0: it can't.
-    pub place_align: u32,
-    /// No other such command may run on the logical unit meanwhile.
-    pub exclusive: bool,
 }
 
-/// What a plan does.
-pub enum PlannedWork {
-    /// Answers at once, without data.
+/// What a command is going to do, from its information unit and the LUN map alone. Making a plan
+/// takes nothing, so a command that finds no buffer is simply planned again later.
+pub struct Plan {
+    /// Names of the command.
+    pub header: Header,
+    /// The initiator's side of the data.
+    pub offered: Offered,
+    /// What to do.
+    pub work: Planned,
+}
+
+impl Plan {
+    /// A response without data.
+    pub fn end(header: Header, offered: Option<Offered>, outcome: Outcome) -> Plan {
+        let offered = offered.unwrap_or(Offered::NONE);
+        Plan { header, offered, work: Planned::End(outcome) }
+    }
+
+    /// CHECK CONDITION for a command whose data descriptors can't be used.
+    pub fn refuse(header: Header, sense: Sense) -> Plan {
+        Plan::end(header, None, Outcome::check(sense))
+    }
+}
+
+/// The work of a plan.
+pub enum Planned {
+    /// A response without data.
     End(Outcome),
-    /// Answers with the bytes in the shard's answer scratch.
-    Answer,
-    /// Runs a job.
-    Run(Job),
+    /// Data made here.
+    Make {
+        /// What it says.
+        content: Content,
+        /// Most bytes, by the CDB's allocation length.
+        allocation: u64,
+    },
+    /// A job with data.
+    Run {
+        /// What to do.
+        job: Job,
+        /// Which way the data goes.
+        direction: Option<Direction>,
+        /// Bytes by the CDB.
+        bytes: u32,
+    },
+}
+
+/// Data that is made here.
+pub enum Content {
+    /// From the logical unit.
+    Unit(Answer),
+    /// From the LUN map.
+    Luns(LunSelect),
+    /// From the session's unit attentions.
+    Sense {
+        /// Descriptor format.
+        descriptor: bool,
+    },
+}
+
+/// A command's data as its information unit describes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Offered {
+    /// Direction of the descriptors; `None` without any.
+    pub direction: Option<Direction>,
+    /// Bytes.
+    pub bytes: u32,
+    /// Where.
+    pub source: Source,
+}
+
+impl Offered {
+    /// No data.
+    pub const NONE: Offered = Offered { direction: None, bytes: 0, source: Source::None };
+
+    /// Bytes offered in a direction.
+    pub fn bytes_in(&self, direction: Direction) -> u32 {
+        if self.direction == Some(direction) { self.bytes } else { 0 }
+    }
+
+    /// The residual when `moved` of `wanted` bytes go in `direction` (SRP 16A, 6.9).
+    pub fn residual(&self, direction: Option<Direction>, wanted: u64) -> Option<Residual> {
+        let offered = direction.map_or(0, |direction| self.bytes_in(direction));
+        if let Some(direction) = direction
+            && wanted > u64::from(offered)
+        {
+            let count = u32::try_from(wanted - u64::from(offered)).unwrap_or(u32::MAX);
+            return Some(Residual { direction, overflow: true, count });
+        }
+        let unused = if direction == self.direction {
+            u64::from(offered) - wanted
+        } else {
+            self.bytes.into()
+        };
+        let direction = self.direction?;
+        (unused > 0).then_some(Residual { direction, overflow: false, count: unused as u32 })
+    }
 }
 
 /// One admitted command.
@@ -136,37 +217,33 @@ pub struct Request {
 }
 
 impl Request {
+    /// A request without data.
+    #[inline]
+    pub fn new(conn: ConnId, recv: Recv, header: Header, job: Job, started: Instant) -> Request {
+        Request {
+            conn,
+            recv: Some(recv),
+            tag: header.tag,
+            sol_not: header.sol_not,
+            phase: Phase::Executing,
+            job,
+            mapping: header.mapping,
+            direction: None,
+            bytes: 0,
+            source: Source::None,
+            residual: None,
+            data: None,
+            scratch: None,
+            table: None,
+            exclusive: false,
+            aborts: 0,
+            started,
+        }
+    }
+
     /// True for an operation whose data goes to the initiator.
     #[inline]
     pub fn reads(&self) -> bool {
         self.direction == Some(Direction::In)
     }
-}
-
-/// A command's data as its information unit describes it.
-#[derive(Debug, Clone, Copy)]
-pub struct Offered {
-    /// Direction of the descriptors; `None` without any.
-    pub direction: Option<Direction>,
-    /// Bytes.
-    pub bytes: u32,
-    /// Where.
-    pub source: Source,
-}
-
-/// The header of a command that has a plan.
-#[derive(Debug, Clone, Copy)]
-pub struct Header {
-    /// SRP tag.
-    pub tag: [u8; 8],
-    /// Logical unit.
-    pub lun: Lun,
-    /// Solicited notification.
-    pub sol_not: SolNot,
-}
-
-/// An answer that the SCSI layer builds, or one that needs the shard's state.
-pub enum Content {
-    /// Built from the logical unit.
-    Unit(Answer),
 }

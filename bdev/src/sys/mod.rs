@@ -1,1 +1,3 @@
 //! What needs unsafe code.
+pub mod queue;
+pub mod region;

@@ -1,11 +1,27 @@
 //! The mirror image: the initiator's side of SRP, for tools and tests.
 //!
 //! A [`Connector`] makes [`Link`]s (one per channel) and the [`DataMemory`] that all channels of a
-//! session share. The protocol on top (login, credits, commands, task management) knows no fabric.
+//! session share. The protocol on top knows no fabric: [`Session`] logs in, a [`Channel`] keeps
+//! credits, commands and task management, [`Scsi`] runs single commands and waits for them.
 
 use std::time::Duration;
 
 use crate::RemoteSeg;
+
+pub mod cdb;
+mod channel;
+mod scsi;
+mod session;
+
+#[cfg(test)]
+mod fake;
+
+pub use channel::{
+    Agreed, Channel, Command, Completion, Data, Event, ProtocolError, SubmitError, Table,
+    TaskRequest,
+};
+pub use scsi::{Capacity, ExecError, Outcome, Scsi, Sense, Transfer};
+pub use session::{LoginError, LoginOptions, Session, login};
 
 /// Memory of this initiator that the target reads and writes.
 ///

@@ -4,8 +4,8 @@ use std::cell::{Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use reactor::pool::Buf;
 use reactor::Tag;
+use reactor::pool::Buf;
 
 use super::rng::Rng;
 use crate::initiator::{DataMemory, Link, LinkError};

@@ -15,6 +15,9 @@ pub const CDB_BYTES: usize = 16;
 
 const SOL_NOT: usize = 1;
 const BUF_FMT: usize = 5;
+const BUF_FMT_NONE: u8 = 0;
+const BUF_FMT_DIRECT_OUT: u8 = format::DIRECT << 4;
+const BUF_FMT_DIRECT_IN: u8 = format::DIRECT;
 const DATA_OUT_DESC_CNT: usize = 6;
 const DATA_IN_DESC_CNT: usize = 7;
 const LUN: usize = 20;
@@ -134,13 +137,30 @@ impl<'a> Cmd<'a> {
             data_out: DataDesc::None,
             data_in: DataDesc::None,
         };
-        let invalid = |fault| {
-            let Cmd { tag, lun, sol_not, .. } = cmd;
-            CmdError::Invalid(InvalidCmd { tag, lun, sol_not, fault })
-        };
+        // The common forms, in a few branches: a CDB of 16 bytes and at most one direct descriptor.
+        let desc = iu[Self::LEN_MIN..].first_chunk().map(Seg::from_bytes).map(DataDesc::Direct);
+        match (head[ADD_CDB_LEN] & ADD_CDB_LEN_MASK, head[BUF_FMT], desc) {
+            (0, BUF_FMT_NONE, _) => {}
+            (0, BUF_FMT_DIRECT_OUT, Some(desc)) => cmd.data_out = desc,
+            (0, BUF_FMT_DIRECT_IN, Some(desc)) => cmd.data_in = desc,
+            _ => cmd.parse_any(iu, head, imm_data_offset)?,
+        }
+        Ok(cmd)
+    }
+
+    /// Additional CDB and descriptors of any form.
+    #[inline(never)]
+    fn parse_any(
+        &mut self,
+        iu: &'a [u8],
+        head: &[u8; Cmd::LEN_MIN],
+        imm_data_offset: Option<u32>,
+    ) -> Result<(), CmdError> {
+        let Cmd { tag, lun, sol_not, .. } = *self;
+        let invalid = |fault| CmdError::Invalid(InvalidCmd { tag, lun, sol_not, fault });
         let add_cdb_len = usize::from(head[ADD_CDB_LEN] & ADD_CDB_LEN_MASK);
         let end = Self::LEN_MIN + add_cdb_len;
-        let cdb = iu.get(CDB..end).ok_or_else(|| invalid(CmdFault::AdditionalCdb))?;
+        self.cdb = iu.get(CDB..end).ok_or_else(|| invalid(CmdFault::AdditionalCdb))?;
 
         let mut walk = Walk { iu, at: end };
         let (out_format, in_format) = (head[BUF_FMT] >> 4, head[BUF_FMT] & 0x0F);
@@ -148,18 +168,17 @@ impl<'a> Cmd<'a> {
             walk.next(Direction::Out, out_format, head[DATA_OUT_DESC_CNT]).map_err(invalid)?;
         let data_in =
             walk.next(Direction::In, in_format, head[DATA_IN_DESC_CNT]).map_err(invalid)?;
-        cmd.data_out = match data_out {
+        self.data_out = match data_out {
             Found::Desc(desc) => desc,
             Found::Immediate { len } => {
                 walk.immediate(imm_data_offset, len).map(DataDesc::Immediate).map_err(invalid)?
             }
         };
-        cmd.data_in = match data_in {
+        self.data_in = match data_in {
             Found::Desc(desc) => desc,
             Found::Immediate { .. } => return Err(invalid(CmdFault::Format(Direction::In))),
         };
-        cmd.cdb = cdb;
-        Ok(cmd)
+        Ok(())
     }
 
     /// Bytes of the IU that [`Cmd::emit`] writes.
@@ -190,8 +209,12 @@ impl<'a> Cmd<'a> {
         let cdb_len = self.cdb_field_len();
         head[ADD_CDB_LEN] =
             u8::try_from(cdb_len - CDB_BYTES).expect("at most 252 bytes of additional CDB");
-        put(to, CDB, self.cdb);
-        to[CDB + self.cdb.len()..CDB + cdb_len].fill(0);
+        if let Ok(cdb) = <&[u8; CDB_BYTES]>::try_from(self.cdb) {
+            put(to, CDB, cdb);
+        } else {
+            put(to, CDB, self.cdb);
+            to[CDB + self.cdb.len()..CDB + cdb_len].fill(0);
+        }
         let at = put_descriptor(to, CDB + cdb_len, &self.data_out);
         let end = put_descriptor(to, at, &self.data_in);
         if let DataDesc::Immediate(data) = self.data_out {

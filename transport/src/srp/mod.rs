@@ -19,6 +19,9 @@ mod logout;
 mod rsp;
 mod tsk_mgmt;
 
+#[cfg(test)]
+mod tests;
+
 pub use aer::{AerReq, AerRsp};
 pub use cmd::{CDB_BYTES, Cmd, CmdError, CmdFault, InvalidCmd, TaskAttr};
 pub use cred::{CredReq, CredRsp};

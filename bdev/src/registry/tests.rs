@@ -1,0 +1,170 @@
+use super::*;
+
+fn null(name: Option<&str>) -> NullOptions {
+    NullOptions {
+        name: name.map(str::to_owned),
+        num_blocks: 8,
+        block_size: 512,
+        ..NullOptions::default()
+    }
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(params: Value) -> T {
+    serde_json::from_value(params).unwrap()
+}
+
+#[test]
+fn names_are_unique_and_given_when_absent() {
+    let mut registry = Registry::with_host("host");
+    assert_eq!(registry.create_null(null(None)).unwrap().name(), "Null0");
+    registry.create_null(null(Some("Null1"))).unwrap();
+    assert_eq!(registry.create_null(null(None)).unwrap().name(), "Null2");
+    let error = registry.create_null(null(Some("Null1"))).unwrap_err();
+    assert_eq!(error.to_string(), "bdev Null1 already exists");
+    assert_eq!(error.errno(), -17);
+    let names: Vec<_> = registry.iter().map(|(bdev, _)| bdev.name().to_owned()).collect();
+    assert_eq!(names, ["Null0", "Null1", "Null2"]);
+}
+
+#[test]
+fn names_are_printable() {
+    let mut registry = Registry::with_host("host");
+    let long = "x".repeat(256);
+    for name in ["", "a\nb", "\u{e4}", "a\0", long.as_str()] {
+        assert_eq!(registry.create_null(null(Some(name))).unwrap_err().errno(), -22, "{name:?}");
+    }
+    registry.create_null(null(Some(&long[1..]))).unwrap();
+}
+
+#[test]
+fn identity_follows_from_host_kind_and_name() {
+    let uuid = |host: &str, name: &str| {
+        Registry::with_host(host).create_null(null(Some(name))).unwrap().uuid()
+    };
+    assert_eq!(uuid("a", "x"), uuid("a", "x"));
+    assert_ne!(uuid("a", "x"), uuid("b", "x"));
+    assert_ne!(uuid("a", "x"), uuid("a", "y"));
+    let malloc = MallocOptions {
+        name: Some("x".into()),
+        num_blocks: 1,
+        block_size: 512,
+        ..MallocOptions::default()
+    };
+    let malloc = Registry::with_host("a").create_malloc(malloc).unwrap();
+    assert_ne!(malloc.uuid(), uuid("a", "x"));
+}
+
+#[test]
+fn an_identity_belongs_to_one_device() {
+    let mut registry = Registry::with_host("host");
+    let uuid = Uuid::from_u128(7);
+    let options = NullOptions { uuid: Some(uuid), ..null(Some("a")) };
+    registry.create_null(options.clone()).unwrap();
+    let second = NullOptions { name: Some("b".into()), ..options };
+    let error = registry.create_null(second).unwrap_err();
+    assert!(matches!(error, BdevError::UuidTaken { .. }));
+    assert_eq!(registry.find(&uuid.to_string()).unwrap().name(), "a");
+}
+
+#[test]
+fn a_claimed_device_stays() {
+    let mut registry = Registry::with_host("host");
+    registry.create_null(null(Some("a"))).unwrap();
+    registry.claim("a", "target t, LUN 0").unwrap();
+    let error = registry.delete("a", "bdev_null_delete").unwrap_err();
+    assert_eq!(error.to_string(), "bdev a is in use by target t, LUN 0");
+    assert_eq!(error.errno(), -16);
+    assert_eq!(registry.claim("a", "other").unwrap_err().errno(), -16);
+    assert_eq!(registry.claimed_by("a"), Some("target t, LUN 0"));
+    registry.release("a").unwrap();
+    registry.delete("a", "bdev_null_delete").unwrap();
+    assert_eq!(registry.find("a").unwrap_err().errno(), -19);
+    assert_eq!(registry.release("a").unwrap_err().errno(), -19);
+}
+
+#[test]
+fn each_kind_has_its_own_methods() {
+    let mut registry = Registry::with_host("host");
+    let options = parsed(json!({ "name": "m", "num_blocks": 8, "block_size": 512 }));
+    registry.create_malloc(options).unwrap();
+    assert_eq!(registry.delete("m", "bdev_null_delete").unwrap_err().errno(), -19);
+    assert_eq!(registry.resize_null("m", 9).unwrap_err().errno(), -19);
+    assert_eq!(registry.rescan_uring("m").unwrap_err().errno(), -19);
+    registry.delete("m", "bdev_malloc_delete").unwrap();
+}
+
+#[test]
+fn neutral_members_of_other_clients_pass_and_others_do_not() {
+    let mut registry = Registry::with_host("host");
+    let mut params = json!({
+        "num_blocks": 204800, "block_size": 512, "name": "Null0", "dif_is_head_of_md": false,
+        "md_size": 0,
+    });
+    registry.create_null(parsed(params.clone())).unwrap();
+    params["name"] = json!("Null1");
+    params["md_size"] = json!(8);
+    let error = registry.create_null(parsed(params.clone())).unwrap_err();
+    assert_eq!(error.to_string(), "bdev Null1: md_size 8 is not supported, only 0");
+    params["md_size"] = json!(0);
+    params["nonsense"] = json!(null);
+    let error = registry.create_null(parsed(params)).unwrap_err();
+    assert_eq!(error.to_string(), "bdev Null1: unknown parameter nonsense");
+    assert_eq!(error.errno(), -22);
+}
+
+#[test]
+fn shapes_are_checked() {
+    let mut registry = Registry::with_host("host");
+    let mut refused = |num_blocks: u64, block_size: u32, physical: u32| {
+        let physical_block_size = Some(physical);
+        let options = NullOptions { num_blocks, block_size, physical_block_size, ..null(None) };
+        registry.create_null(options).err().map(|error| error.errno())
+    };
+    assert_eq!(refused(8, 513, 0), Some(-22));
+    assert_eq!(refused(8, 256, 0), Some(-22));
+    assert_eq!(refused(8, 65536, 0), Some(-22));
+    assert_eq!(refused(0, 512, 0), Some(-22));
+    assert_eq!(refused(8, 4096, 512), Some(-22));
+    assert_eq!(refused(8, 512, 1536), Some(-22));
+    assert_eq!(refused((1 << 54) + 1, 512, 0), Some(-22));
+    assert_eq!(refused(1 << 54, 512, 4096), None);
+    assert_eq!(refused(8, 32768, 32768), None);
+}
+
+#[test]
+fn the_description_has_the_members_of_spdk_in_order() {
+    let mut registry = Registry::with_host("host");
+    let uuid = "3b1d2a30-1111-4222-8333-444455556666";
+    let options = parsed(json!({ "num_blocks": 8, "block_size": 512, "uuid": uuid }));
+    let bdev = registry.create_malloc(options).unwrap();
+    let entry = describe(bdev.as_ref(), Some("somebody"));
+    let members: Vec<_> = entry.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        members,
+        [
+            "name",
+            "aliases",
+            "product_name",
+            "block_size",
+            "num_blocks",
+            "preferred_write_alignment",
+            "preferred_write_granularity",
+            "optimal_write_size",
+            "preferred_unmap_alignment",
+            "preferred_unmap_granularity",
+            "uuid",
+            "numa_id",
+            "assigned_rate_limits",
+            "claimed",
+            "claim_type",
+            "zoned",
+            "supported_io_types",
+            "driver_specific",
+        ]
+    );
+    assert_eq!(entry["aliases"], json!([uuid]));
+    assert_eq!(entry["supported_io_types"].as_object().unwrap().len(), 22);
+    let entry = describe(bdev.as_ref(), None);
+    assert_eq!(entry["claimed"], json!(false));
+    assert!(entry.get("claim_type").is_none());
+}

@@ -1,0 +1,223 @@
+//! Load generator: keeps commands in flight on the channels of one SRP session and measures them.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use reactor::sys::tsc::Tsc;
+use srpt_bench::address::{Address, parse_guid};
+use srpt_bench::ideal::Ideal;
+use srpt_bench::load::{self, Plan, Totals};
+use srpt_bench::pattern::Workload;
+use srpt_bench::port::Unit;
+use srpt_bench::report::Report;
+use srpt_bench::session::{self, Identity, SrpPort};
+use srpt_bench::size::{Luns, Sizes, parse_bytes};
+use transport::initiator::Connector;
+use transport::shm::ShmConnector;
+
+/// Largest tested range per logical unit of a verified run, unless --range says otherwise.
+const VERIFY_RANGE_BYTES: u64 = 1 << 30;
+
+/// Measures an SRP target. Writing workloads destroy what is on the logical units.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    /// Where the target listens: shm:PATH; ideal:SIZE is no target but a model in this process
+    #[arg(short = 'r', long)]
+    target: Address,
+    /// Commands in flight per channel
+    #[arg(short = 'q', long, default_value_t = 32)]
+    depth: u32,
+    /// Size of commands: 4k, a list 4k,64k or a range 512-1m
+    #[arg(short = 'o', long, default_value = "4k")]
+    io_size: Sizes,
+    /// read, write, randread, randwrite, rw or randrw
+    #[arg(short = 'w', long, default_value = "randread")]
+    workload: Workload,
+    /// Percentage of reads in rw and randrw
+    #[arg(short = 'M', long, default_value_t = 50)]
+    read_percent: u8,
+    /// Seconds to run
+    #[arg(short = 't', long = "time", default_value_t = 10.0)]
+    seconds: f64,
+    /// Channels of the session
+    #[arg(short = 'c', long, default_value_t = 1)]
+    channels: usize,
+    /// Logical units: 0,2-4 [default: all disks of the target]
+    #[arg(short = 'l', long)]
+    luns: Option<Luns>,
+    /// Core to run on [default: wherever the system puts it]
+    #[arg(short = 'P', long)]
+    cpu: Option<usize>,
+    /// Write stamped blocks, read them back and compare; sweeps all of them at the end
+    #[arg(long)]
+    verify: bool,
+    /// Use only so many bytes from the start of each logical unit: 64m
+    #[arg(long, value_parser = parse_bytes)]
+    range: Option<u64>,
+    /// Seed of places, sizes and data
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Write the result as JSON to a file, or to standard output
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    json: Option<PathBuf>,
+    /// Show progress each second even if standard error is no terminal
+    #[arg(long)]
+    progress: bool,
+    #[command(flatten)]
+    ports: Ports,
+}
+
+/// SRP port identifiers, as in the kernel initiator's add_target.
+#[derive(Debug, clap::Args)]
+struct Ports {
+    /// The target's GUID: sets both halves of the target port identifier
+    #[arg(long, value_parser = parse_guid, default_value = "0")]
+    guid: u64,
+    /// Identifier extension of the target port [default: the GUID]
+    #[arg(long, value_parser = parse_guid)]
+    id_ext: Option<u64>,
+    /// I/O controller GUID of the target port [default: the GUID]
+    #[arg(long, value_parser = parse_guid)]
+    ioc_guid: Option<u64>,
+    /// Identifier extension of this initiator port
+    #[arg(long, value_parser = parse_guid, default_value = "1")]
+    initiator_ext: u64,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("srpt_perf: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<bool> {
+    ensure!((0.001..=1e6).contains(&options.seconds), "a time up to 1000000 seconds is needed");
+    if let Some(cpu) = options.cpu {
+        session::pin(cpu)?;
+    }
+    match &options.target {
+        Address::Shm(path) => run_on(options, &ShmConnector::new(path)),
+        Address::Ideal(bytes) => run_on(options, &Ideal::new(*bytes as usize)),
+    }
+}
+
+/// Runs over one fabric. True: no command failed and no data differed.
+fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<bool> {
+    let Options { channels, depth, io_size, ports, .. } = options;
+    let identity = Identity {
+        id_ext: ports.id_ext.unwrap_or(ports.guid),
+        ioc_guid: ports.ioc_guid.unwrap_or(ports.guid),
+        initiator_ext: ports.initiator_ext,
+    };
+    let memory_bytes = *channels * *depth as usize * io_size.max() as usize;
+    let mut session = session::login(connector, &identity, *channels, *depth, memory_bytes)
+        .with_context(|| format!("{}", options.target))?;
+    let units = session::units(&mut session, options.luns.as_ref().map(|luns| &luns.0[..]))?;
+    let plan = plan(options, &units);
+    let credits = session.channels.iter().map(|channel| channel.room()).min().unwrap_or(0);
+    if credits < *depth as usize {
+        eprintln!("the target grants {credits} credits a channel: depth {depth} is not reached");
+    }
+    let memory = &session.memory;
+    let mut ports: Vec<_> =
+        session.channels.iter_mut().map(|channel| SrpPort::new(channel, memory)).collect();
+    let mut progress = Progress::new(options.progress);
+    let totals =
+        load::run(&plan, &mut ports, memory, &Tsc::new(), |totals, at| progress.show(totals, at));
+    progress.clear();
+    let totals = totals?;
+    drop(ports);
+    for channel in &mut session.channels {
+        // The target may be gone already, which is no fault of the run.
+        let _ = channel.logout();
+    }
+    let report = Report::new(&plan, &options.target.to_string(), *channels, &totals);
+    output(options, &report)?;
+    Ok(totals.errors == 0)
+}
+
+fn plan(options: &Options, units: &[Unit]) -> Plan {
+    let limit = |unit: &Unit| {
+        let verify = options.verify.then_some(VERIFY_RANGE_BYTES);
+        let range = options.range.or(verify).map_or(u64::MAX, |range| range);
+        Unit { blocks: unit.blocks.min(range / u64::from(unit.block_bytes)), ..*unit }
+    };
+    Plan {
+        units: units.iter().map(limit).collect(),
+        sizes: options.io_size.clone(),
+        workload: options.workload,
+        read_percent: options.read_percent,
+        depth: options.depth,
+        duration: Duration::from_secs_f64(options.seconds),
+        verify: options.verify,
+        seed: options.seed,
+    }
+}
+
+/// The table goes to standard output, unless JSON goes there.
+fn output(options: &Options, report: &Report) -> Result<()> {
+    let json = serde_json::to_string_pretty(report)?;
+    match &options.json {
+        Some(file) if file.as_os_str() == "-" => {
+            println!("{json}");
+            eprint!("{}", report.table());
+            return Ok(());
+        }
+        Some(file) => {
+            std::fs::write(file, json + "\n").with_context(|| format!("{}", file.display()))?;
+        }
+        None => {}
+    }
+    print!("{}", report.table());
+    Ok(())
+}
+
+/// The live line on standard error.
+struct Progress {
+    /// Rewrites one line; else prints a line each second.
+    terminal: bool,
+    shown: bool,
+    last: (u64, u64, Duration),
+}
+
+impl Progress {
+    fn new(asked_for: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal();
+        Progress { terminal, shown: terminal || asked_for, last: (0, 0, Duration::ZERO) }
+    }
+
+    fn show(&mut self, totals: &Totals, at: Duration) {
+        if !self.shown {
+            return;
+        }
+        let ios = totals.reads.ios + totals.writes.ios;
+        let bytes = totals.reads.bytes + totals.writes.bytes;
+        let (last_ios, last_bytes, last_at) = std::mem::replace(&mut self.last, (ios, bytes, at));
+        let seconds = (at - last_at).as_secs_f64().max(1e-9);
+        let line = format!(
+            "{:4} s {:>10.0} IOPS {:>9.1} MiB/s {} errors",
+            at.as_secs(),
+            (ios - last_ios) as f64 / seconds,
+            (bytes - last_bytes) as f64 / seconds / f64::from(1 << 20),
+            totals.errors
+        );
+        if self.terminal { eprint!("\r{line}") } else { eprintln!("{line}") }
+    }
+
+    fn clear(&self) {
+        if self.shown && self.terminal {
+            eprint!("\r{:70}\r", "");
+            let _ = std::io::stderr().flush();
+        }
+    }
+}

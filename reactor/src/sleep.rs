@@ -1,0 +1,246 @@
+//! How a core falls asleep without losing a wake-up.
+//!
+//! A [`Sleep`] is one word and one eventfd, shared by a core and everybody who sends to it. The word
+//! holds one bit per source with something pending, and one that says that the core sleeps. Sources
+//! outside the mailboxes (rings, fabrics) know only the eventfd and raise it themselves.
+//!
+//! A wake-up cannot be lost: sender and core change the same word, so one of them comes second and
+//! sees what the other did. A sender that comes second writes the eventfd; a core that comes second
+//! does not sleep. No fence is needed, because no decision depends on two words.
+//!
+//! Costs one load per turn, one locked instruction per message, and a system call only for the
+//! message that ends a sleep.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam::utils::CachePadded;
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::io::Errno;
+
+/// The core sleeps, or is about to and will look at the eventfd first.
+const ASLEEP: u64 = 1 << 63;
+
+/// How many sources have a bit of their own; source `n` uses bit `n % SOURCE_BITS`.
+pub const SOURCE_BITS: usize = 63;
+
+/// The bit of a source in [`Sleep::take`].
+#[inline]
+pub const fn source_bit(source: usize) -> u64 {
+    1 << (source % SOURCE_BITS)
+}
+
+/// Why a core woke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// The eventfd was raised.
+    Raised,
+    /// The longest sleep was over, or a signal came.
+    Timeout,
+}
+
+/// One core's state of sleep.
+#[derive(Debug)]
+pub struct Sleep {
+    /// Pending sources and [`ASLEEP`].
+    state: CachePadded<AtomicU64>,
+    eventfd: Arc<OwnedFd>,
+}
+
+impl Sleep {
+    /// An awake core with nothing pending. Fails when there are no descriptors left.
+    pub fn new() -> Result<Self, Errno> {
+        let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Sleep { state: CachePadded::new(AtomicU64::new(0)), eventfd: Arc::new(eventfd) })
+    }
+
+    /// The descriptor that ends the sleep, for sources that raise it themselves with [`raise`].
+    pub fn eventfd(&self) -> &Arc<OwnedFd> {
+        &self.eventfd
+    }
+
+    /// Sender: something is pending at `source`. Everything written before is visible to the core
+    /// once [`Sleep::take`] returned the source's bit.
+    #[inline]
+    pub fn wake(&self, source: usize) {
+        let before = self.state.fetch_or(source_bit(source), Ordering::Release);
+        // A core only falls asleep with nothing pending, so exactly one sender sees this value.
+        if before == ASLEEP {
+            raise(&self.eventfd);
+        }
+    }
+
+    /// Core: true when a source has something pending. One load.
+    #[inline]
+    pub fn is_pending(&self) -> bool {
+        self.state.load(Ordering::Relaxed) != 0
+    }
+
+    /// Core, awake: the bits of the sources that have something pending, which from now on they
+    /// have not.
+    #[inline]
+    pub fn take(&self) -> u64 {
+        self.state.swap(0, Ordering::Acquire) & !ASLEEP
+    }
+
+    /// Core: goes to sleep, unless something is pending. After true every [`Sleep::wake`] ends
+    /// [`Sleep::wait`]; [`Sleep::cancel`] must follow.
+    #[must_use]
+    pub fn announce(&self) -> bool {
+        // Failure needs no order: the core calls `take`, which acquires.
+        self.state.compare_exchange(0, ASLEEP, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Core: is awake again. What became pending meanwhile stays so.
+    pub fn cancel(&self) {
+        self.state.fetch_and(!ASLEEP, Ordering::Relaxed);
+    }
+
+    /// Core: blocks until the eventfd is raised, and lowers it. `longest` bounds the wait.
+    pub fn wait(&self, longest: Duration) -> Woken {
+        let timeout = Timespec::try_from(longest).ok();
+        let mut fds = [PollFd::from_borrowed_fd(self.eventfd.as_fd(), PollFlags::IN)];
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => return Woken::Timeout,
+            Ok(_) => {}
+            Err(errno) => panic!("poll of an eventfd that is ours: {errno}"),
+        }
+        let mut count = [0; 8];
+        match rustix::io::read(&*self.eventfd, &mut count) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Woken::Raised,
+            Err(errno) => panic!("read of an eventfd that is ours: {errno}"),
+        }
+    }
+}
+
+/// Raises a core's wake-up descriptor.
+pub fn raise(eventfd: &OwnedFd) {
+    loop {
+        match rustix::io::write(eventfd, &1u64.to_ne_bytes()) {
+            // AGAIN: the counter is at its end, so the descriptor is raised already.
+            Ok(_) | Err(Errno::AGAIN) => return,
+            Err(Errno::INTR) => {}
+            Err(errno) => panic!("write to an eventfd that is ours: {errno}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+    use std::thread;
+
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_secs(20);
+
+    fn is_raised(sleep: &Sleep) -> bool {
+        sleep.wait(Duration::ZERO) == Woken::Raised
+    }
+
+    #[test]
+    fn what_is_pending_prevents_sleep() {
+        let sleep = Sleep::new().unwrap();
+        sleep.wake(3);
+        assert!(sleep.is_pending());
+        assert!(!sleep.announce());
+        assert!(!is_raised(&sleep), "an awake core needs no system call");
+        assert_eq!(sleep.take(), source_bit(3));
+        assert!(sleep.announce());
+    }
+
+    #[test]
+    fn only_the_first_sender_writes() {
+        let sleep = Sleep::new().unwrap();
+        assert!(sleep.announce());
+        sleep.wake(0);
+        assert!(is_raised(&sleep));
+        sleep.wake(1);
+        sleep.wake(0);
+        assert!(!is_raised(&sleep));
+        sleep.cancel();
+        assert_eq!(sleep.take(), source_bit(0) | source_bit(1));
+        assert!(!sleep.is_pending());
+    }
+
+    #[test]
+    fn a_cancelled_sleep_is_not_woken() {
+        let sleep = Sleep::new().unwrap();
+        assert!(sleep.announce());
+        sleep.cancel();
+        assert!(!sleep.is_pending());
+        sleep.wake(0);
+        assert!(!is_raised(&sleep));
+        assert!(sleep.is_pending());
+    }
+
+    #[test]
+    fn a_source_outside_the_mailboxes_ends_the_sleep() {
+        let sleep = Sleep::new().unwrap();
+        raise(sleep.eventfd());
+        assert!(sleep.announce());
+        assert_eq!(sleep.wait(LONGEST), Woken::Raised);
+        assert_eq!(sleep.wait(Duration::from_millis(1)), Woken::Timeout);
+    }
+
+    /// The core's part in the stress: sleeps until `sent` passes `seen`. False: overslept.
+    fn await_next(sleep: &Sleep, sent: &AtomicU64, seen: u64) -> bool {
+        loop {
+            if sleep.is_pending() {
+                sleep.take();
+            }
+            if sent.load(Ordering::Relaxed) > seen {
+                return true;
+            }
+            if sleep.announce() {
+                let woken = sleep.wait(LONGEST);
+                sleep.cancel();
+                if woken == Woken::Timeout {
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Some nanoseconds, so that the threads meet at every distance.
+    fn linger(steps: u64) {
+        for step in 0..steps {
+            std::hint::black_box(step);
+        }
+    }
+
+    /// One thread sends while the other is at every step of its way to sleep. A lost wake-up leaves
+    /// the core asleep with its message unanswered.
+    #[test]
+    fn no_wake_up_is_lost_in_many_rounds() {
+        const ROUNDS: u64 = 100_000;
+        let sleep = Sleep::new().unwrap();
+        let (sent, answered) = (AtomicU64::new(0), AtomicU64::new(0));
+        thread::scope(|scope| {
+            let core = scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    linger(round % 509);
+                    assert!(await_next(&sleep, &sent, round), "round {round} overslept");
+                    answered.store(round + 1, Ordering::Relaxed);
+                }
+            });
+            for round in 0..ROUNDS {
+                linger(round % 251);
+                sent.store(round + 1, Ordering::Relaxed);
+                sleep.wake(round as usize);
+                let mut looks = 0u32;
+                while answered.load(Ordering::Relaxed) <= round && !core.is_finished() {
+                    looks += 1;
+                    // The core may need this processor.
+                    if looks.is_multiple_of(1_000) {
+                        thread::yield_now()
+                    } else {
+                        std::hint::spin_loop()
+                    }
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,406 @@
+#!/usr/bin/env python3
+"""Client for the JSON-RPC socket of srpt_tgt: one subcommand per method.
+
+Prints the result on standard output. Exit codes: 0 done, 1 refused or not reached (the reason is on
+standard error), 2 wrong command line.
+"""
+
+import argparse
+import json
+import os
+import socket
+import sys
+
+SOCKET = "/var/tmp/srpt_tgt.sock"
+MIB = 1024 * 1024
+
+
+class Refused(Exception):
+    """The target's answer was an error, or there was no answer."""
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, path, timeout, verbose):
+        self.timeout = timeout
+        self.verbose = verbose
+        self.number = 0
+        self.rest = b""
+        self.socket = self.connect(path)
+
+    def connect(self, path):
+        link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        link.settimeout(self.timeout)
+        try:
+            link.connect(path)
+        except OSError as error:
+            link.close()
+            raise Refused(f"cannot connect to {path}: {error.strerror or error}") from error
+        return link
+
+    def call(self, method, params):
+        self.number += 1
+        request = {"jsonrpc": "2.0", "method": method, "id": self.number}
+        if params:
+            request["params"] = params
+        if self.verbose:
+            print("request:", json.dumps(request, indent=2), sep="\n", file=sys.stderr)
+        try:
+            self.socket.sendall(json.dumps(request).encode())
+        except BrokenPipeError:
+            pass  # The target has answered already and reads no further.
+        except OSError as error:
+            raise Refused(f"{method}: {error.strerror or error}") from error
+        answer = self.receive(method)
+        if self.verbose:
+            print("response:", json.dumps(answer, indent=2), sep="\n", file=sys.stderr)
+        if "error" in answer:
+            error = answer["error"]
+            raise Refused(f"{method}: {error['message']} (code {error['code']})")
+        return answer["result"]
+
+    def receive(self, method):
+        """One answer is one line."""
+        pieces = [self.rest]
+        while b"\n" not in pieces[-1]:
+            try:
+                piece = self.socket.recv(65536)
+            except TimeoutError as error:
+                raise Refused(f"{method}: no answer within {self.timeout:g} s") from error
+            except OSError as error:
+                raise Refused(f"{method}: {error.strerror or error}") from error
+            if not piece:
+                raise Refused(f"{method}: the target closed the connection")
+            pieces.append(piece)
+        line, _, self.rest = b"".join(pieces).partition(b"\n")
+        return json.loads(line)
+
+
+def given(args, *names):
+    """The parameters that are on the command line."""
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
+def as_json(result):
+    print(json.dumps(result, indent=2))
+
+
+def bare(result):
+    print(result if isinstance(result, str) else json.dumps(result))
+
+
+def quiet(_):
+    pass
+
+
+def positive_float(text):
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def natural(text):
+    """A number in decimal or, with 0x, hexadecimal."""
+    value = int(text, 0)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative")
+    return value
+
+
+class Commands:
+    """Collects subcommands: a name, how its parameters are made, how its result is shown."""
+
+    def __init__(self, parsers):
+        self.parsers = parsers
+
+    def add(self, method, text, params=lambda args: {}, show=as_json):
+        parser = self.parsers.add_parser(method, help=text, description=text)
+        parser.set_defaults(method=method, params=params, show=show)
+        return parser
+
+
+def app_commands(commands):
+    commands.add("spdk_get_version", "Show the version of the target")
+    p = commands.add(
+        "rpc_get_methods",
+        "List the methods of the target",
+        lambda args: {"current": args.current, "include_aliases": args.include_aliases},
+    )
+    p.add_argument("-c", "--current", action="store_true", help="only those allowed now")
+    p.add_argument("-i", "--include-aliases", action="store_true", help="deprecated names too")
+    commands.add(
+        "framework_start_init", "Start the subsystems (they are started already)", show=quiet
+    )
+    commands.add("framework_wait_init", "Wait until the subsystems are started", show=quiet)
+    p = commands.add(
+        "spdk_kill_instance",
+        "Send a signal to the target; SIGTERM stops it in order",
+        lambda args: given(args, "sig_name"),
+        quiet,
+    )
+    p.add_argument("sig_name", help="SIGINT, SIGTERM, SIGQUIT, SIGHUP, SIGKILL or SIGUSR1")
+    for method, what in (("log_set_level", "log"), ("log_set_print_level", "print")):
+        p = commands.add(method, f"Set the {what} level", lambda args: given(args, "level"), quiet)
+        p.add_argument("level", help="ERROR, WARNING, NOTICE, INFO or DEBUG")
+    commands.add("log_get_level", "Show the log level")
+    commands.add("log_get_print_level", "Show the print level")
+    commands.add("framework_get_reactors", "Show the cores and their times")
+    commands.add("thread_get_stats", "Show busy and idle times of the threads")
+    commands.add("thread_get_pollers", "Show the pollers of the threads")
+    commands.add("thread_get_io_channels", "Show the I/O channels of the threads")
+    commands.add("iobuf_get_stats", "Show free I/O buffers")
+    commands.add("srpt_get_stats", "Show buffers, slots and counters of every core")
+
+
+def config_params(args):
+    with args.json_conf as file:
+        try:
+            return json.load(file)
+        except json.JSONDecodeError as error:
+            raise Refused(f"load_config: {file.name}: {error}") from error
+
+
+def show_config(args):
+    indent = args.indent if args.indent >= 0 else None
+    return lambda result: print(json.dumps(result, indent=indent))
+
+
+def config_commands(commands):
+    commands.add("framework_get_subsystems", "List the parts of a configuration")
+    p = commands.add(
+        "framework_get_config",
+        "Show one part of the configuration",
+        lambda args: given(args, "name"),
+    )
+    p.add_argument("name", help="bdev or srpt")
+    p = commands.add("save_config", "Write the configuration, as --config and load_config read it")
+    p.add_argument(
+        "-i", "--indent", type=int, default=2, help="spaces per level; negative: one line"
+    )
+    p.set_defaults(show_with=show_config)
+    p = commands.add(
+        "load_config", "Load a configuration of at most 1 MiB: all or nothing", config_params, quiet
+    )
+    p.add_argument(
+        "-j",
+        "--json-conf",
+        metavar="FILE",
+        type=argparse.FileType("r"),
+        default=sys.stdin,
+        help="file; standard input when absent",
+    )
+
+
+def sized(args, *names):
+    """Parameters of a bdev whose size is given in MiB."""
+    if args.block_size <= 0:
+        blocks = 0
+    else:
+        blocks = int(args.total_size * MIB / args.block_size)
+    params = {"num_blocks": blocks, "block_size": args.block_size}
+    params.update(given(args, "physical_block_size", "name", "uuid", *names))
+    return params
+
+
+def bdev_commands(commands):
+    p = commands.add("bdev_null_create", "Create a bdev without data", sized, bare)
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    p.add_argument("-p", "--physical-block-size", type=int, help="bytes of a physical block")
+    p.add_argument("name", help="its name")
+    p.add_argument("total_size", type=positive_float, help="size in MiB")
+    p.add_argument("block_size", type=int, help="bytes of a block, 512 to 32768")
+
+    p = commands.add("bdev_malloc_create", "Create a bdev in memory", sized, bare)
+    p.add_argument("-b", "--name", help="its name; Malloc0 and so on when absent")
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    p.add_argument("-p", "--physical-block-size", type=int, help="bytes of a physical block")
+    p.add_argument("total_size", type=positive_float, help="size in MiB")
+    p.add_argument("block_size", type=int, help="bytes of a block, 512 to 32768")
+
+    p = commands.add(
+        "bdev_uring_create", "Create a bdev of a file or block device", uring_params, bare
+    )
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    p.add_argument("-r", "--read-only", action="store_true", default=None, help="refuse writes")
+    p.add_argument("--direct", choices=["auto", "on", "off"], help="bypass the page cache")
+    p.add_argument(
+        "--no-write-cache",
+        dest="write_cache",
+        action="store_false",
+        default=None,
+        help="put every write on stable storage",
+    )
+    p.add_argument(
+        "--rotational", action=argparse.BooleanOptionalAction, help="a spinning disk or not"
+    )
+    p.add_argument("filename", help="path of the file or block device")
+    p.add_argument("name", help="its name")
+    p.add_argument("block_size", type=natural, nargs="?", help="bytes of a block; chosen if absent")
+
+    p = commands.add(
+        "bdev_uring_rescan",
+        "Look at the size of a file or block device again",
+        lambda args: given(args, "name"),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+
+    for kind in ("null", "malloc", "uring"):
+        delete_command(commands, kind)
+
+    p = commands.add(
+        "bdev_null_resize",
+        "Change the size of a null bdev",
+        lambda args: given(args, "name", "new_size"),
+    )
+    p.add_argument("name", help="its name")
+    p.add_argument("new_size", type=natural, help="size in MiB")
+
+    p = commands.add("bdev_get_bdevs", "Show bdevs", lambda args: given(args, "name", "timeout"))
+    p.add_argument("-b", "--name", help="only this one, by name or UUID")
+    p.add_argument(
+        "-t", "--timeout-ms", dest="timeout", type=natural, help="milliseconds to wait for it"
+    )
+
+    p = commands.add("bdev_get_iostat", "Show I/O counts of bdevs", iostat_params)
+    p.add_argument("-b", "--name", "--names", dest="names", nargs="+", help="only these")
+    p.add_argument("-c", "--per-channel", action="store_true", help="one bdev, per core")
+    p.add_argument("--reset-mode", choices=["none", "all", "maxmin"], help="what to start anew")
+
+
+def uring_params(args):
+    names = ("name", "block_size", "uuid", "read_only", "direct", "write_cache", "rotational")
+    return {"filename": os.path.abspath(args.filename), **given(args, *names)}
+
+
+def delete_command(commands, kind):
+    p = commands.add(
+        f"bdev_{kind}_delete",
+        f"Delete a {kind} bdev that no LUN uses",
+        lambda args: given(args, "name"),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+
+
+def iostat_params(args):
+    return {"per_channel": args.per_channel, **given(args, "reset_mode", "names")}
+
+
+def target_commands(commands):
+    p = commands.add(
+        "srpt_create_target",
+        "Create a target",
+        lambda args: given(args, "name", "service_guid", "relative_port"),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+    p.add_argument("-g", "--service-guid", help="16 hexadecimal digits; derived from host and name")
+    p.add_argument("-p", "--relative-port", type=natural, help="1 to 65535; lowest free if absent")
+
+    p = commands.add(
+        "srpt_delete_target",
+        "Delete a target, ending its sessions",
+        lambda args: given(args, "name"),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+
+    p = commands.add("srpt_get_targets", "Show targets", lambda args: given(args, "name"))
+    p.add_argument("name", nargs="?", help="only this one")
+
+    for method, text in (
+        ("srpt_add_listener", "Let initiators reach a target"),
+        ("srpt_remove_listener", "End a listener; its sessions stay"),
+    ):
+        p = commands.add(
+            method, text, lambda args: given(args, "target", "trtype", "traddr", "trsvcid"), quiet
+        )
+        p.add_argument("target", help="name of the target")
+        p.add_argument("-t", "--trtype", required=True, help="shm or rdma")
+        p.add_argument("-a", "--traddr", required=True, help="socket path (shm) or address")
+        p.add_argument("-s", "--trsvcid", help="port, for rdma")
+
+    p = commands.add(
+        "srpt_map_lun",
+        "Show a bdev to the initiators of a target; prints the LUN",
+        lambda args: given(
+            args, "target", "lun", "bdev_name", "read_only", "vendor", "product", "serial"
+        ),
+        bare,
+    )
+    p.add_argument("target", help="name of the target")
+    p.add_argument("bdev_name", help="name of the bdev")
+    p.add_argument("-l", "--lun", type=natural, help="0 to 16383; lowest free when absent")
+    p.add_argument("-r", "--read-only", action="store_true", default=None, help="refuse writes")
+    p.add_argument("--vendor", help="T10 vendor identification, up to 8 characters")
+    p.add_argument("--product", help="product identification, up to 16 characters")
+    p.add_argument("--serial", help="unit serial number, up to 36 characters")
+
+    p = commands.add(
+        "srpt_unmap_lun", "Take a LUN away", lambda args: given(args, "target", "lun"), quiet
+    )
+    p.add_argument("target", help="name of the target")
+    p.add_argument("lun", type=natural, help="LUN")
+
+    p = commands.add("srpt_get_sessions", "Show sessions", lambda args: given(args, "target"))
+    p.add_argument("target", nargs="?", help="only those of this target")
+
+    p = commands.add(
+        "srpt_disconnect_session", "End a session", lambda args: given(args, "session"), quiet
+    )
+    p.add_argument("session", type=natural, help="its id, as srpt_get_sessions shows it")
+
+    p = commands.add(
+        "srpt_get_login_info",
+        "Show what an initiator needs to log in",
+        lambda args: given(args, "target"),
+    )
+    p.add_argument("target", help="name of the target")
+
+
+def command_line():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument(
+        "-s", dest="socket", metavar="PATH", default=SOCKET, help=f"Unix socket, {SOCKET} if absent"
+    )
+    parser.add_argument(
+        "-t",
+        dest="rpc_timeout",
+        metavar="SECONDS",
+        type=positive_float,
+        default=60.0,
+        help="time for an answer, 60 if absent",
+    )
+    parser.add_argument(
+        "-v", dest="verbose", action="store_true", help="show requests and answers on stderr"
+    )
+    commands = Commands(parser.add_subparsers(title="methods", metavar="METHOD", required=True))
+    app_commands(commands)
+    config_commands(commands)
+    bdev_commands(commands)
+    target_commands(commands)
+    return parser
+
+
+def main():
+    args = command_line().parse_args()
+    show = args.show_with(args) if "show_with" in args else args.show
+    try:
+        params = args.params(args)
+        show(Client(args.socket, args.rpc_timeout, args.verbose).call(args.method, params))
+    except Refused as refused:
+        print(f"rpc.py: {refused}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

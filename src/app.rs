@@ -1,0 +1,267 @@
+//! Where everything is put together: the one place that names the clock, the fabrics and the
+//! threads of a running target.
+//!
+//! Start: memory and cores, then the configuration file, then the RPC socket. Stop: no new logins,
+//! every core answers what runs, and only then the listeners and sockets go.
+
+use std::path::Path;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use bdev::CoreContext;
+use bdev::registry::Registry;
+use reactor::core::{Core, CoreConfig, IdlePolicy};
+use reactor::mailbox::{self, Capacity, Ends};
+use reactor::sys::affinity;
+use reactor::sys::memory::{Memory, MemoryError, PageWish};
+use reactor::{Pool, stats::CoreStats};
+use rustix::io::Errno;
+use rustix::process::{getpid, kill_process};
+use transport::shm::{self, CoreDoor, FabricOptions, ShmFabric};
+
+use crate::config::{Config, HugeSize, Idle};
+use crate::control::cores::Sender;
+use crate::control::{Control, ListenError, Listeners, Mailboxes, Parts};
+use crate::limits::Limits;
+use crate::logs::Logs;
+use crate::rpc::{Server, Shared, load};
+use crate::signals::StopRequest;
+use crate::target::Shard;
+use crate::target::message::{Answer, Message};
+use crate::target::outbox::{CoreDoor as OutboxDoor, Outbox};
+
+/// Messages that a core's mailbox holds from each other core, and from the control plane.
+const MAILBOX: Capacity = Capacity { core: 256, control: 64 };
+
+/// How long the cores may take to stop before the process ends without them.
+const STOP_WAIT: Duration = Duration::from_millis(1800);
+
+/// How often the main thread looks whether a core has died or a stop was asked for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// The core's thread can't fail once it is pinned: everything that can is done before.
+#[derive(Debug, thiserror::Error)]
+enum Never {}
+
+type RunningCore = Core<Never>;
+
+/// Runs the target until a signal asks it to stop. The configuration is loaded completely before
+/// the RPC socket exists; an error means that nothing is left behind.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    let logs = Logs::start(config.log_level);
+    let stop = StopRequest::install().context("signals")?;
+    let (sender, answers) = mpsc::channel();
+    let running = start_cores(&config, &sender)?;
+    let shm = Arc::new(shm::Listener::start(running.doors).context("listener of the shm fabric")?);
+    let mut control = Control::new(Parts {
+        cores: Box::new(Mailboxes::new(running.senders, answers)),
+        stats: running.stats,
+        bdevs: Registry::new(),
+        host_id: host_id(),
+        logs,
+        raise: Box::new(|signal| kill_process(getpid(), signal)),
+    });
+    control.offer("shm", Box::new(ShmListeners(Arc::clone(&shm))));
+    if let Some(file) = &config.config_file {
+        load::load_file(&mut control, file)?;
+    }
+    let shared = Arc::new(Shared::new(control));
+    let server = Server::start(&config.rpc_socket, Arc::clone(&shared))?;
+    tracing::info!(cores = %config.cpus, rpc = %config.rpc_socket.display(), "ready");
+    while !stop.is_raised() {
+        if let Some(core) = running.cores.iter().find(|core| core.is_finished()) {
+            bail!("core {} ended by itself: see the message above", core.number());
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+    tracing::info!("stopping");
+    server.stop();
+    shared.control().stop().context("telling the cores to stop")?;
+    join_cores(running.cores)?;
+    drop(shared);
+    drop(shm);
+    Ok(())
+}
+
+/// What the cores were started with, as the rest of the process needs it.
+struct Running {
+    cores: Vec<RunningCore>,
+    stats: Vec<(usize, Arc<CoreStats>)>,
+    senders: Vec<Sender>,
+    doors: Vec<CoreDoor>,
+}
+
+fn start_cores(config: &Config, answers: &mpsc::Sender<Answer>) -> anyhow::Result<Running> {
+    let cpus: Vec<usize> = config.cpus.iter().collect();
+    affinity::check(&config.cpus)?;
+    let mut pools = Vec::new();
+    for _ in &cpus {
+        pools.push(memory_for(config, config.memory.core_bytes(cpus.len()))?);
+    }
+    let mut ends = mailbox::connect::<Message>(cpus.len(), MAILBOX)?;
+    let control: Vec<_> = ends.iter().map(|end| end.control.clone()).collect();
+    let mut running =
+        Running { cores: Vec::new(), stats: Vec::new(), senders: Vec::new(), doors: Vec::new() };
+    for ((index, cpu), memory) in cpus.iter().enumerate().zip(pools) {
+        let end = ends.remove(0);
+        let door = control[index].clone();
+        running.senders.push(Box::new(move |message| door.try_send(message)));
+        let (core, shm_door) = start_core(config, index, *cpu, memory, end, &control, answers)?;
+        running.stats.push((*cpu, Arc::clone(core.stats())));
+        running.cores.push(core);
+        running.doors.push(shm_door);
+    }
+    for core in &running.cores {
+        if !core.wait_started() {
+            bail!("core {} did not start", core.number());
+        }
+    }
+    Ok(running)
+}
+
+fn start_core(
+    config: &Config,
+    index: usize,
+    cpu: usize,
+    memory: Arc<Memory>,
+    end: Ends<Message>,
+    control: &[mailbox::ControlSender<Message>],
+    answers: &mpsc::Sender<Answer>,
+) -> anyhow::Result<(RunningCore, CoreDoor)> {
+    let limits = Limits::for_pool(memory.len());
+    let wake = Arc::clone(end.inbox.eventfd());
+    let options = FabricOptions {
+        connections_max: limits.connections as u32,
+        ops_max: limits.slots + limits.connections,
+    };
+    let (fabric, shm_door) = ShmFabric::new(options, Arc::clone(&wake));
+    let own = control[index].clone();
+    let answers = answers.clone();
+    let idle = match config.idle {
+        Idle::Poll => IdlePolicy::Poll,
+        Idle::Adaptive { spin } => IdlePolicy::Adaptive { spin },
+    };
+    let core_config = CoreConfig { idle, ..CoreConfig::new(cpu) };
+    let peers = end.peers;
+    let core = reactor::core::spawn(core_config, end.inbox, move || -> Result<_, Never> {
+        let doors = peers
+            .into_iter()
+            .map(|peer| -> OutboxDoor {
+                match peer {
+                    Some(mut sender) => Box::new(move |message| sender.try_send(message)),
+                    None => {
+                        let own = own.clone();
+                        Box::new(move |message| own.try_send(message))
+                    }
+                }
+            })
+            .collect();
+        let outbox = Outbox::new(index, doors, answers);
+        let context = CoreContext {
+            memory: Arc::clone(&memory),
+            ring: None,
+            depth: limits.slots as u32,
+            wake: matches!(idle, IdlePolicy::Adaptive { .. }).then_some(wake),
+        };
+        let pool = Pool::new(memory, &limits.classes);
+        Ok(Shard::new(fabric, pool, limits, context, outbox))
+    })?;
+    Ok((core, shm_door))
+}
+
+/// One core's memory, with one notice of what it is made of.
+fn memory_for(config: &Config, bytes: usize) -> Result<Arc<Memory>, MemoryError> {
+    let wish = match config.memory.huge {
+        None => PageWish::Ordinary,
+        Some(HugeSize::Mib2) => PageWish::Huge2M,
+        Some(HugeSize::Gib1) => PageWish::Huge1G,
+    };
+    let (memory, report) = Memory::new(bytes, wish)?;
+    if report.is_less_than_wanted() {
+        tracing::warn!("buffer memory: {report}");
+    } else {
+        tracing::info!("buffer memory: {report}");
+    }
+    Ok(Arc::new(memory))
+}
+
+/// Waits for every core to end. Past the time limit the process ends without the late ones: they
+/// hold commands that a device has not given back.
+fn join_cores(cores: Vec<RunningCore>) -> anyhow::Result<()> {
+    let deadline = std::time::Instant::now() + STOP_WAIT;
+    for core in cores {
+        while !core.is_finished() {
+            if std::time::Instant::now() > deadline {
+                bail!(
+                    "core {}: commands are stuck in a device; stopping without it",
+                    core.number()
+                );
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        core.join()?;
+    }
+    Ok(())
+}
+
+/// Unix sockets of the shared-memory fabric as the control plane sees them.
+struct ShmListeners(Arc<shm::Listener>);
+
+impl ShmListeners {
+    fn check(traddr: &str, trsvcid: Option<&str>) -> Result<(), ListenError> {
+        let address = |parameter, reason: &str| {
+            Err(ListenError::Address { parameter, reason: reason.to_owned() })
+        };
+        if trsvcid.is_some() {
+            return address("trsvcid", "the shm transport has none: leave it out");
+        }
+        if !Path::new(traddr).is_absolute() {
+            return address("traddr", "the shm transport takes an absolute socket path");
+        }
+        Ok(())
+    }
+}
+
+impl Listeners for ShmListeners {
+    fn add(
+        &mut self,
+        target: &str,
+        traddr: &str,
+        trsvcid: Option<&str>,
+    ) -> Result<(), ListenError> {
+        Self::check(traddr, trsvcid)?;
+        self.0.add_listener(target, traddr).map_err(refused)
+    }
+
+    fn remove(
+        &mut self,
+        target: &str,
+        traddr: &str,
+        trsvcid: Option<&str>,
+    ) -> Result<(), ListenError> {
+        Self::check(traddr, trsvcid)?;
+        self.0.remove_listener(target, traddr).map_err(refused)
+    }
+}
+
+fn refused(error: shm::ListenError) -> ListenError {
+    let errno = match &error {
+        shm::ListenError::BadPath { .. } => {
+            return ListenError::Address { parameter: "traddr", reason: error.to_string() };
+        }
+        shm::ListenError::InUse { .. } => Errno::ADDRINUSE,
+        _ => Errno::IO,
+    };
+    ListenError::Os { what: error.to_string(), errno }
+}
+
+/// What tells this host from others: the machine id, or else the host's name.
+fn host_id() -> String {
+    [Path::new("/etc/machine-id"), Path::new("/proc/sys/kernel/hostname")]
+        .into_iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .map(|text| text.trim().to_owned())
+        .find(|text| !text.is_empty())
+        .unwrap_or_default()
+}

@@ -1,0 +1,231 @@
+//! LUN maps and the logical units behind them.
+//!
+//! A bdev has at most one logical unit, shared by every target that maps it: made with its first
+//! mapping, dropped with its last.
+
+use std::sync::Arc;
+
+use bdev::Bdev;
+
+use super::{Control, Refused};
+use crate::scsi::{Identity, IdentityError};
+use crate::target::lun::{LUN_MAX, LogicalUnit};
+use crate::target::message::Action;
+
+/// Who claims a bdev while it is a logical unit.
+const CLAIM: &str = "srpt_tgt";
+
+/// What INQUIRY says instead of the defaults.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Overrides {
+    /// T10 vendor identification, at most 8 characters.
+    pub vendor: Option<String>,
+    /// Product identification, at most 16 characters.
+    pub product: Option<String>,
+    /// Unit serial number, at most 36 characters.
+    pub serial: Option<String>,
+}
+
+/// A logical unit in use.
+#[derive(Debug)]
+pub struct Unit {
+    pub(super) lu: Arc<LogicalUnit>,
+    pub(super) overrides: Overrides,
+}
+
+/// One entry of a LUN map.
+#[derive(Debug)]
+pub struct Mapping {
+    lu: Arc<LogicalUnit>,
+    read_only: bool,
+}
+
+impl Mapping {
+    /// Name of the bdev behind the LUN.
+    pub fn bdev_name(&self) -> &str {
+        self.lu.bdev.name()
+    }
+
+    /// Writes through this LUN are refused.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// The logical unit.
+    pub fn unit(&self) -> &Arc<LogicalUnit> {
+        &self.lu
+    }
+}
+
+/// What an operator asks for with `srpt_map_lun`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MapRequest {
+    /// Target name.
+    pub target: String,
+    /// LUN; the lowest free one when absent.
+    pub lun: Option<u16>,
+    /// Name of the bdev.
+    pub bdev_name: String,
+    /// Refuse writes.
+    pub read_only: bool,
+    /// Identity other than the default.
+    pub overrides: Overrides,
+}
+
+impl Control {
+    /// Shows a bdev to the initiators of a target; answers the LUN.
+    pub fn map_lun(&mut self, request: &MapRequest) -> Result<u16, Refused> {
+        let target = &request.target;
+        self.target(target)?;
+        let bdev = self.bdev(&request.bdev_name)?;
+        let lun = self.free_lun(request, bdev.name())?;
+        let known = self.units.iter().find(|unit| unit.lu.bdev.name() == bdev.name());
+        let lu = match known {
+            Some(unit) => {
+                self.check_overrides(unit, request)?;
+                Arc::clone(&unit.lu)
+            }
+            None => self.make_unit(Arc::clone(&bdev), request)?,
+        };
+        let map = Action::MapLun {
+            target: target.clone(),
+            lun,
+            lu: Arc::clone(&lu),
+            read_only: request.read_only,
+        };
+        let mapped = self.all_or_undo(&map, &Action::UnmapLun { target: target.clone(), lun });
+        if mapped.is_err() {
+            self.close_unused_units();
+        }
+        mapped?;
+        tracing::info!("target {target}: bdev {} mapped as LUN {lun}", bdev.name());
+        self.target_mut(target)?.luns.insert(lun, Mapping { lu, read_only: request.read_only });
+        self.luns_changed(target);
+        Ok(lun)
+    }
+
+    /// Takes a LUN away. Answers when its last command has ended; after a time-out the LUN is still
+    /// listed and the call can be repeated.
+    pub fn unmap_lun(&mut self, target: &str, lun: u16) -> Result<(), Refused> {
+        if !self.target(target)?.luns.contains_key(&lun) {
+            return Err(Refused::missing(format!("LUN {lun} of target {target}")));
+        }
+        self.all(&Action::UnmapLun { target: target.to_owned(), lun })?;
+        self.target_mut(target)?.luns.remove(&lun);
+        tracing::info!("target {target}: LUN {lun} unmapped");
+        self.luns_changed(target);
+        self.close_unused_units();
+        Ok(())
+    }
+
+    /// A target and LUN that show a bdev, if any do.
+    pub fn mapping_of(&self, bdev_name: &str) -> Option<(&str, u16)> {
+        self.targets.iter().find_map(|target| {
+            let (lun, _) =
+                target.luns.iter().find(|(_, mapping)| mapping.bdev_name() == bdev_name)?;
+            Some((target.name(), *lun))
+        })
+    }
+
+    /// What the logical unit of a mapped bdev says instead of the defaults.
+    pub fn overrides_of(&self, bdev_name: &str) -> Option<&Overrides> {
+        let unit = self.units.iter().find(|unit| unit.lu.bdev.name() == bdev_name)?;
+        Some(&unit.overrides)
+    }
+
+    fn free_lun(&self, request: &MapRequest, name: &str) -> Result<u16, Refused> {
+        let target = &request.target;
+        let luns = self.target(target)?.luns();
+        if let Some((lun, _)) = luns.iter().find(|(_, mapping)| mapping.bdev_name() == name) {
+            return Err(Refused::exists(format!(
+                "bdev {name} is LUN {lun} of target {target} already"
+            )));
+        }
+        match request.lun {
+            Some(lun) => match luns.get(&lun) {
+                None => Ok(lun),
+                Some(mapping) => Err(Refused::exists(format!(
+                    "LUN {lun} of target {target} is bdev {}",
+                    mapping.bdev_name()
+                ))),
+            },
+            None => (0..=LUN_MAX).find(|lun| !luns.contains_key(lun)).ok_or_else(|| {
+                Refused::new(
+                    rustix::io::Errno::NOSPC,
+                    format!("all {} LUNs of target {target} are in use", u32::from(LUN_MAX) + 1),
+                )
+            }),
+        }
+    }
+
+    /// A second mapping may repeat the identity or leave it out, but not change it.
+    fn check_overrides(&self, unit: &Unit, request: &MapRequest) -> Result<(), Refused> {
+        let pairs = [
+            ("vendor", &request.overrides.vendor, &unit.overrides.vendor),
+            ("product", &request.overrides.product, &unit.overrides.product),
+            ("serial", &request.overrides.serial, &unit.overrides.serial),
+        ];
+        match pairs.iter().find(|(_, wanted, there)| wanted.is_some() && wanted != there) {
+            None => Ok(()),
+            Some((parameter, ..)) => {
+                let name = unit.lu.bdev.name();
+                let (target, lun) = self.mapping_of(name).expect("a unit in use is mapped");
+                Err(Refused::invalid(format!(
+                    "{parameter}: bdev {name} is also LUN {lun} of target {target} and has one \
+                     identity"
+                )))
+            }
+        }
+    }
+
+    fn make_unit(
+        &mut self,
+        bdev: Arc<dyn Bdev>,
+        request: &MapRequest,
+    ) -> Result<Arc<LogicalUnit>, Refused> {
+        let identity = identity(bdev.as_ref(), &request.overrides)?;
+        self.bdevs.claim(bdev.name(), CLAIM)?;
+        self.units_made += 1;
+        let lu = Arc::new(LogicalUnit::new(self.units_made, bdev, identity));
+        self.units.push(Unit { lu: Arc::clone(&lu), overrides: request.overrides.clone() });
+        Ok(lu)
+    }
+
+    fn luns_changed(&mut self, target: &str) {
+        if let Err(error) = self.all(&Action::LunsChanged { target: target.to_owned() }) {
+            tracing::warn!("target {target}: initiators may not notice the new LUN map: {error}");
+        }
+    }
+
+    /// Closes the channels of bdevs that no LUN uses any more.
+    pub(super) fn close_unused_units(&mut self) {
+        let units = std::mem::take(&mut self.units);
+        let (used, unused): (Vec<Unit>, Vec<Unit>) =
+            units.into_iter().partition(|unit| self.mapping_of(unit.lu.bdev.name()).is_some());
+        self.units = used;
+        for unit in unused {
+            let bdev = Arc::clone(&unit.lu.bdev);
+            let name = bdev.name().to_owned();
+            if let Err(error) = self.all(&Action::CloseBdev { bdev }) {
+                tracing::warn!("bdev {name}: {error}");
+            }
+            self.bdevs.release(&name).expect("a claimed bdev is not deleted");
+        }
+    }
+}
+
+/// Who a logical unit says it is.
+fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Result<Identity, Refused> {
+    let wrong = |error: IdentityError| Refused::invalid(error.to_string());
+    let mut identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
+    if let Some(vendor) = &overrides.vendor {
+        identity = identity.with_vendor(vendor).map_err(wrong)?;
+    }
+    if let Some(product) = &overrides.product {
+        identity = identity.with_product(product).map_err(wrong)?;
+    }
+    if let Some(serial) = &overrides.serial {
+        identity = identity.with_serial(serial).map_err(wrong)?;
+    }
+    Ok(identity)
+}

@@ -1,0 +1,229 @@
+//! What an operator sees and changes: bdevs, targets, LUN maps and listeners, and the transactions
+//! that bring a change to every core.
+//!
+//! [`Control`] owns the only copy of this state; the cores hold what they need of it as shared
+//! values. Every operation checks everything first, then changes the cores, then itself; when a
+//! core refuses, the others are put back, so a failed operation leaves nothing behind.
+//!
+//! Nothing here runs on a core. The cost of an operation is one message per core and its answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bdev::Bdev;
+use bdev::registry::{BdevError, Registry};
+use reactor::stats::CoreStats;
+use rustix::io::Errno;
+use rustix::process::Signal;
+use uuid::Uuid;
+
+use crate::logs::Logs;
+use crate::target::message::{Action, Report};
+
+pub mod cores;
+pub mod listeners;
+mod luns;
+mod refused;
+mod targets;
+
+pub use cores::{Cores, Mailboxes};
+pub use listeners::{ListenError, Listener, Listeners};
+pub use luns::{MapRequest, Mapping, Overrides, Unit};
+pub use refused::{Refused, strerror};
+pub use targets::{Target, TargetRequest};
+
+/// What [`Control`] is made of.
+pub struct Parts {
+    /// The running cores.
+    pub cores: Box<dyn Cores>,
+    /// Time counters with the number of the processor, in the order of the cores.
+    pub stats: Vec<(usize, Arc<CoreStats>)>,
+    /// Where bdevs live; may hold some already.
+    pub bdevs: Registry,
+    /// Something that tells this host from others and stays the same, such as the machine id.
+    pub host_id: String,
+    /// Log levels.
+    pub logs: Logs,
+    /// Sends a signal to this process.
+    pub raise: Box<dyn Fn(Signal) -> Result<(), Errno> + Send>,
+}
+
+/// The state of the control plane. Shared behind one lock by those who serve operators.
+pub struct Control {
+    cores: Box<dyn Cores>,
+    stats: Vec<(usize, Arc<CoreStats>)>,
+    bdevs: Registry,
+    host_id: String,
+    logs: Logs,
+    raise: Box<dyn Fn(Signal) -> Result<(), Errno> + Send>,
+    listeners: BTreeMap<&'static str, Box<dyn Listeners>>,
+    targets: Vec<Target>,
+    units: Vec<Unit>,
+    units_made: u32,
+}
+
+impl Control {
+    /// A control plane without targets.
+    pub fn new(parts: Parts) -> Self {
+        Control {
+            cores: parts.cores,
+            stats: parts.stats,
+            bdevs: parts.bdevs,
+            host_id: parts.host_id,
+            logs: parts.logs,
+            raise: parts.raise,
+            listeners: BTreeMap::new(),
+            targets: Vec::new(),
+            units: Vec::new(),
+            units_made: 0,
+        }
+    }
+
+    /// Makes a transport type available to [`Control::add_listener`].
+    pub fn offer(&mut self, trtype: &'static str, listeners: Box<dyn Listeners>) {
+        assert!(listeners::TRTYPES.contains(&trtype), "transport type {trtype} is not known");
+        self.listeners.insert(trtype, listeners);
+    }
+
+    /// The bdevs.
+    pub fn bdevs(&self) -> &Registry {
+        &self.bdevs
+    }
+
+    /// The bdevs, to create some. Deleting goes through [`Control::delete_bdev`].
+    pub fn bdevs_mut(&mut self) -> &mut Registry {
+        &mut self.bdevs
+    }
+
+    /// Log levels.
+    pub fn logs(&self) -> &Logs {
+        &self.logs
+    }
+
+    /// Time counters with processor numbers, in the order of the cores.
+    pub fn stats(&self) -> &[(usize, Arc<CoreStats>)] {
+        &self.stats
+    }
+
+    /// Targets in the order of their creation.
+    pub fn targets(&self) -> &[Target] {
+        &self.targets
+    }
+
+    /// Sends a signal to this process.
+    pub fn raise(&self, signal: Signal) -> Result<(), Refused> {
+        (self.raise)(signal).map_err(|errno| Refused::new(errno, "signal was not sent"))
+    }
+
+    /// Every core's report, in the order of the cores.
+    pub fn reports(&mut self) -> Result<Vec<Report>, Refused> {
+        self.all(&Action::Report)
+    }
+
+    /// Starts the I/O counts of some bdevs anew on every core: all counts, or only the longest and
+    /// shortest times.
+    pub fn reset_io_counts(&mut self, bdevs: Vec<String>, sums: bool) -> Result<(), Refused> {
+        self.all(&Action::ResetIoCounts { bdevs, sums }).map(drop)
+    }
+
+    /// Asks every core to stop: what runs is answered, then the channels end.
+    pub fn stop(&mut self) -> Result<(), Refused> {
+        self.all(&Action::Shutdown).map(drop)
+    }
+
+    /// A bdev by name or UUID.
+    pub fn bdev(&self, name: &str) -> Result<Arc<dyn Bdev>, Refused> {
+        Ok(self.bdevs.find(name)?)
+    }
+
+    /// Deletes a bdev that no LUN uses. `method` is that of the bdev's kind, such as
+    /// `bdev_null_delete`.
+    pub fn delete_bdev(&mut self, method: &str, name: &str) -> Result<(), Refused> {
+        let bdev = self.bdev(name)?;
+        let name = bdev.name();
+        let mapping = self.mapping_of(name).filter(|_| bdev.delete_method() == method);
+        if let Some((target, lun)) = mapping {
+            return Err(Refused::busy(format!(
+                "bdev {name} is mapped as LUN {lun} of target {target}"
+            )));
+        }
+        self.bdevs.delete(name, method)?;
+        tracing::info!("bdev {name}: deleted");
+        Ok(())
+    }
+
+    /// Brings a new size of a bdev to the cores and their sessions. The bdev has it already.
+    pub fn capacity_changed(&mut self, bdev: &str) -> Result<(), Refused> {
+        self.all(&Action::CapacityChanged { bdev: bdev.to_owned() }).map(drop)
+    }
+
+    /// Ends a session on every core.
+    pub fn disconnect_session(&mut self, session: u64) -> Result<(), Refused> {
+        let known = self
+            .reports()?
+            .iter()
+            .any(|report| report.channels.iter().any(|channel| channel.session == session));
+        if !known {
+            return Err(Refused::missing(format!("session {session}")));
+        }
+        self.all(&Action::Disconnect { session }).map(drop)
+    }
+
+    fn all(&mut self, action: &Action) -> Result<Vec<Report>, Refused> {
+        cores::all(self.cores.as_mut(), action).map_err(|partial| refusal(&partial.error))
+    }
+
+    /// Asks every core; when one fails, sends `undo` to those that have done it.
+    fn all_or_undo(&mut self, action: &Action, undo: &Action) -> Result<(), Refused> {
+        let Err(partial) = cores::all(self.cores.as_mut(), action) else { return Ok(()) };
+        for error in self.cores.ask(&partial.done, undo).into_iter().filter_map(Result::err) {
+            tracing::warn!("while undoing a change that failed: {error}");
+        }
+        Err(refusal(&partial.error))
+    }
+
+    fn target(&self, name: &str) -> Result<&Target, Refused> {
+        self.targets
+            .iter()
+            .find(|target| target.name() == name)
+            .ok_or_else(|| Refused::missing(format!("target {name}")))
+    }
+
+    fn target_mut(&mut self, name: &str) -> Result<&mut Target, Refused> {
+        self.targets
+            .iter_mut()
+            .find(|target| target.name() == name)
+            .ok_or_else(|| Refused::missing(format!("target {name}")))
+    }
+
+    /// The service GUID of a target that was not given one: the same on this host after a restart.
+    fn derived_guid(&self, name: &str) -> u64 {
+        let seed = format!("srpt_tgt\0{}\0{name}", self.host_id);
+        let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, seed.as_bytes());
+        // The universal/local bit says: assigned here, not by the IEEE.
+        hash.as_u64_pair().0 | 0x0200_0000_0000_0000
+    }
+}
+
+fn refusal(error: &cores::CoreError) -> Refused {
+    use crate::target::message::ActionError;
+    let errno = match error {
+        cores::CoreError::Refused(ActionError::OpenChannel { .. }) => Errno::IO,
+        cores::CoreError::Silent { .. } => Errno::TIMEDOUT,
+        cores::CoreError::Stopped { .. } => Errno::SRCH,
+    };
+    Refused::new(errno, error.to_string())
+}
+
+impl From<BdevError> for Refused {
+    fn from(error: BdevError) -> Self {
+        let errno = Errno::from_raw_os_error(-error.errno());
+        match error {
+            BdevError::Exists { name } | BdevError::NotFound { name } => {
+                Refused::new(errno, format!("bdev {name}"))
+            }
+            BdevError::Os { what, .. } => Refused::new(errno, what),
+            other => Refused::new(errno, other.to_string()),
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Loading a configuration: all of it or nothing.
+//!
+//! A configuration is the document that `save_config` gives. Its entries are brought into the
+//! order bdevs, targets, LUNs, listeners, whatever their order in the document; when one fails,
+//! those before it are taken back, last first.
+
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::error::{INVALID_PARAMS, RpcError};
+use super::methods::{self, Change};
+use crate::control::Control;
+
+/// Bytes of the largest configuration file.
+const FILE_BYTES_MAX: u64 = 64 << 20;
+
+/// Parts of a configuration, in the order of their dependence.
+pub(super) const SUBSYSTEMS: [&str; 2] = ["bdev", "srpt"];
+
+/// Where a method's entries come among the others: listeners last, so that no initiator logs in to
+/// a half-built target.
+fn rank(method: &str) -> u32 {
+    match method {
+        "srpt_create_target" => 1,
+        "srpt_map_lun" => 2,
+        "srpt_add_listener" => 3,
+        _ => 0,
+    }
+}
+
+/// Why a configuration was not loaded. Nothing of it is in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadError {
+    /// Line in the document, from 1; `None` when no line is to blame.
+    pub line: Option<usize>,
+    /// Where and why, for the operator, without the line.
+    pub why: String,
+    /// Code of the entry's own error.
+    pub code: i32,
+}
+
+impl LoadError {
+    fn at(line: usize, why: String) -> Self {
+        LoadError { line: Some(line), why, code: INVALID_PARAMS }
+    }
+
+    /// As the answer to `load_config`, where lines mean nothing: the client chose them.
+    pub fn into_rpc_error(self) -> RpcError {
+        RpcError { code: self.code, message: format!("Configuration not loaded: {}", self.why) }
+    }
+}
+
+/// A configuration file that could not be loaded, with the place in the file.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct FileError(String);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document<'a> {
+    #[serde(borrow)]
+    subsystems: Vec<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Subsystem<'a> {
+    subsystem: String,
+    #[serde(default, borrow)]
+    config: Option<Vec<&'a RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry<'a> {
+    method: String,
+    #[serde(default, borrow)]
+    params: Option<&'a RawValue>,
+}
+
+/// An entry that is known to be well formed.
+struct Step<'a> {
+    change: Change,
+    method: String,
+    params: Option<&'a RawValue>,
+    line: usize,
+    place: String,
+}
+
+/// Loads a file into the control plane. The error names file, line, entry and method.
+pub fn load_file(control: &mut Control, path: &Path) -> Result<(), FileError> {
+    let shown = path.display();
+    let failed = |why: String| FileError(format!("{shown}: {why}"));
+    let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+    if size > FILE_BYTES_MAX {
+        return Err(failed(format!("{size} bytes are more than {FILE_BYTES_MAX}")));
+    }
+    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    load(control, &text).map_err(|error| match error.line {
+        Some(line) => FileError(format!("{shown}:{line}: {}", error.why)),
+        None => failed(error.why),
+    })
+}
+
+/// Loads a document into the control plane.
+pub fn load(control: &mut Control, text: &str) -> Result<(), LoadError> {
+    let mut steps = steps(text)?;
+    steps.sort_by_key(|step| rank(&step.method));
+    let mut done = Vec::new();
+    for step in steps {
+        match (step.change)(control, step.params) {
+            Ok((_, undo)) => done.push(undo),
+            Err(error) => {
+                for undo in done.into_iter().rev() {
+                    if let Err(error) = undo.clone().run(control) {
+                        tracing::error!("while taking a configuration back: {undo:?}: {error}");
+                    }
+                }
+                let why = format!("{} ({}): {error}", step.place, step.method);
+                return Err(LoadError { line: Some(step.line), why, code: error.code });
+            }
+        }
+    }
+    Ok(())
+}
+
+fn steps(text: &str) -> Result<Vec<Step<'_>>, LoadError> {
+    let document: Document<'_> = serde_json::from_str(text).map_err(|error| {
+        let why = without_place(&error);
+        LoadError::at(error.line(), format!("column {}: {why}", error.column()))
+    })?;
+    let mut steps = Vec::new();
+    for raw in document.subsystems {
+        let within = |error: serde_json::Error| {
+            LoadError::at(line_of(text, raw) + error.line() - 1, without_place(&error))
+        };
+        let subsystem: Subsystem<'_> = serde_json::from_str(raw.get()).map_err(within)?;
+        let name = subsystem.subsystem;
+        let entries = subsystem.config.unwrap_or_default();
+        if !entries.is_empty() && !SUBSYSTEMS.contains(&name.as_str()) {
+            return Err(LoadError::at(
+                line_of(text, raw),
+                format!("subsystem {name:?} is not one of {}", SUBSYSTEMS.join(", ")),
+            ));
+        }
+        for (index, raw) in entries.into_iter().enumerate() {
+            steps.push(step(text, &name, index, raw)?);
+        }
+    }
+    Ok(steps)
+}
+
+fn step<'a>(
+    text: &'a str,
+    subsystem: &str,
+    index: usize,
+    raw: &'a RawValue,
+) -> Result<Step<'a>, LoadError> {
+    let place = format!("entry {index} of subsystem {subsystem}");
+    let line = line_of(text, raw);
+    let entry: Entry<'a> = serde_json::from_str(raw.get()).map_err(|error| {
+        LoadError::at(line + error.line() - 1, format!("{place}: {}", without_place(&error)))
+    })?;
+    let method = entry.method;
+    let own = if subsystem == "bdev" { "bdev_" } else { "srpt_" };
+    match methods::change_named(&method).filter(|_| method.starts_with(own)) {
+        Some(change) => Ok(Step { change, method, params: entry.params, line, place }),
+        None => {
+            let known: Vec<&str> =
+                methods::changes().filter(|name| name.starts_with(own)).collect();
+            let known = known.join(", ");
+            Err(LoadError::at(line, format!("{place}: method {method:?} is not one of {known}")))
+        }
+    }
+}
+
+fn without_place(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]).to_owned()
+}
+
+/// The line, from 1, at which a piece of `text` begins.
+fn line_of(text: &str, piece: &RawValue) -> usize {
+    let offset = (piece.get().as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
+    let before = text.as_bytes().get(..offset).unwrap_or_default();
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}

@@ -1,0 +1,241 @@
+//! Creating, deleting and listing bdevs.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bdev::Bdev;
+use bdev::malloc::MallocOptions;
+use bdev::null::NullOptions;
+use bdev::registry::{BdevError, describe};
+use bdev::uring::{Direct, UringOptions};
+use rustix::io::Errno;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::neutral::{AnyNode, BlockSize, BlockSizeOr0, False, Zero};
+use super::{Method, Outcome, Undo, change, locked, shared};
+use crate::control::{Control, Refused};
+use crate::rpc::Shared;
+use crate::rpc::error::RpcError;
+use crate::rpc::params::{self, BdevName, Bounded, Params};
+
+pub(super) const METHODS: [Method; 9] = [
+    change("bdev_null_create", null_create),
+    locked("bdev_null_delete", |control, params| delete(control, "bdev_null_delete", params)),
+    locked("bdev_null_resize", null_resize),
+    change("bdev_malloc_create", malloc_create),
+    locked("bdev_malloc_delete", |control, params| delete(control, "bdev_malloc_delete", params)),
+    change("bdev_uring_create", uring_create),
+    locked("bdev_uring_delete", |control, params| delete(control, "bdev_uring_delete", params)),
+    locked("bdev_uring_rescan", uring_rescan),
+    shared("bdev_get_bdevs", list),
+];
+
+/// Blocks of a device: at most 2^63 bytes in the smallest blocks.
+type Blocks = Bounded<1, { 1 << 54 }>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NullParams {
+    name: BdevName,
+    num_blocks: Blocks,
+    block_size: BlockSize,
+    #[serde(default)]
+    physical_block_size: Option<BlockSize>,
+    #[serde(default)]
+    uuid: Option<Uuid>,
+    #[serde(default, rename = "md_size")]
+    _md_size: Option<Zero>,
+    #[serde(default, rename = "dif_type")]
+    _dif_type: Option<Zero>,
+    #[serde(default, rename = "dif_is_head_of_md")]
+    _dif_is_head_of_md: Option<False>,
+    #[serde(default, rename = "dif_pi_format")]
+    _dif_pi_format: Option<Zero>,
+    #[serde(default, rename = "preferred_write_granularity")]
+    _preferred_write_granularity: Option<Zero>,
+    #[serde(default, rename = "preferred_write_alignment")]
+    _preferred_write_alignment: Option<Zero>,
+    #[serde(default, rename = "optimal_write_size")]
+    _optimal_write_size: Option<Zero>,
+    #[serde(default, rename = "preferred_unmap_granularity")]
+    _preferred_unmap_granularity: Option<Zero>,
+    #[serde(default, rename = "preferred_unmap_alignment")]
+    _preferred_unmap_alignment: Option<Zero>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MallocParams {
+    #[serde(default)]
+    name: Option<BdevName>,
+    num_blocks: Blocks,
+    block_size: BlockSize,
+    #[serde(default)]
+    physical_block_size: Option<BlockSize>,
+    #[serde(default)]
+    uuid: Option<Uuid>,
+    #[serde(default, rename = "optimal_io_boundary")]
+    _optimal_io_boundary: Option<Zero>,
+    #[serde(default, rename = "md_size")]
+    _md_size: Option<Zero>,
+    #[serde(default, rename = "md_interleave")]
+    _md_interleave: Option<False>,
+    #[serde(default, rename = "dif_type")]
+    _dif_type: Option<Zero>,
+    #[serde(default, rename = "dif_is_head_of_md")]
+    _dif_is_head_of_md: Option<False>,
+    #[serde(default, rename = "dif_pi_format")]
+    _dif_pi_format: Option<Zero>,
+    #[serde(default, rename = "numa_id")]
+    _numa_id: Option<AnyNode>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UringParams {
+    #[serde(default)]
+    name: Option<BdevName>,
+    filename: String,
+    /// 0 is SPDK's word for "choose".
+    #[serde(default)]
+    block_size: Option<BlockSizeOr0>,
+    #[serde(default)]
+    uuid: Option<Uuid>,
+    #[serde(default, alias = "readonly")]
+    read_only: bool,
+    #[serde(default)]
+    direct: Direct,
+    #[serde(default)]
+    write_cache: Option<bool>,
+    #[serde(default)]
+    rotational: Option<bool>,
+}
+
+/// Wrong values that only the device could see are parameter errors too.
+fn refused(error: BdevError) -> RpcError {
+    match error {
+        BdevError::Invalid(why) => RpcError::invalid_params(why),
+        error => Refused::from(error).into(),
+    }
+}
+
+fn made(bdev: &Arc<dyn Bdev>) -> (Value, Undo) {
+    let undo = Undo::Bdev { method: bdev.delete_method(), name: bdev.name().to_owned() };
+    tracing::info!("bdev {}: created, {}", bdev.name(), bdev.product_name());
+    (json!(bdev.name()), undo)
+}
+
+fn null_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+    let params: NullParams = params::parse(params)?;
+    let options = NullOptions {
+        name: Some(params.name.0),
+        num_blocks: params.num_blocks.0,
+        block_size: params.block_size.0,
+        physical_block_size: params.physical_block_size.map(|size| size.0),
+        uuid: params.uuid,
+        other: Map::new(),
+    };
+    Ok(made(&control.bdevs_mut().create_null(options).map_err(refused)?))
+}
+
+fn malloc_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+    let params: MallocParams = params::parse(params)?;
+    let options = MallocOptions {
+        name: params.name.map(|name| name.0),
+        num_blocks: params.num_blocks.0,
+        block_size: params.block_size.0,
+        physical_block_size: params.physical_block_size.map(|size| size.0),
+        uuid: params.uuid,
+        other: Map::new(),
+    };
+    Ok(made(&control.bdevs_mut().create_malloc(options).map_err(refused)?))
+}
+
+fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+    let params: UringParams = params::parse(params)?;
+    let defaults = UringOptions::new(&params.filename);
+    let options = UringOptions {
+        name: params.name.map(|name| name.0),
+        block_size: params.block_size.map(|size| size.0),
+        uuid: params.uuid,
+        read_only: params.read_only,
+        direct: params.direct,
+        write_cache: params.write_cache.unwrap_or(defaults.write_cache),
+        rotational: params.rotational,
+        ..defaults
+    };
+    Ok(made(&control.bdevs_mut().create_uring(options).map_err(refused)?))
+}
+
+fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {
+    let NameParams { name } = params::parse(params)?;
+    let bdev = control.bdev(&name.0)?;
+    let before = bdev.geometry().blocks;
+    control.bdevs().rescan_uring(&name.0).map_err(refused)?;
+    if bdev.geometry().blocks != before {
+        control.capacity_changed(bdev.name())?;
+    }
+    Ok(json!(true))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NameParams {
+    name: BdevName,
+}
+
+fn delete(control: &mut Control, method: &str, params: Params<'_>) -> Outcome {
+    let NameParams { name } = params::parse(params)?;
+    control.delete_bdev(method, &name.0)?;
+    Ok(json!(true))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResizeParams {
+    name: BdevName,
+    /// MiB, as in SPDK.
+    new_size: Bounded<1, { 1 << 43 }>,
+}
+
+fn null_resize(control: &mut Control, params: Params<'_>) -> Outcome {
+    let ResizeParams { name, new_size } = params::parse(params)?;
+    let bdev = control.bdev(&name.0)?;
+    let blocks = new_size.0.saturating_mul((1 << 20) / u64::from(bdev.geometry().block_bytes));
+    control.bdevs().resize_null(&name.0, blocks).map_err(refused)?;
+    control.capacity_changed(bdev.name())?;
+    Ok(json!(true))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListParams {
+    #[serde(default)]
+    name: Option<BdevName>,
+    /// Milliseconds to wait for a bdev that does not exist yet; one day at most.
+    #[serde(default)]
+    timeout: Option<Bounded<0, 86_400_000>>,
+}
+
+fn list(on: &Shared, params: Params<'_>) -> Outcome {
+    let ListParams { name, timeout } = params::parse(params)?;
+    let Some(BdevName { 0: name }) = name else {
+        let control = on.control();
+        return Ok(control.bdevs().iter().map(|(bdev, by)| describe(bdev.as_ref(), by)).collect());
+    };
+    let look = |control: &mut Control| {
+        let bdev = control.bdevs().find(&name).ok()?;
+        Some(json!([describe(bdev.as_ref(), control.bdevs().claimed_by(bdev.name()))]))
+    };
+    let wait_ms = timeout.map_or(0, |timeout| timeout.0);
+    let found = on.wait_for(Instant::now() + Duration::from_millis(wait_ms), look);
+    found.ok_or_else(|| match wait_ms {
+        0 => Refused::missing(format!("bdev {name}")).into(),
+        _ => {
+            let what = format!("bdev {name} did not appear within {wait_ms} ms");
+            Refused::new(Errno::TIMEDOUT, what).into()
+        }
+    })
+}

@@ -1,0 +1,136 @@
+//! The configuration as a document: what would make the present state again.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::targets::address;
+use super::{Method, Outcome, locked, shared};
+use crate::control::{Control, Mapping, Target};
+use crate::rpc::error::RpcError;
+use crate::rpc::params::{self, Params};
+use crate::rpc::{Shared, load};
+
+pub(super) const METHODS: [Method; 4] = [
+    locked("framework_get_subsystems", subsystems),
+    locked("framework_get_config", subsystem_config),
+    locked("save_config", save),
+    shared("load_config", load_config),
+];
+
+fn subsystems(_: &mut Control, params: Params<'_>) -> Outcome {
+    params::none("framework_get_subsystems", params)?;
+    Ok(json!([
+        { "subsystem": "bdev", "depends_on": [] },
+        { "subsystem": "srpt", "depends_on": ["bdev"] },
+    ]))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigParams {
+    name: String,
+    /// SPDK's client sends it; there is nothing to batch.
+    #[serde(default, rename = "with_batches")]
+    _with_batches: bool,
+}
+
+fn subsystem_config(control: &mut Control, params: Params<'_>) -> Outcome {
+    let ConfigParams { name, .. } = params::parse(params)?;
+    match name.as_str() {
+        "bdev" => Ok(Value::Array(bdev_entries(control))),
+        "srpt" => Ok(Value::Array(srpt_entries(control))),
+        _ => Err(RpcError::invalid_params(format_args!(
+            "name: Subsystem '{}' not found, there are {}",
+            name.chars().take(40).collect::<String>(),
+            load::SUBSYSTEMS.join(", ")
+        ))),
+    }
+}
+
+fn save(control: &mut Control, params: Params<'_>) -> Outcome {
+    params::none("save_config", params)?;
+    Ok(saved(control))
+}
+
+/// The configuration that makes the present state again: bdevs, then targets and their LUNs, and
+/// listeners last, so that no initiator logs in to a half-built target.
+pub fn saved(control: &Control) -> Value {
+    json!({
+        "subsystems": [
+            { "subsystem": "bdev", "config": bdev_entries(control) },
+            { "subsystem": "srpt", "config": srpt_entries(control) },
+        ],
+    })
+}
+
+fn entry(method: &str, params: Value) -> Value {
+    json!({ "method": method, "params": params })
+}
+
+fn bdev_entries(control: &Control) -> Vec<Value> {
+    let calls = control.bdevs().iter().map(|(bdev, _)| bdev.create_call());
+    calls.map(|(method, params)| entry(method, params)).collect()
+}
+
+fn srpt_entries(control: &Control) -> Vec<Value> {
+    let targets = control.targets();
+    let mut entries: Vec<Value> = targets.iter().map(create_entry).collect();
+    for target in targets {
+        let luns = target.luns().iter();
+        entries.extend(luns.map(|(lun, mapping)| map_entry(control, target, *lun, mapping)));
+    }
+    for target in targets {
+        for listener in target.listeners() {
+            let mut params = Map::new();
+            params.insert("target".to_owned(), json!(target.name()));
+            if let Value::Object(address) = address(listener) {
+                params.extend(address);
+            }
+            entries.push(entry("srpt_add_listener", Value::Object(params)));
+        }
+    }
+    entries
+}
+
+/// Always with the service GUID: initiators must find the target again on another host too.
+fn create_entry(target: &Target) -> Value {
+    entry(
+        "srpt_create_target",
+        json!({
+            "name": target.name(),
+            "service_guid": format!("{:016x}", target.service_guid()),
+            "relative_port": target.relative_port(),
+        }),
+    )
+}
+
+fn map_entry(control: &Control, target: &Target, lun: u16, mapping: &Mapping) -> Value {
+    let mut params = json!({
+        "target": target.name(),
+        "lun": lun,
+        "bdev_name": mapping.bdev_name(),
+        "read_only": mapping.read_only(),
+    });
+    if let Some(overrides) = control.overrides_of(mapping.bdev_name()) {
+        let texts = [
+            ("vendor", &overrides.vendor),
+            ("product", &overrides.product),
+            ("serial", &overrides.serial),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                params[name] = json!(text);
+            }
+        }
+    }
+    entry("srpt_map_lun", params)
+}
+
+fn load_config(on: &Shared, params: Params<'_>) -> Outcome {
+    let text = params.map_or("", RawValue::get);
+    let document = if text.is_empty() { "{}" } else { text };
+    load::load(&mut on.control(), document).map_err(|error| error.into_rpc_error())?;
+    on.announce_change();
+    Ok(json!(true))
+}

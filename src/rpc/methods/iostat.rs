@@ -1,0 +1,169 @@
+//! I/O counts of bdevs, summed over the cores or per core.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::threads::{TICK_RATE, thread_id};
+use super::{Method, Outcome, locked};
+use crate::control::Control;
+use crate::rpc::error::RpcError;
+use crate::rpc::params::{self, BdevName, Params};
+use crate::target::message::{IoCounts, Report};
+
+pub(super) const METHODS: [Method; 1] = [locked("bdev_get_iostat", iostat)];
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ResetMode {
+    #[default]
+    None,
+    All,
+    Maxmin,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct IostatParams {
+    #[serde(default)]
+    name: Option<BdevName>,
+    #[serde(default)]
+    names: Option<Vec<BdevName>>,
+    #[serde(default)]
+    per_channel: bool,
+    #[serde(default)]
+    reset_mode: ResetMode,
+}
+
+fn iostat(control: &mut Control, params: Params<'_>) -> Outcome {
+    let params: IostatParams = params::parse(params)?;
+    if params.name.is_some() && params.names.is_some() {
+        return Err(RpcError::invalid_params("name: names is there too; give one of them"));
+    }
+    let wanted = params.name.map(|name| vec![name]).or(params.names);
+    let names: Vec<String> = match wanted {
+        None => control.bdevs().iter().map(|(bdev, _)| bdev.name().to_owned()).collect(),
+        Some(wanted) => wanted
+            .iter()
+            .map(|name| Ok(control.bdev(&name.0)?.name().to_owned()))
+            .collect::<Result<_, RpcError>>()?,
+    };
+    if params.per_channel && names.len() != 1 {
+        return Err(RpcError::invalid_params(
+            "per_channel: it needs exactly one bdev in name or names",
+        ));
+    }
+    let reports = control.reports()?;
+    if params.reset_mode != ResetMode::None {
+        let sums = params.reset_mode == ResetMode::All;
+        control.reset_io_counts(names.clone(), sums)?;
+    }
+    let mut answer = Map::new();
+    answer.insert("tick_rate".to_owned(), json!(TICK_RATE));
+    answer.insert("ticks".to_owned(), json!(ticks()));
+    if params.per_channel {
+        let channels: Vec<Value> = per_core(&reports, &names[0])
+            .map(|(core, counts)| {
+                members([("thread_id".to_owned(), json!(thread_id(core)))], &counts)
+            })
+            .collect();
+        answer.insert("name".to_owned(), json!(names[0]));
+        answer.insert("channels".to_owned(), json!(channels));
+    } else {
+        let bdevs: Vec<Value> = names
+            .iter()
+            .map(|name| {
+                let mut sum = IoCounts::default();
+                per_core(&reports, name).for_each(|(_, counts)| add(&mut sum, &counts));
+                members([("name".to_owned(), json!(name))], &sum)
+            })
+            .collect();
+        answer.insert("bdevs".to_owned(), json!(bdevs));
+    }
+    Ok(Value::Object(answer))
+}
+
+/// Nanoseconds of the wall clock: only differences mean anything.
+fn ticks() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn per_core<'a>(
+    reports: &'a [Report],
+    name: &'a str,
+) -> impl Iterator<Item = (usize, IoCounts)> + 'a {
+    reports.iter().enumerate().flat_map(move |(core, report)| {
+        let of_name = report.bdevs.iter().filter(move |(bdev, _)| bdev == name);
+        of_name.map(move |(_, counts)| (core, *counts))
+    })
+}
+
+fn add(sum: &mut IoCounts, more: &IoCounts) {
+    // 0 says "none yet" and must not win over a real shortest time.
+    let shortest = |a: u64, b: u64| if a == 0 || (b != 0 && b < a) { b } else { a };
+    sum.bytes_read += more.bytes_read;
+    sum.read_ops += more.read_ops;
+    sum.read_ns += more.read_ns;
+    sum.read_ns_max = sum.read_ns_max.max(more.read_ns_max);
+    sum.read_ns_min = shortest(sum.read_ns_min, more.read_ns_min);
+    sum.bytes_written += more.bytes_written;
+    sum.write_ops += more.write_ops;
+    sum.write_ns += more.write_ns;
+    sum.write_ns_max = sum.write_ns_max.max(more.write_ns_max);
+    sum.write_ns_min = shortest(sum.write_ns_min, more.write_ns_min);
+    sum.bytes_unmapped += more.bytes_unmapped;
+    sum.unmap_ops += more.unmap_ops;
+    sum.unmap_ns += more.unmap_ns;
+    sum.unmap_ns_max = sum.unmap_ns_max.max(more.unmap_ns_max);
+    sum.unmap_ns_min = shortest(sum.unmap_ns_min, more.unmap_ns_min);
+    sum.errors += more.errors;
+}
+
+fn members<const N: usize>(first: [(String, Value); N], counts: &IoCounts) -> Value {
+    let numbers = [
+        ("bytes_read", counts.bytes_read),
+        ("num_read_ops", counts.read_ops),
+        ("bytes_written", counts.bytes_written),
+        ("num_write_ops", counts.write_ops),
+        ("bytes_unmapped", counts.bytes_unmapped),
+        ("num_unmap_ops", counts.unmap_ops),
+        ("bytes_copied", 0),
+        ("num_copy_ops", 0),
+        ("read_latency_ticks", counts.read_ns),
+        ("max_read_latency_ticks", counts.read_ns_max),
+        ("min_read_latency_ticks", counts.read_ns_min),
+        ("write_latency_ticks", counts.write_ns),
+        ("max_write_latency_ticks", counts.write_ns_max),
+        ("min_write_latency_ticks", counts.write_ns_min),
+        ("unmap_latency_ticks", counts.unmap_ns),
+        ("max_unmap_latency_ticks", counts.unmap_ns_max),
+        ("min_unmap_latency_ticks", counts.unmap_ns_min),
+        ("copy_latency_ticks", 0),
+        ("max_copy_latency_ticks", 0),
+        ("min_copy_latency_ticks", 0),
+    ];
+    let errors = match counts.errors {
+        0 => json!({}),
+        failed => json!({ "failed": failed }),
+    };
+    let mut object = Map::from_iter(first);
+    object.extend(numbers.map(|(name, number)| (name.to_owned(), json!(number))));
+    object.insert("io_error".to_owned(), errors);
+    Value::Object(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_core_has_no_shortest_time() {
+        let mut sum = IoCounts::default();
+        for read_ns_min in [0, 70, 50, 0, 90] {
+            add(&mut sum, &IoCounts { read_ns_min, ..IoCounts::default() });
+        }
+        assert_eq!(sum.read_ns_min, 50);
+    }
+}

@@ -1,0 +1,87 @@
+//! Sessions (I_T nexuses) and their channels.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Method, Outcome, locked};
+use crate::control::{Control, Refused};
+use crate::rpc::params::{self, Bounded, Params, TargetName};
+use crate::target::message::{ChannelReport, PortId};
+
+pub(super) const METHODS: [Method; 2] =
+    [locked("srpt_get_sessions", list), locked("srpt_disconnect_session", disconnect)];
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListParams {
+    #[serde(default)]
+    target: Option<TargetName>,
+}
+
+fn list(control: &mut Control, params: Params<'_>) -> Outcome {
+    let ListParams { target } = params::parse(params)?;
+    if let Some(TargetName { 0: name }) = &target
+        && !control.targets().iter().any(|target| target.name() == name)
+    {
+        return Err(Refused::missing(format!("target {name}")).into());
+    }
+    let reports = control.reports()?;
+    let mut sessions: BTreeMap<u64, Vec<(usize, &ChannelReport)>> = BTreeMap::new();
+    for (core, report) in reports.iter().enumerate() {
+        for channel in &report.channels {
+            if target.as_ref().is_none_or(|target| target.0 == channel.target) {
+                sessions.entry(channel.session).or_default().push((core, channel));
+            }
+        }
+    }
+    Ok(sessions.iter().map(|(id, channels)| session(*id, channels)).collect())
+}
+
+fn session(id: u64, channels: &[(usize, &ChannelReport)]) -> Value {
+    let (_, first) = channels[0];
+    let shown: Vec<Value> = channels.iter().map(|(core, channel)| shown(*core, channel)).collect();
+    json!({
+        "id": id,
+        "target": first.target,
+        "initiator_port_id": hex(&first.initiator_port_id),
+        "target_port_id": hex(&first.target_port_id),
+        "channels": shown,
+    })
+}
+
+fn shown(core: usize, channel: &ChannelReport) -> Value {
+    json!({
+        "core": core,
+        "connection": channel.conn.index,
+        "trtype": channel.peer.trtype,
+        "traddr": channel.peer.traddr,
+        "peer": channel.peer.peer,
+        "credits": channel.credits,
+        "req_lim": channel.req_lim,
+        "in_flight": channel.in_flight,
+        "iu_bytes_max": channel.iu_bytes_max,
+        "immediate_data": channel.immediate_data,
+        "multichannel": channel.multichannel,
+        "commands": channel.commands,
+        "bytes_read": channel.bytes_read,
+        "bytes_written": channel.bytes_written,
+    })
+}
+
+fn hex(port: &PortId) -> String {
+    port.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DisconnectParams {
+    session: Bounded<0, { u64::MAX }>,
+}
+
+fn disconnect(control: &mut Control, params: Params<'_>) -> Outcome {
+    let DisconnectParams { session } = params::parse(params)?;
+    control.disconnect_session(session.0)?;
+    Ok(json!(true))
+}

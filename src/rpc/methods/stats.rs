@@ -1,0 +1,81 @@
+//! Resources and events of the cores.
+
+use serde_json::{Map, Value, json};
+use transport::CloseReason;
+
+use super::{Method, Outcome, locked};
+use crate::control::Control;
+use crate::rpc::params::{self, Params};
+use crate::target::message::Report;
+
+pub(super) const METHODS: [Method; 2] =
+    [locked("iobuf_get_stats", iobuf), locked("srpt_get_stats", stats)];
+
+/// Buffers in SPDK's shape: `small_pool` is the smallest size class, `large_pool` all others.
+/// `main` counts free buffers (each core has its own: nothing is cached apart), `retry` what waits.
+fn iobuf(control: &mut Control, params: Params<'_>) -> Outcome {
+    params::none("iobuf_get_stats", params)?;
+    let reports = control.reports()?;
+    let free = |from: usize, to: usize| -> u64 {
+        let classes = |report: &Report| -> u64 {
+            let classes = report.buffers.iter().skip(from).take(to - from);
+            classes.map(|class| u64::from(class.free)).sum()
+        };
+        reports.iter().map(classes).sum()
+    };
+    let waiting: u64 = reports.iter().map(|report| u64::from(report.waiting)).sum();
+    Ok(json!([{
+        "module": "srpt",
+        "small_pool": { "cache": 0, "main": free(0, 1), "retry": waiting, "cache_size": 0 },
+        "large_pool": { "cache": 0, "main": free(1, usize::MAX), "retry": 0, "cache_size": 0 },
+    }]))
+}
+
+/// Per core: buffers of each size, request slots, information units that wait for either,
+/// connections closed by reason, and named counters of what went wrong.
+fn stats(control: &mut Control, params: Params<'_>) -> Outcome {
+    params::none("srpt_get_stats", params)?;
+    let reports = control.reports()?;
+    let cores: Vec<Value> = reports
+        .iter()
+        .enumerate()
+        .map(|(core, report)| {
+            let cpu = control.stats().get(core).map(|(cpu, _)| *cpu);
+            self::core(core, cpu, report)
+        })
+        .collect();
+    Ok(json!({ "cores": cores }))
+}
+
+fn core(core: usize, cpu: Option<usize>, report: &Report) -> Value {
+    let buffers: Vec<Value> = report
+        .buffers
+        .iter()
+        .map(|class| json!({ "bytes": class.bytes, "total": class.total, "free": class.free }))
+        .collect();
+    let closed = report.closed.iter().map(|(reason, count)| (*reason, *count));
+    let closed: Map<String, Value> =
+        closed.map(|(reason, count)| (reason_name(reason).to_owned(), json!(count))).collect();
+    let counters: Map<String, Value> =
+        report.counters.iter().map(|(name, count)| ((*name).to_owned(), json!(count))).collect();
+    json!({
+        "core": core,
+        "lcore": cpu,
+        "channels": report.channels.len(),
+        "buffers": buffers,
+        "slots": { "total": report.slots_total, "used": report.slots_used },
+        "waiting": report.waiting,
+        "closed": closed,
+        "counters": counters,
+    })
+}
+
+fn reason_name(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::PeerGone => "peer_gone",
+        CloseReason::Local => "local",
+        CloseReason::Protocol => "protocol",
+        CloseReason::RemoteAccess => "remote_access",
+        CloseReason::Link => "link",
+    }
+}

@@ -1,0 +1,221 @@
+//! A control plane without cores, for tests: actions and listeners are recorded, and one action can
+//! be made to fail on one core.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bdev::registry::Registry;
+use reactor::stats::CoreStats;
+use rustix::io::Errno;
+use serde_json::Value;
+use serde_json::value::RawValue;
+use tempfile::TempDir;
+
+use super::{RpcError, Server, Shared, methods};
+use crate::control::cores::{CoreError, Cores};
+use crate::control::{Control, ListenError, Listeners, Parts};
+use crate::logs::{Level, Logs};
+use crate::target::message::{Action, ActionError, Report};
+
+/// What the doubles have seen, and what they are told to do.
+#[derive(Default)]
+pub struct Seen {
+    /// Actions in words, each with its core.
+    pub actions: Vec<String>,
+    /// Listener calls in words.
+    pub listeners: Vec<String>,
+    /// Signals raised.
+    pub signals: Vec<i32>,
+    /// An action whose words begin so fails on core 1.
+    pub refuse: Option<String>,
+    /// What the cores report.
+    pub reports: Vec<Report>,
+}
+
+/// Shared with the doubles.
+pub type Record = Arc<Mutex<Seen>>;
+
+struct FakeCores(Record);
+
+/// An action in words.
+fn words(action: &Action) -> String {
+    match action {
+        Action::CreateTarget(spec) => format!("create {}", spec.name),
+        Action::DeleteTarget { target } => format!("delete {target}"),
+        Action::MapLun { target, lun, lu, read_only } => {
+            format!("map {target} {lun} {} unit {} read_only {read_only}", lu.bdev.name(), lu.id)
+        }
+        Action::UnmapLun { target, lun } => format!("unmap {target} {lun}"),
+        Action::LunsChanged { target } => format!("changed {target}"),
+        Action::CloseBdev { bdev } => format!("close {}", bdev.name()),
+        Action::CapacityChanged { bdev } => format!("resized {bdev}"),
+        Action::Disconnect { session } => format!("disconnect {session}"),
+        Action::ResetIoCounts { bdevs, sums } => format!("reset {bdevs:?} {sums}"),
+        Action::Report => "report".to_owned(),
+        other => format!("{other:?}"),
+    }
+}
+
+impl Cores for FakeCores {
+    fn count(&self) -> usize {
+        2
+    }
+
+    fn ask(&mut self, cores: &[usize], action: &Action) -> Vec<Result<Report, CoreError>> {
+        let mut seen = self.0.lock().unwrap();
+        let words = words(action);
+        let mut answer = |core: usize| {
+            seen.actions.push(format!("{core}: {words}"));
+            if core == 1 && seen.refuse.as_ref().is_some_and(|refuse| words.starts_with(refuse)) {
+                let reason = "no room".to_owned();
+                return Err(CoreError::Refused(ActionError::OpenChannel { core, reason }));
+            }
+            Ok(seen.reports.get(core).cloned().unwrap_or_default())
+        };
+        cores.iter().map(|core| answer(*core)).collect()
+    }
+}
+
+struct FakeListeners(Record);
+
+impl FakeListeners {
+    fn note(&self, what: &str, target: &str, traddr: &str) -> Result<(), ListenError> {
+        if !traddr.starts_with('/') {
+            let reason = "not an absolute path".to_owned();
+            return Err(ListenError::Address { parameter: "traddr", reason });
+        }
+        if traddr == "/taken" {
+            let what = format!("bind {traddr}");
+            return Err(ListenError::Os { what, errno: Errno::ADDRINUSE });
+        }
+        self.0.lock().unwrap().listeners.push(format!("{what} {target} {traddr}"));
+        Ok(())
+    }
+}
+
+impl Listeners for FakeListeners {
+    fn add(&mut self, target: &str, traddr: &str, _: Option<&str>) -> Result<(), ListenError> {
+        self.note("add", target, traddr)
+    }
+
+    fn remove(&mut self, target: &str, traddr: &str, _: Option<&str>) -> Result<(), ListenError> {
+        self.note("remove", target, traddr)
+    }
+}
+
+/// A control plane and what its doubles have seen.
+pub struct Bench {
+    pub shared: Arc<Shared>,
+    pub seen: Record,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        let seen = Record::default();
+        let signals = Arc::clone(&seen);
+        let mut control = Control::new(Parts {
+            cores: Box::new(FakeCores(Arc::clone(&seen))),
+            stats: vec![(0, Arc::new(CoreStats::default())), (5, Arc::new(CoreStats::default()))],
+            bdevs: Registry::with_host("test host"),
+            host_id: "test host".to_owned(),
+            logs: Logs::new(Level::Notice, |_| {}),
+            raise: Box::new(move |signal| {
+                signals.lock().unwrap().signals.push(signal.as_raw());
+                Ok(())
+            }),
+        });
+        control.offer("shm", Box::new(FakeListeners(Arc::clone(&seen))));
+        Bench { shared: Arc::new(Shared::new(control)), seen }
+    }
+
+    /// Calls a method with parameters as JSON text, empty for none.
+    pub fn call(&self, method: &str, params: &str) -> Result<Value, RpcError> {
+        let raw = (!params.is_empty())
+            .then(|| RawValue::from_string(params.to_owned()).expect("the test's JSON"));
+        methods::call(&self.shared, method, raw.as_deref())
+    }
+
+    /// Calls a method that is to succeed.
+    pub fn ok(&self, method: &str, params: &str) -> Value {
+        self.call(method, params).unwrap_or_else(|error| panic!("{method} {params}: {error}"))
+    }
+
+    /// Calls a method that is to fail.
+    pub fn fail(&self, method: &str, params: &str) -> RpcError {
+        match self.call(method, params) {
+            Ok(result) => panic!("{method} {params} gave {result}"),
+            Err(error) => error,
+        }
+    }
+
+    /// Actions since the last call, without reports.
+    pub fn actions(&self) -> Vec<String> {
+        let actions = std::mem::take(&mut self.seen.lock().unwrap().actions);
+        actions.into_iter().filter(|action| !action.ends_with("report")).collect()
+    }
+
+    /// The present configuration.
+    pub fn saved(&self) -> Value {
+        methods::saved(&self.shared.control())
+    }
+
+    /// Makes actions that begin with these words fail on core 1.
+    pub fn refuse(&self, words: &str) {
+        self.seen.lock().unwrap().refuse = Some(words.to_owned());
+    }
+
+    /// Two bdevs, a target with both mapped and a listener.
+    pub fn with_target() -> Self {
+        let bench = Bench::new();
+        bench.ok("bdev_null_create", r#"{"name":"Null0","num_blocks":2048,"block_size":512}"#);
+        bench.ok("bdev_malloc_create", r#"{"name":"M0","num_blocks":64,"block_size":4096}"#);
+        bench.ok("srpt_create_target", r#"{"name":"t0","service_guid":"0x0002c90300a1b2c3"}"#);
+        bench.ok("srpt_map_lun", r#"{"target":"t0","bdev_name":"Null0","serial":"S1"}"#);
+        bench.ok("srpt_map_lun", r#"{"target":"t0","bdev_name":"M0","lun":7,"read_only":true}"#);
+        bench.ok("srpt_add_listener", r#"{"target":"t0","trtype":"shm","traddr":"/run/t0"}"#);
+        bench.actions();
+        bench
+    }
+}
+
+/// A server on a socket of its own.
+pub struct Served {
+    pub bench: Bench,
+    pub folder: TempDir,
+    pub server: Server,
+}
+
+impl Served {
+    pub fn start() -> Self {
+        Served::start_with(Duration::from_secs(10))
+    }
+
+    pub fn start_with(write_wait_max: Duration) -> Self {
+        let bench = Bench::new();
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("rpc.sock");
+        let server = Server::start_with(&path, Arc::clone(&bench.shared), write_wait_max)
+            .expect("a fresh path");
+        Served { bench, folder, server }
+    }
+
+    pub fn path(&self) -> std::path::PathBuf {
+        self.folder.path().join("rpc.sock")
+    }
+
+    pub fn connect(&self) -> UnixStream {
+        UnixStream::connect(self.path()).expect("the server listens")
+    }
+
+    /// Sends bytes, ends the sending side, and gives everything that came back.
+    pub fn talk(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect();
+        stream.write_all(bytes).expect("the server reads");
+        stream.shutdown(std::net::Shutdown::Write).expect("half closed");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("no reset");
+        answer
+    }
+}

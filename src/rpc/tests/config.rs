@@ -1,0 +1,214 @@
+//! Saving and loading: lossless, all or nothing.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::rpc::load;
+use crate::rpc::methods;
+use crate::rpc::testing::Bench;
+
+/// Everything that can be in a configuration.
+fn rich() -> Bench {
+    let bench = Bench::with_target();
+    bench.ok("srpt_create_target", r#"{"name":"t1","relative_port":9}"#);
+    bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"Null0","lun":16383,"read_only":true}"#);
+    bench.ok(
+        "bdev_malloc_create",
+        r#"{"num_blocks":16,"block_size":512,"physical_block_size":4096,
+            "uuid":"3b1d2a30-1111-4222-8333-444455556666"}"#,
+    );
+    bench.ok(
+        "srpt_map_lun",
+        r#"{"target":"t1","bdev_name":"Malloc0","vendor":"ACME","product":"Disk","serial":"9"}"#,
+    );
+    bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"SHM","traddr":"/run/t1"}"#);
+    bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"shm","traddr":"/run/t2"}"#);
+    bench
+}
+
+#[test]
+fn what_was_saved_makes_the_same_state() {
+    let bench = rich();
+    let saved = bench.saved();
+    let again = Bench::new();
+    assert_eq!(again.ok("load_config", &saved.to_string()), json!(true));
+    assert_eq!(again.saved(), saved);
+    assert_eq!(again.ok("srpt_get_targets", ""), bench.ok("srpt_get_targets", ""));
+    assert_eq!(again.ok("bdev_get_bdevs", ""), bench.ok("bdev_get_bdevs", ""));
+    for method in methods::changes() {
+        assert!(
+            saved.to_string().contains(method) || method == "bdev_uring_create",
+            "{method} is not in the round trip"
+        );
+    }
+}
+
+#[test]
+fn a_file_keeps_every_option() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("disk.img");
+    fs::write(&file, vec![0; 1 << 20]).expect("written");
+    let create = json!({
+        "name": "U", "filename": file, "block_size": 4096, "read_only": true, "direct": "off",
+        "write_cache": false, "rotational": true, "uuid": "3b1d2a30-1111-4222-8333-444455556666",
+    });
+    let bench = Bench::new();
+    bench.ok("bdev_uring_create", &create.to_string());
+    let saved = bench.saved();
+    let params = &saved["subsystems"][0]["config"][0]["params"];
+    for (name, value) in create.as_object().expect("an object") {
+        assert_eq!(&params[name], value, "{name}");
+    }
+    // The file is locked while a target has it.
+    drop(bench);
+    let again = Bench::new();
+    again.ok("load_config", &saved.to_string());
+    assert_eq!(again.saved(), saved);
+}
+
+#[test]
+fn listeners_come_last_whatever_the_order_of_the_document() {
+    let mut document = rich().saved();
+    for subsystem in document["subsystems"].as_array_mut().expect("an array") {
+        subsystem["config"].as_array_mut().expect("an array").reverse();
+    }
+    document["subsystems"].as_array_mut().expect("an array").reverse();
+    let bench = Bench::new();
+    bench.ok("load_config", &document.to_string());
+    assert_eq!(bench.seen.lock().unwrap().listeners.len(), 3);
+    let actions = bench.actions();
+    let last_create = actions.iter().rposition(|action| action.contains("create"));
+    let first_map = actions.iter().position(|action| action.contains("map"));
+    assert!(last_create < first_map, "{actions:?}");
+}
+
+const FILE: &str = r#"{
+  "subsystems": [
+    {
+      "subsystem": "bdev",
+      "config": [
+        {"method": "bdev_null_create", "params": {"name": "N", "num_blocks": 8, "block_size": 512}},
+        {"method": "bdev_malloc_create",
+         "params": {"name": "M", "num_blocks": 8, "block_size": 512}}
+      ]
+    },
+    {"subsystem": "nbd", "config": null},
+    {
+      "subsystem": "srpt",
+      "config": [
+        {"method": "srpt_create_target", "params": {"name": "t"}},
+        {"method": "srpt_map_lun", "params": {"target": "t", "bdev_name": "N"}},
+        {"method": "srpt_add_listener",
+         "params": {"target": "t", "trtype": "shm", "traddr": "/run/t"}},
+
+        {"method": "srpt_map_lun", "params": {"target": "t", "bdev_name": "M"}}
+      ]
+    }
+  ]
+}
+"#;
+
+fn load_text(bench: &Bench, text: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("a.json");
+    fs::write(&path, text).expect("written");
+    load::load_file(&mut bench.shared.control(), &path).map_err(|error| {
+        let text = error.to_string();
+        text.strip_prefix(&path.display().to_string()).expect("the file is named").to_owned()
+    })
+}
+
+fn empty() -> Value {
+    Bench::new().saved()
+}
+
+#[test]
+fn a_failure_takes_everything_back_and_names_the_line() {
+    let bench = Bench::new();
+    bench.refuse("map t 1 M");
+    let error = load_text(&bench, FILE).expect_err("core 1 refuses");
+    assert_eq!(
+        error,
+        ":20: entry 3 of subsystem srpt (srpt_map_lun): Input/output error: core 1: no room"
+    );
+    assert_eq!(bench.saved(), empty());
+    assert_eq!(
+        bench.actions(),
+        [
+            "0: create t",
+            "1: create t",
+            "0: map t 0 N unit 1 read_only false",
+            "1: map t 0 N unit 1 read_only false",
+            "0: changed t",
+            "1: changed t",
+            "0: map t 1 M unit 2 read_only false",
+            "1: map t 1 M unit 2 read_only false",
+            "0: unmap t 1",
+            "0: close M",
+            "1: close M",
+            "0: unmap t 0",
+            "1: unmap t 0",
+            "0: changed t",
+            "1: changed t",
+            "0: close N",
+            "1: close N",
+            "0: delete t",
+            "1: delete t",
+        ]
+    );
+    bench.refuse("nothing");
+    assert_eq!(load_text(&bench, FILE), Ok(()));
+}
+
+#[test]
+fn the_operators_own_state_survives_a_failed_load() {
+    let bench = rich();
+    let before = bench.saved();
+    let error = bench.fail("load_config", &before.to_string());
+    assert_eq!(error.code, -17);
+    assert!(error.message.contains("entry 0 of subsystem bdev (bdev_null_create): File exists"));
+    assert_eq!(bench.saved(), before);
+}
+
+#[test]
+fn errors_name_line_and_reason() {
+    let wrong = [
+        ("{\n \"subsystems\": [\n}", ":3: column 1: expected value"),
+        ("{\n}", ":2: column 1: missing field `subsystems`"),
+        (
+            "{\"subsystems\":[\n{\"subsystem\":\"nvmf\",\"config\":[{}]}]}",
+            ":2: subsystem \"nvmf\" is not one of bdev, srpt",
+        ),
+        ("{\"subsystems\":[\n{\"config\":[]}]}", ":2: missing field `subsystem`"),
+        (
+            &FILE.replace("bdev_null_create", "bdev_null_delete"),
+            ":6: entry 0 of subsystem bdev: method \"bdev_null_delete\" is not one of bdev_null_create",
+        ),
+        (
+            &FILE.replace("srpt_create_target", "bdev_null_create"),
+            ":15: entry 0 of subsystem srpt: method \"bdev_null_create\" is not one of",
+        ),
+        (
+            &FILE.replace("\"name\": \"M\"", "\"nam\": \"M\""),
+            ":7: entry 1 of subsystem bdev (bdev_malloc_create): Invalid parameters: unknown field `nam`",
+        ),
+        (
+            &FILE.replace("/run/t", "run"),
+            ":17: entry 2 of subsystem srpt (srpt_add_listener): Invalid argument: traddr",
+        ),
+        (
+            &FILE.replace("\"method\": \"srpt_map", "\"x\": 1, \"method\": \"srpt_map"),
+            ":16: entry 1 of subsystem srpt: unknown field `x`",
+        ),
+    ];
+    for (text, expected) in wrong {
+        let bench = Bench::new();
+        let error = load_text(&bench, text).expect_err(expected);
+        assert!(error.starts_with(expected), "{error}");
+        assert_eq!(bench.saved(), empty());
+    }
+    let bench = Bench::new();
+    let missing = load::load_file(&mut bench.shared.control(), "/no/such/file".as_ref());
+    assert!(missing.expect_err("missing").to_string().starts_with("/no/such/file: No such file"));
+}

@@ -1,0 +1,4 @@
+mod config;
+mod methods;
+mod parameters;
+mod server;

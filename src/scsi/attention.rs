@@ -1,0 +1,93 @@
+//! Unit attentions of one nexus at one logical unit (SAM-5 5.14): a set of bits with a fixed order.
+
+use super::opcodes::opcode;
+use super::sense::Sense;
+
+/// One unit attention condition, as a bit of a set. Lower bits are reported first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Attention {
+    /// 29/00: power on or reset.
+    PowerOn = 1 << 0,
+    /// 3F/0E: the LUN map has changed.
+    LunsChanged = 1 << 1,
+    /// 2A/09: the capacity has changed.
+    CapacityChanged = 1 << 2,
+    /// 2F/00: another initiator has cleared the nexus's commands.
+    CommandsCleared = 1 << 3,
+}
+
+impl Attention {
+    /// In the order in which they are reported.
+    const ALL: [Attention; 4] = [
+        Attention::PowerOn,
+        Attention::LunsChanged,
+        Attention::CapacityChanged,
+        Attention::CommandsCleared,
+    ];
+
+    /// Its bit in a set.
+    pub const fn bit(self) -> u8 {
+        self as u8
+    }
+
+    /// What it reports.
+    pub const fn sense(self) -> Sense {
+        match self {
+            Attention::PowerOn => Sense::POWER_ON,
+            Attention::LunsChanged => Sense::LUNS_CHANGED,
+            Attention::CapacityChanged => Sense::CAPACITY_CHANGED,
+            Attention::CommandsCleared => Sense::COMMANDS_CLEARED,
+        }
+    }
+}
+
+/// True for commands that are served while a unit attention is pending and leave it pending
+/// (SPC-4 5.2: INQUIRY, REPORT LUNS; REQUEST SENSE reports it as data, and the caller clears it).
+#[inline]
+pub fn bypasses_attention(operation_code: u8) -> bool {
+    matches!(operation_code, opcode::INQUIRY | opcode::REPORT_LUNS | opcode::REQUEST_SENSE)
+}
+
+/// The conditions that a command clears by what it reports (SPC-4 6.33: REPORT LUNS clears 3F/0E, at
+/// every logical unit of the target for this nexus).
+#[inline]
+pub fn cleared_by(operation_code: u8) -> u8 {
+    if operation_code == opcode::REPORT_LUNS { Attention::LunsChanged.bit() } else { 0 }
+}
+
+/// The condition of a set that is reported next: its bit, and its sense data.
+#[inline]
+pub fn highest(bits: u8) -> Option<(u8, Sense)> {
+    if bits == 0 {
+        return None;
+    }
+    let first = Attention::ALL.into_iter().find(|attention| bits & attention.bit() != 0)?;
+    Some((first.bit(), first.sense()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reported_in_order_until_none_is_left() {
+        let mut bits = 0b1111;
+        let mut reported = Vec::new();
+        while let Some((bit, sense)) = highest(bits) {
+            bits &= !bit;
+            reported.push((sense.key, sense.asc, sense.ascq));
+        }
+        assert_eq!(reported, [(6, 0x29, 0), (6, 0x3f, 0x0e), (6, 0x2a, 9), (6, 0x2f, 0)]);
+        assert_eq!(highest(0x80), None);
+    }
+
+    #[test]
+    fn three_commands_bypass() {
+        let bypassing: Vec<u8> = (0..=255).filter(|&code| bypasses_attention(code)).collect();
+        assert_eq!(bypassing, [0x03, 0x12, 0xa0]);
+        let clearing: Vec<u8> = (0..=255).filter(|&code| cleared_by(code) != 0).collect();
+        assert_eq!(clearing, [0xa0]);
+        assert_eq!(cleared_by(0xa0), Attention::LunsChanged.bit());
+    }
+}

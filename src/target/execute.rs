@@ -1,0 +1,264 @@
+//! From a running request to its response, and what becomes of one that nobody waits for.
+
+use bdev::{Io, IoDone, IoOp, IoStatus};
+use reactor::Tag;
+use reactor::pool::Buf;
+use transport::srp::{Direction, Residual, Rsp};
+use transport::{CloseReason, DataIn, Fabric};
+
+use super::connection::State;
+use super::request::{Job, Outcome, Phase, Request};
+use super::shard::Shard;
+use crate::limits::SENSE_BYTES_MAX;
+use crate::scsi::{ScsiStatus, Sense, Step, sense_of};
+
+impl<F: Fabric> Shard<F> {
+    #[inline]
+    pub(super) fn request(&mut self, tag: Tag) -> &mut Request {
+        self.requests.get_mut(tag).expect("every tag comes back once, before its slot is freed")
+    }
+
+    /// True when a request that has just come back goes on: nobody aborted it and its channel
+    /// still answers. Otherwise it has been discarded.
+    fn goes_on(&mut self, tag: Tag) -> bool {
+        let request = self.request(tag);
+        let (aborted, conn) = (request.aborts != 0, request.conn);
+        if !aborted && self.connection(conn).answers() {
+            return true;
+        }
+        self.discard(tag);
+        false
+    }
+
+    /// The fabric has read the initiator's memory.
+    pub(super) fn on_fetched(&mut self, tag: Tag, buf: Buf, ok: bool) {
+        let request = self.request(tag);
+        let was_table = request.phase == Phase::FetchingTable;
+        if was_table {
+            request.table = Some(buf);
+        } else {
+            request.data = Some(buf);
+        }
+        if !ok {
+            // The fabric is closing the channel.
+            return self.discard(tag);
+        }
+        if !self.goes_on(tag) {
+            return;
+        }
+        if !was_table {
+            return self.execute(tag);
+        }
+        if self.collect_segs(tag) {
+            self.fetch_data(tag);
+        } else {
+            self.respond(tag, Outcome::check(Sense::invalid_field_in_cdb(0)), false);
+        }
+    }
+
+    /// All data is here: the job.
+    #[inline]
+    pub(super) fn execute(&mut self, tag: Tag) {
+        let request = self.requests.get_mut(tag).expect("begun");
+        request.phase = Phase::Executing;
+        match request.job {
+            Job::Io(op) => {
+                let buf = request.data.take();
+                let mapping = request.mapping.expect("jobs have a logical unit");
+                let device = self.luns.mapping(mapping).device;
+                self.luns.submit(device, Io { tag, op, buf });
+            }
+            Job::Steps(_) => self.step(tag, IoStatus::Good),
+            Job::Reply => self.respond(tag, Outcome::GOOD, false),
+        }
+    }
+
+    /// The next operation of a job of several.
+    fn step(&mut self, tag: Tag, last: IoStatus) {
+        let request = self.requests.get_mut(tag).expect("begun");
+        let Job::Steps(steps) = &mut request.job else { unreachable!("only jobs of steps") };
+        let data = request.data.as_ref().map_or(&[][..], |buf| {
+            buf.private().expect("data that is looked at twice is copied first")
+        });
+        let scratch = request.scratch.as_mut();
+        let room = scratch.map_or(&mut [][..], |buf| {
+            let capacity = buf.capacity();
+            buf.set_len(capacity);
+            buf.private_mut().expect("pool buffers are private")
+        });
+        let op = match steps.next(last, data, room) {
+            Step::Io(op) => op,
+            Step::Done(Ok(())) => return self.respond(tag, Outcome::GOOD, false),
+            Step::Done(Err(sense)) => return self.respond(tag, Outcome::check(sense), false),
+        };
+        let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
+        let buf = match op {
+            IoOp::Read { blocks, .. } | IoOp::Write { blocks, .. } => {
+                let mut buf = request.scratch.take().expect("reads and writes use the scratch");
+                buf.set_len(blocks as usize * mapping.geometry.block_bytes as usize);
+                Some(buf)
+            }
+            IoOp::Flush | IoOp::WriteZeroes { .. } | IoOp::Unmap { .. } => None,
+        };
+        let device = mapping.device;
+        self.luns.submit(device, Io { tag, op, buf });
+    }
+
+    /// A device has finished an operation.
+    #[inline]
+    pub(super) fn on_done(&mut self, done: IoDone) {
+        let IoDone { tag, status, buf } = done;
+        let request = self.requests.get_mut(tag).expect("devices return tags in flight");
+        let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
+        let (device, block_bytes) = (mapping.device, mapping.geometry.block_bytes);
+        let counts = self.luns.on_done(device);
+        match request.job {
+            Job::Io(op) => {
+                request.data = buf;
+                counts.count(&op, block_bytes, status, self.now.ns_since(request.started));
+                if !self.goes_on(tag) {
+                    return;
+                }
+                let outcome = sense_of(status, &op).map_or(Outcome::GOOD, Outcome::check);
+                self.respond(tag, outcome, status == IoStatus::GoodNoData);
+            }
+            Job::Steps(steps) => {
+                request.scratch = buf;
+                if status == IoStatus::GoodNoData
+                    && let Some(scratch) = &mut request.scratch
+                {
+                    let len = scratch.len();
+                    scratch.fill(0..len, 0);
+                }
+                if let Some(op) = steps.running() {
+                    let took_ns = self.now.ns_since(request.started);
+                    counts.count(&op, block_bytes, status, took_ns);
+                }
+                if self.goes_on(tag) {
+                    self.step(tag, status);
+                }
+            }
+            Job::Reply => unreachable!("nothing was submitted"),
+        }
+    }
+
+    /// Builds and sends the response. `no_data`: a read whose data is all zeros and nowhere.
+    pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome, no_data: bool) {
+        let good = outcome.status == ScsiStatus::Good;
+        let moves = good && self.request(tag).reads() && self.request(tag).bytes > 0;
+        if moves {
+            let covered = self.collect_segs(tag);
+            debug_assert!(covered, "checked when the table was fetched");
+        }
+        self.let_go(tag);
+        let request = self.requests.get_mut(tag).expect("begun");
+        request.phase = Phase::Replying;
+        let conn = request.conn;
+        let connection = self.connections[conn.index as usize].as_mut().expect("has requests");
+        // The receive goes back before the credit that it stands for.
+        let recv = request.recv.take().expect("held until the response");
+        self.fabric.repost(conn, recv);
+        let mut sense = [0; SENSE_BYTES_MAX];
+        let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
+        let residual = if !good && request.reads() {
+            let count = request.bytes;
+            let whole = Residual { direction: Direction::In, overflow: false, count };
+            (count > 0).then_some(whole).or(request.residual)
+        } else {
+            request.residual
+        };
+        let solicited = request.sol_not.solicits(good);
+        let rsp = Rsp {
+            tag: request.tag,
+            req_lim_delta: connection.grant(),
+            solicited,
+            status: outcome.status as u8,
+            residual,
+            sense: &sense[..sense_len],
+            response_code: None,
+        };
+        let len = rsp.emit(&mut self.rsp);
+        connection.commands += 1;
+        if good {
+            match request.direction {
+                Some(Direction::In) => connection.bytes_read += u64::from(request.bytes),
+                Some(Direction::Out) => connection.bytes_written += u64::from(request.bytes),
+                None => {}
+            }
+        }
+        let (len_in, to) = (request.bytes, &self.segs[..]);
+        let data = match request.data.take() {
+            buf if !moves => {
+                if let Some(buf) = buf {
+                    if buf.is_peer() { self.fabric.give_back(buf) } else { self.pool.put(buf) }
+                }
+                DataIn::None { buf: None }
+            }
+            buf if no_data => DataIn::NoData { buf, len: len_in, to },
+            Some(buf) => DataIn::Buf { buf, len: len_in, to },
+            None => unreachable!("a read that moves data has a buffer"),
+        };
+        self.fabric.reply(conn, tag, &self.rsp[..len], solicited, data);
+    }
+
+    /// A response is in the initiator's hands, or lost with its channel.
+    #[inline]
+    pub(super) fn on_replied(&mut self, tag: Tag, buf: Option<Buf>, _ok: bool) {
+        if let Some(buf) = buf {
+            self.home(buf);
+        }
+        if tag.index() == u32::MAX as usize {
+            return self.on_own_sent(tag.generation());
+        }
+        let request = self.requests.remove(tag).expect("every reply ends once");
+        self.end_request(&request);
+    }
+
+    /// An information unit of our own (not a response) has been sent.
+    fn on_own_sent(&mut self, index: u32) {
+        let Some(connection) = &self.connections[index as usize] else { return };
+        if let State::Leaving { said: true, .. } = connection.state {
+            let conn = connection.id;
+            self.close(conn, CloseReason::Local);
+        }
+    }
+
+    /// The command can no longer change data or use its logical unit.
+    #[inline]
+    fn let_go(&mut self, tag: Tag) {
+        let request = self.requests.get_mut(tag).expect("begun");
+        for buf in [request.scratch.take(), request.table.take()].into_iter().flatten() {
+            self.pool.put(buf);
+        }
+        let Some(mapping) = request.mapping.take() else { return };
+        if std::mem::take(&mut request.exclusive) {
+            self.luns.mapping(mapping).lu.leave();
+        }
+        if let Some(token) = self.luns.end_use(mapping) {
+            self.answer(token);
+        }
+    }
+
+    /// Ends a request that nobody waits for: aborted, or its channel is gone. Its credit is owed.
+    fn discard(&mut self, tag: Tag) {
+        self.let_go(tag);
+        let mut request = self.requests.remove(tag).expect("begun");
+        if let Some(buf) = request.data.take() {
+            self.home(buf);
+        }
+        if let Some(recv) = request.recv.take() {
+            self.fabric.repost(request.conn, recv);
+            self.connection(request.conn).owed += 1;
+        }
+        self.settle_aborts(request.aborts);
+        self.end_request(&request);
+    }
+
+    fn end_request(&mut self, request: &Request) {
+        let connection = self.connection(request.conn);
+        connection.in_flight -= 1;
+        if connection.in_flight == 0 && (connection.owed > 0 || connection.state != State::Live) {
+            self.on_idle(request.conn);
+        }
+    }
+}

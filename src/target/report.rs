@@ -1,0 +1,201 @@
+//! What a core tells the control plane, and what it does for it.
+
+use std::collections::BTreeMap;
+
+use bdev::{IoOp, IoStatus};
+use transport::{CloseReason, Fabric};
+
+use super::message::{
+    Action, ActionError, Answer, AttentionAt, CoreMessage, IoCounts, Message, Report, Token,
+};
+use super::nexus::REGISTRY_CORE;
+use super::shard::Shard;
+use crate::scsi::attention::Attention;
+
+/// Rare events since the start, by name.
+#[derive(Default)]
+pub struct Counters {
+    named: BTreeMap<&'static str, u64>,
+    closed: BTreeMap<CloseReason, u64>,
+}
+
+impl Counters {
+    /// One more.
+    pub fn count(&mut self, name: &'static str) {
+        self.add(name, 1);
+    }
+
+    /// Some more.
+    pub fn add(&mut self, name: &'static str, by: u64) {
+        *self.named.entry(name).or_default() += by;
+    }
+
+    /// A channel ended.
+    pub fn closed(&mut self, reason: CloseReason) {
+        *self.closed.entry(reason).or_default() += 1;
+    }
+}
+
+impl IoCounts {
+    /// Accounts for one operation that took `took_ns`.
+    #[inline]
+    pub fn count(&mut self, op: &IoOp, block_bytes: u32, status: IoStatus, took_ns: u64) {
+        if !status.is_good() {
+            self.errors += 1;
+        }
+        let block_bytes = u64::from(block_bytes);
+        let (bytes, ops, ns, max, min, moved) = match *op {
+            IoOp::Read { blocks, .. } => (
+                &mut self.bytes_read,
+                &mut self.read_ops,
+                &mut self.read_ns,
+                &mut self.read_ns_max,
+                &mut self.read_ns_min,
+                u64::from(blocks) * block_bytes,
+            ),
+            IoOp::Write { blocks, .. } => (
+                &mut self.bytes_written,
+                &mut self.write_ops,
+                &mut self.write_ns,
+                &mut self.write_ns_max,
+                &mut self.write_ns_min,
+                u64::from(blocks) * block_bytes,
+            ),
+            IoOp::Unmap { blocks, .. } | IoOp::WriteZeroes { blocks, .. } => (
+                &mut self.bytes_unmapped,
+                &mut self.unmap_ops,
+                &mut self.unmap_ns,
+                &mut self.unmap_ns_max,
+                &mut self.unmap_ns_min,
+                blocks * block_bytes,
+            ),
+            IoOp::Flush => return,
+        };
+        *min = if *ops == 0 { took_ns } else { took_ns.min(*min) };
+        *max = took_ns.max(*max);
+        *bytes += moved;
+        *ops += 1;
+        *ns += took_ns;
+    }
+}
+
+impl<F: Fabric> Shard<F> {
+    pub(super) fn on_message(&mut self, message: Message) {
+        match message {
+            Message::Control { token, action } => self.on_action(token, action),
+            Message::Core(message) => self.on_core_message(message),
+        }
+    }
+
+    fn on_core_message(&mut self, message: CoreMessage) {
+        match message {
+            CoreMessage::LoginAsk(ask) => {
+                let registry = self.registry.as_mut().expect("asked on the registry's core");
+                registry.on_login(ask, &mut self.out);
+            }
+            CoreMessage::LoginGranted { conn, nexus, others } => {
+                self.on_login_granted(conn, nexus, others);
+            }
+            CoreMessage::LoginRefused { conn, reason } => self.on_login_refused(conn, reason),
+            CoreMessage::CloseChannel { conn } => {
+                if self.connections[conn.index as usize].as_ref().is_some_and(|c| c.id == conn) {
+                    self.close(conn, CloseReason::Local);
+                }
+            }
+            CoreMessage::ChannelGone { channel, session: _ } => {
+                let registry = self.registry.as_mut().expect("told to the registry's core");
+                registry.on_channel_gone(channel, &mut self.out);
+            }
+            CoreMessage::Attention { at, bits, except } => {
+                let registry = self.registry.as_mut().expect("told to the registry's core");
+                registry.on_attention(&at, bits, except);
+            }
+            CoreMessage::Abort { scope, from, task } => self.on_abort(scope, from, task),
+            CoreMessage::Aborted { task, count } => self.on_aborted(task, count),
+        }
+    }
+
+    fn on_action(&mut self, token: Token, action: Action) {
+        match action {
+            Action::CreateTarget(spec) => self.luns.create_target(spec),
+            Action::DeleteTarget { target } => {
+                let Some(index) = self.luns.target_index(&target) else {
+                    return self.answer(token);
+                };
+                self.deletes.push((token, index));
+                self.leave_where(|connection| connection.target == index);
+                return self.check_deletes();
+            }
+            Action::MapLun { target, lun, lu, read_only } => {
+                if let Err(error) = self.luns.map(&target, lun, lu, read_only) {
+                    let core = self.out.core();
+                    let reason = error.to_string();
+                    let result = Err(ActionError::OpenChannel { core, reason });
+                    return self.out.answer(Answer { core, token, result });
+                }
+            }
+            Action::UnmapLun { target, lun } => {
+                if !self.luns.unmap(&target, lun, token) {
+                    return;
+                }
+            }
+            Action::LunsChanged { target } => {
+                self.report_event(&target);
+                self.raise(AttentionAt::Target(target), Attention::LunsChanged);
+            }
+            Action::CapacityChanged { bdev } => {
+                self.luns.refresh(&bdev);
+                let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
+                self.raise(at, Attention::CapacityChanged);
+            }
+            Action::CloseBdev { bdev } => self.luns.close(bdev.name()),
+            Action::Disconnect { session } => {
+                self.leave_where(|connection| connection.session() == Some(session));
+            }
+            Action::ResetIoCounts { bdevs, sums } => self.luns.reset_io_counts(&bdevs, sums),
+            Action::Report => {
+                let report = self.report();
+                return self.answer_with(token, report);
+            }
+            Action::Shutdown => {
+                self.stopping = true;
+                self.leave_where(|_| true);
+            }
+        }
+        self.answer(token);
+    }
+
+    /// Every core is told of a change; the registry's core alone tells the sessions, once.
+    fn raise(&mut self, at: AttentionAt, attention: Attention) {
+        if let Some(registry) = &mut self.registry {
+            registry.on_attention(&at, attention.bit(), None);
+        }
+        debug_assert!(self.out.core() != REGISTRY_CORE || self.registry.is_some());
+    }
+
+    fn leave_where(&mut self, chosen: impl Fn(&super::connection::Connection) -> bool) {
+        for index in 0..self.connections.len() {
+            if let Some(connection) = &self.connections[index]
+                && chosen(connection)
+            {
+                let conn = connection.id;
+                self.leave(conn);
+            }
+        }
+    }
+
+    fn report(&self) -> Report {
+        let (credits, iu_bytes_max) = (self.limits.credits, self.limits.iu_bytes_max);
+        let connections = || self.connections.iter().flatten();
+        Report {
+            channels: connections().filter_map(|c| c.report(credits, iu_bytes_max)).collect(),
+            buffers: self.pool.counts().collect(),
+            slots_total: self.requests.capacity() as u32,
+            slots_used: self.requests.len() as u32,
+            waiting: connections().map(|c| c.waiting.len() as u32).sum(),
+            bdevs: self.luns.devices().map(|d| (d.bdev.name().to_owned(), d.counts)).collect(),
+            closed: self.counters.closed.iter().map(|(reason, n)| (*reason, *n)).collect(),
+            counters: self.counters.named.iter().map(|(name, n)| (*name, *n)).collect(),
+        }
+    }
+}

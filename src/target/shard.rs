@@ -1,0 +1,245 @@
+//! One core's whole target.
+//!
+//! [`Shard::turn`] is the loop body: messages, what the fabric brought, new commands, what the
+//! devices finished, and at the end one flush of everything. It owns the core's connections,
+//! request slots, buffers and device channels, and shares nothing with other cores but values in
+//! mailboxes and the unit attentions of sessions.
+//!
+//! The wait queue in front of admission can't overflow: each entry holds a posted receive. After
+//! admission no step can fail for want of a resource.
+//!
+//! A command costs no allocation, no lock and no system call of its own.
+
+use std::collections::VecDeque;
+
+use bdev::{CoreContext, IoDone};
+use reactor::pool::{Buf, Pool};
+use reactor::{Batch, Instant, Progress, Service, Slab, Tag};
+use transport::srp::Opcode;
+use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
+
+use super::connection::{Connection, State};
+use super::lun::Luns;
+use super::message::{Answer, Message, Report, Token};
+use super::nexus::{REGISTRY_CORE, Registry};
+use super::outbox::Outbox;
+use super::report::Counters;
+use super::request::Request;
+use super::task::Tasks;
+use crate::limits::{Limits, SEGMENTS_MAX};
+
+/// Events and completions taken per turn: bounds the work of a turn.
+const BATCH: usize = 256;
+
+/// One core's target over a fabric.
+pub struct Shard<F: Fabric> {
+    pub(super) fabric: F,
+    pub(super) pool: Pool,
+    pub(super) limits: Limits,
+    pub(super) luns: Luns,
+    pub(super) out: Outbox,
+    pub(super) requests: Slab<Request>,
+    pub(super) connections: Vec<Option<Connection>>,
+    /// Channels with waiting commands, in the order in which they are served.
+    pub(super) ready: VecDeque<u32>,
+    /// On [`REGISTRY_CORE`] only.
+    pub(super) registry: Option<Registry>,
+    pub(super) tasks: Tasks,
+    pub(super) counters: Counters,
+    /// Segments of the reply being built.
+    pub(super) segs: Vec<RemoteSeg>,
+    /// Response being built.
+    pub(super) rsp: Vec<u8>,
+    /// Channels that are leaving: their deadlines are looked at every turn.
+    pub(super) leaving: u32,
+    /// DELETE TARGET answers that wait for the last channel.
+    pub(super) deletes: Vec<(Token, usize)>,
+    pub(super) stopping: bool,
+    pub(super) now: Instant,
+    events: Batch<Event>,
+    done: Batch<IoDone>,
+}
+
+impl<F: Fabric> Shard<F> {
+    /// A target without targets: the control plane sends them as messages.
+    pub fn new(fabric: F, pool: Pool, limits: Limits, context: CoreContext, out: Outbox) -> Self {
+        let connections = fabric.connections_max();
+        Shard {
+            pool,
+            luns: Luns::new(context),
+            registry: (out.core() == REGISTRY_CORE).then(Registry::default),
+            out,
+            requests: Slab::new(limits.slots),
+            connections: (0..connections).map(|_| None).collect(),
+            ready: VecDeque::with_capacity(connections),
+            tasks: Tasks::new(),
+            counters: Counters::default(),
+            segs: Vec::with_capacity(SEGMENTS_MAX),
+            rsp: vec![0; limits.rsp_bytes_max as usize],
+            leaving: 0,
+            deletes: Vec::new(),
+            stopping: false,
+            now: Instant::default(),
+            events: Batch::new(BATCH),
+            done: Batch::new(BATCH),
+            limits,
+            fabric,
+        }
+    }
+
+    /// The fabric, for those who build and inspect the shard.
+    pub fn fabric(&self) -> &F {
+        &self.fabric
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Received { conn, recv } => self.on_received(conn, recv),
+            Event::Fetched { tag, buf, ok } => self.on_fetched(tag, buf, ok),
+            Event::Replied { tag, buf, ok } => self.on_replied(tag, buf, ok),
+            Event::Login { conn } => self.on_login(conn),
+            Event::Closed { conn, reason } => self.on_closed(conn, reason),
+        }
+    }
+
+    #[inline]
+    fn on_received(&mut self, conn: ConnId, recv: Recv) {
+        let opcode = Opcode::of(self.fabric.iu(conn, &recv));
+        let connection = self.connection(conn);
+        if connection.state != State::Live {
+            return self.on_received_late(conn, recv);
+        }
+        match opcode {
+            Ok(Opcode::Cmd) => {
+                if !self.spend_credit(conn) {
+                    return self.violation(conn, Some(recv), "credit_overrun");
+                }
+                let connection = self.connection(conn);
+                connection.waiting.push_back(recv);
+                if !connection.queued {
+                    connection.queued = true;
+                    self.ready.push_back(conn.index);
+                }
+            }
+            Ok(Opcode::TskMgmt) => {
+                if !self.spend_credit(conn) {
+                    return self.violation(conn, Some(recv), "credit_overrun");
+                }
+                self.on_task_management(conn, recv);
+            }
+            Ok(Opcode::ILogout) => {
+                self.fabric.repost(conn, recv);
+                self.counters.count("logout");
+                self.close(conn, CloseReason::Local);
+            }
+            Ok(Opcode::CredRsp | Opcode::AerRsp) => {
+                let was_asking = std::mem::take(&mut connection.asking);
+                if !was_asking {
+                    return self.violation(conn, Some(recv), "unasked_response");
+                }
+                self.fabric.repost(conn, recv);
+            }
+            Ok(_) => self.violation(conn, Some(recv), "unexpected_opcode"),
+            Err(_) => self.violation(conn, Some(recv), "malformed_iu"),
+        }
+    }
+
+    /// What arrives while a channel ends: answers to our own requests are fine, the rest is void.
+    fn on_received_late(&mut self, conn: ConnId, recv: Recv) {
+        self.fabric.repost(conn, recv);
+    }
+
+    #[inline]
+    fn spend_credit(&mut self, conn: ConnId) -> bool {
+        let connection = self.connection(conn);
+        connection.req_lim -= 1;
+        connection.req_lim >= 0
+    }
+
+    /// The peer broke the protocol: count it, say so once, and end the channel.
+    pub(super) fn violation(&mut self, conn: ConnId, recv: Option<Recv>, what: &'static str) {
+        if let Some(recv) = recv {
+            self.fabric.repost(conn, recv);
+        }
+        self.counters.count(what);
+        let peer = &self.connection(conn).peer;
+        tracing::warn!(peer = peer.peer, traddr = peer.traddr, what, "protocol violation");
+        self.close(conn, CloseReason::Protocol);
+    }
+
+    #[inline]
+    pub(super) fn connection(&mut self, conn: ConnId) -> &mut Connection {
+        let slot = self.connections[conn.index as usize].as_mut();
+        let connection = slot.expect("the fabric names connections that were not released");
+        debug_assert_eq!(connection.id, conn);
+        connection
+    }
+
+    /// Gives a buffer back to whoever owns it.
+    #[inline]
+    pub(super) fn home(&mut self, buf: Buf) {
+        if buf.is_peer() { self.fabric.give_back(buf) } else { self.pool.put(buf) }
+    }
+
+    pub(super) fn answer(&mut self, token: Token) {
+        self.answer_with(token, Report::default());
+    }
+
+    pub(super) fn answer_with(&mut self, token: Token, report: Report) {
+        let core = self.out.core();
+        self.out.answer(Answer { core, token, result: Ok(report) });
+    }
+
+    /// The tag of an information unit of ours that is not a response.
+    pub(super) fn own_tag(conn: ConnId) -> Tag {
+        Tag::new(u32::MAX, conn.index)
+    }
+}
+
+impl<F: Fabric> Service for Shard<F> {
+    type Message = Message;
+
+    fn turn(&mut self, now: Instant, inbox: &mut Batch<Message>) -> Progress {
+        self.now = now;
+        let mut progress = Progress::Idle;
+        while let Some(message) = inbox.pop() {
+            self.on_message(message);
+            progress = Progress::Busy;
+        }
+        self.fabric.poll(now, &mut self.events);
+        while let Some(event) = self.events.pop() {
+            self.on_event(event);
+            progress = Progress::Busy;
+        }
+        self.admit_ready();
+        self.luns.flush();
+        self.luns.poll(&mut self.done);
+        if !self.done.is_empty() {
+            while let Some(done) = self.done.pop() {
+                self.on_done(done);
+            }
+            self.luns.settle();
+            progress = Progress::Busy;
+        }
+        if self.leaving > 0 {
+            self.check_leaving();
+        }
+        self.fabric.flush();
+        self.out.flush();
+        progress
+    }
+
+    fn arm(&mut self) -> bool {
+        // Leaving channels have deadlines, and blocked commands wait for buffers that come back
+        // with events: neither raises a wake-up of its own.
+        self.leaving == 0
+            && self.ready.is_empty()
+            && self.out.flush()
+            && self.luns.arm()
+            && self.fabric.arm()
+    }
+
+    fn stopped(&self) -> bool {
+        self.stopping && self.requests.is_empty() && self.connections.iter().all(Option::is_none)
+    }
+}

@@ -1,0 +1,262 @@
+//! Task management (SAM-5 clause 7; SRP 16A, 6.7).
+//!
+//! A function is carried out by the core that received it, on all cores: each marks the commands in
+//! scope and answers when none of them can change data any more. Only then is the initiator
+//! answered. Commands that wait are dropped at once; one that a device or the fabric holds is
+//! dropped when it comes back, never cancelled under the hardware.
+
+use reactor::{Slab, Tag};
+use transport::srp::{Cmd, Rsp, SolNot, Tmf, TskMgmt, response_code};
+use transport::{ConnId, DataIn, Fabric, Recv};
+
+use super::connection::State;
+use super::message::{AbortScope, AttentionAt, CoreMessage};
+use super::nexus::REGISTRY_CORE;
+use super::request::{Header, Phase};
+use super::shard::Shard;
+use crate::limits::TASK_MANAGEMENT_MAX;
+use crate::scsi::attention::Attention;
+
+/// Aborts under way on a core at a time: one bit each in [`Request::aborts`].
+const ABORTS_MAX: usize = 64;
+
+/// A function that this core received and all cores carry out.
+struct Function {
+    conn: ConnId,
+    /// `None` once its channel is gone: then nobody is answered.
+    recv: Option<Recv>,
+    tag: [u8; 8],
+    sol_not: SolNot,
+    cores_left: usize,
+}
+
+/// This core's part of a function.
+#[derive(Clone, Copy)]
+struct Abort {
+    from: usize,
+    task: Tag,
+    left: u32,
+    count: u32,
+}
+
+/// Task management on one core.
+pub struct Tasks {
+    functions: Slab<Function>,
+    aborts: [Option<Abort>; ABORTS_MAX],
+}
+
+impl Tasks {
+    /// Nothing under way.
+    pub fn new() -> Tasks {
+        Tasks { functions: Slab::new(TASK_MANAGEMENT_MAX), aborts: [None; ABORTS_MAX] }
+    }
+}
+
+impl Default for Tasks {
+    fn default() -> Self {
+        Tasks::new()
+    }
+}
+
+impl<F: Fabric> Shard<F> {
+    /// SRP_TSK_MGMT arrived.
+    pub(super) fn on_task_management(&mut self, conn: ConnId, recv: Recv) {
+        let Ok(request) = TskMgmt::parse(self.fabric.iu(conn, &recv)) else {
+            return self.violation(conn, Some(recv), "malformed_iu");
+        };
+        self.counters.count("task_management");
+        let target = self.connection(conn).target;
+        let session = self.connection(conn).session().expect("live channels have a session");
+        let unit = request
+            .lun
+            .number()
+            .and_then(|lun| self.luns.find(target, lun))
+            .map(|mapping| self.luns.mapping(mapping).lu.id);
+        let scope = match (request.tmf(), unit) {
+            (Some(Tmf::AbortTask), _) => AbortScope::Task { session, tag: request.task_tag },
+            (Some(Tmf::AbortTaskSet), Some(unit)) => AbortScope::TaskSet { session, unit },
+            (Some(Tmf::ClearTaskSet | Tmf::LunReset), Some(unit)) => AbortScope::Unit { unit },
+            (Some(Tmf::AbortTaskSet | Tmf::ClearTaskSet | Tmf::LunReset), None) => {
+                return self.answer_function(conn, recv, &request, response_code::FAILED);
+            }
+            (Some(Tmf::ClearAca) | None, _) => {
+                return self.answer_function(conn, recv, &request, response_code::NOT_SUPPORTED);
+            }
+        };
+        let function = Function {
+            conn,
+            recv: Some(recv),
+            tag: request.tag,
+            sol_not: request.sol_not,
+            cores_left: self.out.cores(),
+        };
+        let task = match self.tasks.functions.insert(function) {
+            Ok(task) => task,
+            Err(function) => {
+                let recv = function.recv.expect("just put there");
+                return self.answer_function(conn, recv, &request, response_code::FAILED);
+            }
+        };
+        self.connection(conn).in_flight += 1;
+        self.raise_for(request.tmf(), unit, session);
+        let from = self.out.core();
+        for core in 0..self.out.cores() {
+            self.out.send(core, CoreMessage::Abort { scope, from, task });
+        }
+    }
+
+    /// Unit attentions of a function (SAM-5 5.14): sent first, so that every core has them before
+    /// the initiator is answered.
+    fn raise_for(&mut self, function: Option<Tmf>, unit: Option<u32>, session: u64) {
+        let (bits, except) = match function {
+            Some(Tmf::LunReset) => (Attention::PowerOn.bit(), None),
+            Some(Tmf::ClearTaskSet) => (Attention::CommandsCleared.bit(), Some(session)),
+            _ => return,
+        };
+        let Some(unit) = unit else { return };
+        let at = AttentionAt::Luns(self.luns.places_of(unit));
+        self.out.send(REGISTRY_CORE, CoreMessage::Attention { at, bits, except });
+    }
+
+    /// Another core, or this one, wants commands ended here.
+    pub(super) fn on_abort(&mut self, scope: AbortScope, from: usize, task: Tag) {
+        let Some(number) = self.tasks.aborts.iter().position(Option::is_none) else {
+            // All bits are in use: their commands come back first.
+            let core = self.out.core();
+            return self.out.send(core, CoreMessage::Abort { scope, from, task });
+        };
+        let mut abort = Abort { from, task, left: 0, count: 0 };
+        for index in 0..self.connections.len() {
+            abort.count += self.abort_waiting(index, scope);
+        }
+        let (connections, luns) = (&self.connections, &self.luns);
+        for (_, request) in self.requests.iter_mut() {
+            let session =
+                connections[request.conn.index as usize].as_ref().and_then(|c| c.session());
+            let unit = request.mapping.map(|mapping| luns.mapping(mapping).lu.id);
+            if request.phase != Phase::Replying && in_scope(scope, session, unit, request.tag) {
+                request.aborts |= 1 << number;
+                abort.left += 1;
+                abort.count += 1;
+            }
+        }
+        if abort.left == 0 {
+            let (task, count) = (abort.task, abort.count);
+            return self.out.send(from, CoreMessage::Aborted { task, count });
+        }
+        self.tasks.aborts[number] = Some(abort);
+    }
+
+    /// Drops a channel's waiting commands in scope; their credits are owed.
+    fn abort_waiting(&mut self, index: usize, scope: AbortScope) -> u32 {
+        let Some(connection) = &mut self.connections[index] else { return 0 };
+        let (conn, session, target) = (connection.id, connection.session(), connection.target);
+        let mut count = 0;
+        for _ in 0..connection.waiting.len() {
+            let recv = connection.waiting.pop_front().expect("counted");
+            let cmd = Cmd::parse(self.fabric.iu(conn, &recv), connection.imm_data_offset);
+            let hit = cmd.is_ok_and(|cmd| {
+                let mapping = cmd.lun.number().and_then(|lun| self.luns.find(target, lun));
+                let unit = mapping.map(|mapping| self.luns.mapping(mapping).lu.id);
+                in_scope(scope, session, unit, cmd.tag)
+            });
+            if hit {
+                self.fabric.repost(conn, recv);
+                connection.owed += 1;
+                count += 1;
+            } else {
+                connection.waiting.push_back(recv);
+            }
+        }
+        if count > 0 && self.connection(conn).in_flight == 0 {
+            self.on_idle(conn);
+        }
+        count
+    }
+
+    /// An aborted command has come back and is gone.
+    pub(super) fn settle_aborts(&mut self, mut bits: u64) {
+        while bits != 0 {
+            let number = bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            let slot = &mut self.tasks.aborts[number];
+            let abort = slot.as_mut().expect("its commands have not all come back");
+            abort.left -= 1;
+            if abort.left == 0 {
+                let Abort { from, task, count, .. } = *abort;
+                *slot = None;
+                self.out.send(from, CoreMessage::Aborted { task, count });
+            }
+        }
+    }
+
+    /// A core has finished its part.
+    pub(super) fn on_aborted(&mut self, task: Tag, count: u32) {
+        self.counters.add("commands_aborted", u64::from(count));
+        let function = self.tasks.functions.get_mut(task).expect("every core answers once");
+        function.cores_left -= 1;
+        if function.cores_left > 0 {
+            return;
+        }
+        let function = self.tasks.functions.remove(task).expect("looked at above");
+        let conn = function.conn;
+        let Some(recv) = function.recv else { return self.end_function(conn) };
+        let header = Header { tag: function.tag, sol_not: function.sol_not, mapping: None };
+        self.send_response(conn, recv, header, response_code::SUCCESS);
+        self.end_function(conn);
+    }
+
+    fn end_function(&mut self, conn: ConnId) {
+        let connection = self.connection(conn);
+        connection.in_flight -= 1;
+        if connection.in_flight == 0 && connection.state != State::Live {
+            self.on_idle(conn);
+        }
+    }
+
+    /// Answers a function that is not carried out.
+    fn answer_function(&mut self, conn: ConnId, recv: Recv, request: &TskMgmt, code: u8) {
+        let header = Header { tag: request.tag, sol_not: request.sol_not, mapping: None };
+        self.send_response(conn, recv, header, code);
+    }
+
+    fn send_response(&mut self, conn: ConnId, recv: Recv, header: Header, code: u8) {
+        self.fabric.repost(conn, recv);
+        let connection = self.connection(conn);
+        if !connection.answers() {
+            return;
+        }
+        let solicited = header.sol_not.solicits(code == response_code::SUCCESS);
+        let rsp = Rsp {
+            tag: header.tag,
+            req_lim_delta: connection.grant(),
+            solicited,
+            status: 0,
+            residual: None,
+            sense: &[],
+            response_code: Some(code),
+        };
+        let len = rsp.emit(&mut self.rsp);
+        let none = DataIn::None { buf: None };
+        self.fabric.reply(conn, Self::own_tag(conn), &self.rsp[..len], solicited, none);
+    }
+
+    /// Functions of a channel that is gone are still carried out, but nobody is answered.
+    pub(super) fn drop_functions(&mut self, conn: ConnId) {
+        for (_, function) in self.tasks.functions.iter_mut() {
+            if function.conn == conn
+                && let Some(recv) = function.recv.take()
+            {
+                self.fabric.repost(conn, recv);
+            }
+        }
+    }
+}
+
+fn in_scope(scope: AbortScope, session: Option<u64>, unit: Option<u32>, tag: [u8; 8]) -> bool {
+    match scope {
+        AbortScope::Task { session: of, tag: which } => session == Some(of) && tag == which,
+        AbortScope::TaskSet { session: of, unit: at } => session == Some(of) && unit == Some(at),
+        AbortScope::Unit { unit: at } => unit == Some(at),
+    }
+}

@@ -1,0 +1,210 @@
+//! The house rules as a test: arrows between crates and modules, where unsafe may be, words that
+//! are banned, sizes. Line-based: it reads sources without comments and strings, not syntax trees.
+
+mod rules;
+mod scan;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use rules::Finding;
+use scan::Source;
+
+/// What is larger than the rules allow and may only shrink: rule, file, item, size. An entry that
+/// is no longer needed, or larger than needed, fails the test.
+const RATCHET: &[(&str, &str, &str, usize)] = &[];
+
+/// Folders of the build and of version control.
+fn skipped(name: &str) -> bool {
+    name.starts_with("target") || (name.starts_with('.') && name != ".ci")
+}
+
+fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
+    let mut entries: Vec<PathBuf> =
+        fs::read_dir(folder).expect("a readable folder").map(|e| e.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            // `src/target` is ours, `target` the build's.
+            if folder != root || !skipped(&name) {
+                collect(root, &path, found);
+            }
+            continue;
+        }
+        let text_file = [".rs", ".toml", ".sh", ".py", ".md", ".json", ".c", ".h"];
+        if text_file.iter().any(|end| name.ends_with(end)) || folder == root.join(".ci") {
+            let text = fs::read_to_string(&path).expect("UTF-8 text");
+            let relative = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+            found.push(Source::new(&relative, &text));
+        }
+    }
+}
+
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
+    let mut found = Vec::new();
+    collect(root, root, &mut found);
+    assert!(found.iter().any(|source| source.path == "transport/src/lib.rs"), "not the workspace");
+    found
+}
+
+/// Findings that the list does not cover, and entries of the list that must go or shrink.
+fn ratchet(found: &[Finding], list: &[(&str, &str, &str, usize)]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for finding in found {
+        let entry = list
+            .iter()
+            .find(|(rule, path, item, _)| {
+                (*rule, *path, *item) == (finding.rule, &*finding.path, &*finding.item)
+            })
+            .map(|entry| entry.3);
+        if entry.is_none_or(|size| size < finding.size) {
+            let Finding { path, line, rule, what, .. } = finding;
+            wrong.push(format!("{path}:{}: {rule}: {what}", line + 1));
+        } else if entry.is_some_and(|size| size > finding.size) {
+            wrong.push(format!("ratchet: {} is now {}: lower it", finding.path, finding.size));
+        }
+    }
+    for (rule, path, item, _) in list {
+        let needed = |f: &Finding| (f.rule, &*f.path, &*f.item) == (*rule, *path, *item);
+        if !found.iter().any(needed) {
+            wrong.push(format!("ratchet: {rule} {path} {item} is no longer needed: remove it"));
+        }
+    }
+    wrong
+}
+
+#[test]
+fn the_rules_hold() {
+    let wrong: Vec<String> = sources()
+        .iter()
+        .flat_map(rules::check)
+        .map(|f| format!("{}:{}: {}: {}", f.path, f.line + 1, f.rule, f.what))
+        .collect();
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn sizes_only_shrink() {
+    let found: Vec<Finding> = sources().iter().flat_map(rules::measure).collect();
+    let wrong = ratchet(&found, RATCHET);
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+/// Rule, path, a text that breaks the rule, a text that does not.
+const SAMPLES: &[(&str, &str, &str, &str)] = &[
+    (
+        "crate arrows",
+        "bdev/Cargo.toml",
+        "[dependencies]\ntransport.workspace = true\n",
+        "[dependencies]\nreactor.workspace = true\n",
+    ),
+    (
+        "crate arrows",
+        "Cargo.toml",
+        "[dependencies]\nsrpt_bench.workspace = true\n",
+        "[dependencies]\nbdev.workspace = true\n",
+    ),
+    ("module arrows", "src/scsi/cdb.rs", "use crate::{scsi, target::X};", "use super::Sense;"),
+    ("module arrows", "src/scsi/cdb.rs", "use bdev::Bdev;", "use bdev::{IoOp, Geometry};"),
+    ("module arrows", "src/scsi.rs", "fn f(x: reactor::Tag) {}", "fn f() { /* reactor::Tag */ }"),
+    ("module arrows", "transport/src/srp/cmd.rs", "use crate::Event;", "use super::Cdb;"),
+    ("module arrows", "transport/src/srp/mod.rs", "use super::RemoteSeg;", "use self::cmd::X;"),
+    ("module arrows", "src/rpc/mod.rs", "use crate::target::lun;", "use crate::control::State;"),
+    ("module arrows", "src/rpc.rs", "use crate::target::*;", "use crate::target::message::A;"),
+    ("module arrows", "src/target/shard.rs", "use crate::rpc::X;", "use super::message::X;"),
+    ("module arrows", "src/target/shard.rs", "use crate::app;", "use crate::application;"),
+    ("module arrows", "src/config.rs", "use crate::app::App;", "use crate::limits::Limits;"),
+    ("module arrows", "transport/src/lib.rs", "use bdev::Io;", "use reactor::Tag;"),
+    ("module arrows", "bdev/src/lib.rs", "pub use transport::Event;", "mod transport_of;"),
+    ("module arrows", "reactor/src/core.rs", "use bdev::Io;", "use crate::Tag;"),
+    ("module arrows", "transport/src/sim/mod.rs", "use crate::shm::sys::Ring;", "use crate::shm;"),
+    ("module arrows", "src/app.rs", "use transport::rdma::sys::X;", "use transport::rdma::X;"),
+    ("module arrows", "bdev/src/null.rs", "use crate::sys::Ring;", "use crate::uring::Ring;"),
+    ("module arrows", "src/app.rs", "use srpt_bench::pattern;", "use transport::srp;"),
+    ("unsafe", "src/app.rs", "fn f() { unsafe { g() } }", "#![forbid(unsafe_code)] // unsafe"),
+    ("unsafe", "reactor/src/batch.rs", "unsafe impl Send for A {}", "let a = \"unsafe\";"),
+    ("banned words", "src/app.rs", "fn f() { todo!() }", "// todo!()"),
+    ("banned words", "tests/src/lib.rs", "fn f() { dbg!(1); }", "fn dbg() {}"),
+    ("banned words", "src/app.rs", "fn f() { unimplemented!() }", "fn f() { \"unimplemented!\" }"),
+    ("banned words", "reactor/src/core.rs", "std::thread::sleep(x);", "std::thread::park();"),
+    ("simulated code", "src/target/shard.rs", "let now = Instant::now();", "f(now: Instant);"),
+    ("simulated code", "reactor/src/slab.rs", "use std::time::SystemTime;", "use std::mem;"),
+    ("simulated code", "transport/src/sim/mod.rs", "use rand::Rng;", "fn operand() {}"),
+    (
+        "simulated code",
+        "src/scsi/mod.rs",
+        "let m = HashMap::new();",
+        "#[cfg(test)]\nmod tests {\n  fn f() { HashMap::new() }\n}",
+    ),
+    (
+        "columns",
+        "src/app.rs",
+        "// 3456789 123456789 123456789 123456789 123456789 123456789 123456789 123456789 \
+         12345678901234567890",
+        "// short",
+    ),
+    (
+        "dependency reasons",
+        "Cargo.toml",
+        "[workspace.dependencies]\nlibc = \"0.2\"\n",
+        "[workspace.dependencies]\nlibc = \"0.2\" # calls without a safe form\n",
+    ),
+    (
+        "dependency reasons",
+        "bdev/Cargo.toml",
+        "[dependencies]\nlibc = { version = \"0.2\" }\n",
+        "[dependencies]\nlibc.workspace = true\n",
+    ),
+    ("machine paths", "README.md", concat!("see /ho", "me/me/x"), "see target/home/x"),
+    ("machine paths", "scripts/a.sh", concat!("cd /wo", "rk/x"), "cd \"$root\""),
+    ("ignored tests", "src/app.rs", "#[ignore]\nfn f() {}", "// #[ignore]"),
+    ("ignored tests", "src/app.rs", "#[ignore = \"slow\"]\nfn f() {}", "fn ignore() {}"),
+];
+
+#[test]
+fn every_rule_can_fail() {
+    for (rule, path, bad, good) in SAMPLES {
+        let hits = |text: &str| {
+            rules::check(&Source::new(path, text)).iter().filter(|f| f.rule == *rule).count()
+        };
+        assert!(hits(bad) > 0, "{rule} accepts {bad:?} in {path}");
+        assert_eq!(hits(good), 0, "{rule} refuses {good:?} in {path}");
+    }
+    assert_eq!(rules::check(&Source::new("eighth/Cargo.toml", ""))[0].rule, "crate arrows");
+    for (rule, _) in rules::RULES {
+        assert!(SAMPLES.iter().any(|sample| sample.0 == *rule), "no sample for {rule}");
+    }
+}
+
+#[test]
+fn every_measure_can_fail() {
+    let sizes = |path: &str, text: &str| -> Vec<(&'static str, usize)> {
+        rules::measure(&Source::new(path, text)).iter().map(|f| (f.rule, f.size)).collect()
+    };
+    let code = "fn f() {}\n".repeat(rules::FILE_LINES_MAX);
+    let tests = format!("#[cfg(test)]\nmod tests {{\n{code}}}\n");
+    assert_eq!(sizes("src/a.rs", &code), []);
+    assert_eq!(sizes("src/a.rs", &format!("{code}{tests}")), []);
+    assert_eq!(sizes("src/a.rs", &format!("{code}fn g() {{}}\n")), [("file length", 601)]);
+
+    let body = "\n".repeat(rules::FUNCTION_LINES_MAX - 1);
+    assert_eq!(sizes("src/a.rs", &format!("fn f() {{{body}}}")), []);
+    assert_eq!(sizes("src/a.rs", &format!("fn f() {{{body}\n}}")), [("function length", 71)]);
+
+    let sleepy = "fn f() {\n  thread::sleep(a);\n  std::thread::sleep(b);\n}\n";
+    assert_eq!(sizes("tests/tests/a.rs", sleepy), [("sleeping tests", 2)]);
+    assert_eq!(sizes("tests/tests/a.rs", "// thread::sleep(a)"), []);
+}
+
+#[test]
+fn the_ratchet_only_shrinks() {
+    let found = rules::measure(&Source::new("src/a.rs", &"fn f() {}\n".repeat(700)));
+    let list = |size| [("file length", "src/a.rs", "", size)];
+    assert!(ratchet(&found, &list(700)).is_empty());
+    assert!(ratchet(&found, &[])[0].contains("700 lines"));
+    assert!(ratchet(&found, &list(699))[0].contains("700 lines"));
+    assert!(ratchet(&found, &list(701))[0].contains("lower it"));
+    assert!(ratchet(&[], &list(700))[0].contains("no longer needed"));
+}

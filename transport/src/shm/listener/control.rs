@@ -1,0 +1,383 @@
+//! The loop of the control thread.
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::SocketFlags;
+
+use super::path::Bound;
+use super::{Counters, ListenError, ListenerOptions, bump};
+use crate::shm::REGION_BYTES_MAX;
+use crate::shm::door::{CoreDoor, Message, Prepared};
+use crate::shm::socket::{self, Received};
+use crate::shm::sys::{Mapping, Regions, peer_pid};
+use crate::shm::wire::{Datagram, REGIONS_MAX};
+
+/// Token of the command counter; sources count up from 1.
+pub(super) const TOKEN_COMMANDS: u64 = 0;
+/// Between two tries to hand over to a core whose ring is full.
+const RETRY_WAIT: Duration = Duration::from_millis(2);
+/// Without accepting after the process ran out of descriptors or memory.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Sockets accepted, events handled per round.
+const ROUND: usize = 64;
+
+/// What the owner of the [`super::Listener`] asks for.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Listen.
+    Add { target: Arc<str>, bound: Bound, answer: mpsc::Sender<Result<(), ListenError>> },
+    /// Listen no more.
+    Remove { target: Arc<str>, path: PathBuf, answer: mpsc::Sender<Result<(), ListenError>> },
+    /// End the thread.
+    Stop,
+}
+
+/// What an epoll token stands for.
+#[derive(Debug)]
+enum Source {
+    Listening { target: Arc<str>, traddr: Arc<str>, bound: Bound },
+    HalfOpen { socket: OwnedFd, listener: u64 },
+    Connected { socket: Arc<OwnedFd>, bell: u64, core: usize },
+    Bell { counter: OwnedFd, core: usize },
+}
+
+pub(super) struct Control {
+    epoll: OwnedFd,
+    wake: Arc<OwnedFd>,
+    inbox: mpsc::Receiver<Command>,
+    doors: Vec<CoreDoor>,
+    options: ListenerOptions,
+    counters: Arc<Counters>,
+    sources: BTreeMap<u64, Source>,
+    token_next: u64,
+    /// Unfinished handshakes, oldest first, with their deadlines. May name finished ones.
+    deadlines: VecDeque<(u64, Instant)>,
+    half_open: usize,
+    paused_until: Option<Instant>,
+}
+
+impl Control {
+    pub fn new(
+        epoll: OwnedFd,
+        wake: Arc<OwnedFd>,
+        inbox: mpsc::Receiver<Command>,
+        doors: Vec<CoreDoor>,
+        options: ListenerOptions,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Control {
+            epoll,
+            wake,
+            inbox,
+            doors,
+            options,
+            counters,
+            sources: BTreeMap::new(),
+            token_next: TOKEN_COMMANDS + 1,
+            deadlines: VecDeque::new(),
+            half_open: 0,
+            paused_until: None,
+        }
+    }
+
+    pub fn run(mut self) {
+        let mut events = Vec::with_capacity(ROUND);
+        loop {
+            let settled = self.doors.iter_mut().fold(true, |all, door| {
+                door.unmap();
+                door.retry() && all
+            });
+            let wait = self.wait(settled);
+            events.clear();
+            let spare = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, spare, wait.as_ref()) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(errno) => panic!("epoll of the shm control thread: {errno}"),
+            }
+            for event in &events {
+                let token = event.data.u64();
+                if token == TOKEN_COMMANDS {
+                    let mut count = [0u8; 8];
+                    let _ = rustix::io::read(&*self.wake, &mut count);
+                    if !self.on_commands() {
+                        return;
+                    }
+                } else {
+                    self.on_event(token);
+                }
+            }
+            self.on_time(Instant::now());
+        }
+    }
+
+    /// Time to the next deadline.
+    fn wait(&self, settled: bool) -> Option<Timespec> {
+        let hello = self.deadlines.front().map(|(_, deadline)| *deadline);
+        let next = hello.into_iter().chain(self.paused_until).min();
+        let left = next.map(|at| at.saturating_duration_since(Instant::now()));
+        let left =
+            if settled { left } else { Some(left.map_or(RETRY_WAIT, |l| l.min(RETRY_WAIT))) };
+        left.map(|left| Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: left.subsec_nanos().into(),
+        })
+    }
+
+    /// False: the thread shall end.
+    fn on_commands(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Command::Add { target, bound, answer }) => {
+                    let _ = answer.send(self.on_add(target, bound));
+                }
+                Ok(Command::Remove { target, path, answer }) => {
+                    let _ = answer.send(self.on_remove(&target, path));
+                }
+                Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
+                Err(mpsc::TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn watch(&mut self, fd: impl AsFd, flags: EventFlags) -> Result<u64, Errno> {
+        let token = self.token_next;
+        epoll::add(&self.epoll, fd, EventData::new_u64(token), flags)?;
+        self.token_next += 1;
+        Ok(token)
+    }
+
+    fn on_add(&mut self, target: Arc<str>, bound: Bound) -> Result<(), ListenError> {
+        let traddr: Arc<str> = bound.path.display().to_string().into();
+        let token = self
+            .watch(&bound.socket, EventFlags::IN)
+            .map_err(ListenError::system(format!("listening on {traddr}")))?;
+        self.sources.insert(token, Source::Listening { target, traddr, bound });
+        Ok(())
+    }
+
+    fn on_remove(&mut self, target: &str, path: PathBuf) -> Result<(), ListenError> {
+        let found = self.sources.iter().find_map(|(token, source)| match source {
+            Source::Listening { target: t, bound, .. } if **t == *target && bound.path == path => {
+                Some(*token)
+            }
+            _ => None,
+        });
+        let Some(token) = found else {
+            let path = path.display().to_string();
+            return Err(ListenError::NotFound { target: target.into(), path });
+        };
+        self.sources.remove(&token);
+        let before = self.sources.len();
+        self.sources.retain(
+            |_, source| !matches!(source, Source::HalfOpen { listener, .. } if *listener == token),
+        );
+        self.half_open -= before - self.sources.len();
+        Ok(())
+    }
+
+    fn on_event(&mut self, token: u64) {
+        // An event may be older than a removal in the same round.
+        match self.sources.get(&token) {
+            Some(Source::Listening { .. }) => self.on_connect(token),
+            Some(Source::HalfOpen { .. }) => self.on_hello(token),
+            Some(Source::Connected { .. }) => self.on_gone(token),
+            Some(Source::Bell { core, .. }) => self.doors[*core].wake(),
+            None => {}
+        }
+    }
+
+    fn on_connect(&mut self, listener: u64) {
+        for _ in 0..ROUND {
+            let Some(Source::Listening { bound, .. }) = self.sources.get(&listener) else { return };
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let socket = match rustix::net::accept_with(&bound.socket, flags) {
+                Ok(socket) => socket,
+                Err(Errno::CONNABORTED | Errno::INTR) => continue,
+                Err(Errno::AGAIN) => return,
+                Err(errno) => {
+                    tracing::warn!(%errno, "can't accept shm peers, trying again soon");
+                    return self.pause();
+                }
+            };
+            bump(&self.counters.connected);
+            while self.half_open >= self.options.half_open_max {
+                self.drop_oldest();
+            }
+            if self.deadlines.len() > 2 * self.options.half_open_max {
+                self.deadlines.retain(|(token, _)| self.sources.contains_key(token));
+            }
+            match self.watch(&socket, EventFlags::IN | EventFlags::RDHUP) {
+                Ok(token) => {
+                    self.sources.insert(token, Source::HalfOpen { socket, listener });
+                    self.half_open += 1;
+                    let deadline = Instant::now() + self.options.hello_wait;
+                    self.deadlines.push_back((token, deadline));
+                }
+                Err(errno) => tracing::warn!(%errno, "can't watch a shm peer"),
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((token, _)) = self.deadlines.pop_front() else { return };
+        if self.take_half_open(token).is_some() {
+            bump(&self.counters.silent);
+        }
+    }
+
+    fn take_half_open(&mut self, token: u64) -> Option<(OwnedFd, u64)> {
+        if !matches!(self.sources.get(&token), Some(Source::HalfOpen { .. })) {
+            return None;
+        }
+        self.half_open -= 1;
+        match self.sources.remove(&token) {
+            Some(Source::HalfOpen { socket, listener }) => Some((socket, listener)),
+            _ => unreachable!("looked at above"),
+        }
+    }
+
+    fn on_time(&mut self, now: Instant) {
+        while let Some((token, deadline)) = self.deadlines.front() {
+            // Finished handshakes go as they come to the front, so that the queue stays short.
+            if self.sources.contains_key(token) && *deadline > now {
+                break;
+            }
+            self.drop_oldest();
+        }
+        if self.paused_until.is_some_and(|until| until <= now) {
+            self.paused_until = None;
+            self.listen(EventFlags::IN);
+        }
+    }
+
+    fn pause(&mut self) {
+        self.paused_until = Some(Instant::now() + PAUSE);
+        self.listen(EventFlags::empty());
+    }
+
+    fn listen(&self, flags: EventFlags) {
+        for (token, source) in &self.sources {
+            if let Source::Listening { bound, .. } = source {
+                let data = EventData::new_u64(*token);
+                if let Err(errno) = epoll::modify(&self.epoll, &bound.socket, data, flags) {
+                    tracing::error!(%errno, "can't watch a shm listener");
+                }
+            }
+        }
+    }
+
+    fn on_hello(&mut self, token: u64) {
+        let Some(Source::HalfOpen { socket, .. }) = self.sources.get(&token) else { return };
+        let received = match socket::receive(socket) {
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            received => received,
+        };
+        let Some((socket, listener)) = self.take_half_open(token) else { return };
+        let received = match received {
+            Ok(received) if !received.bytes.is_empty() || !received.fds.is_empty() => received,
+            Ok(_) | Err(_) => return bump(&self.counters.left),
+        };
+        let socket = Arc::new(socket);
+        if let Err(text) = self.attach(&socket, listener, received) {
+            bump(&self.counters.refused);
+            tracing::info!(text, "refused a shm peer");
+            let _ = socket::send(&*socket, &Datagram::Error(text).encode(), &[]);
+        } else {
+            bump(&self.counters.attached);
+        }
+    }
+
+    /// Checks a hello and hands the peer to a core. The error goes to the peer.
+    fn attach(
+        &mut self,
+        socket: &Arc<OwnedFd>,
+        listener: u64,
+        received: Received,
+    ) -> Result<(), String> {
+        let Some(Source::Listening { target, traddr, .. }) = self.sources.get(&listener) else {
+            return Err("the listener is gone".into());
+        };
+        let (target, traddr) = (Arc::clone(target), Arc::clone(traddr));
+        let (regions, login) = registered(received)?;
+        let pid = peer_pid(socket).map_err(|errno| format!("credentials: {errno}"))?;
+        let mut order: Vec<usize> = (0..self.doors.len()).collect();
+        order.sort_by_key(|core| self.doors[*core].channels());
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let failed = |errno: Errno| format!("target out of descriptors: {errno}");
+        let bell = rustix::event::eventfd(0, flags).map_err(failed)?;
+        let watched_bell = bell.try_clone().map_err(|error| error.to_string())?;
+        let Some(core) = order.into_iter().find(|core| self.doors[*core].reserve()) else {
+            return Err("the target has no free connection".into());
+        };
+        // Edge-triggered and never read: no peer can stop or steal another's wake-up.
+        let watched = self.watch(&watched_bell, EventFlags::IN | EventFlags::ET);
+        let watched = watched.and_then(|bell| {
+            // The handshake's watch ends here, with its token.
+            epoll::delete(&self.epoll, &**socket)?;
+            Ok((bell, self.watch(&**socket, EventFlags::RDHUP)?))
+        });
+        let (bell_token, serial) = match watched {
+            Ok(tokens) => tokens,
+            Err(errno) => {
+                self.doors[core].unreserve();
+                return Err(failed(errno));
+            }
+        };
+        self.sources.insert(bell_token, Source::Bell { counter: watched_bell, core });
+        let connected = Source::Connected { socket: Arc::clone(socket), bell: bell_token, core };
+        self.sources.insert(serial, connected);
+        let socket = Arc::clone(socket);
+        let prepared = Prepared { serial, socket, bell, regions, login, target, traddr, pid };
+        self.doors[core].send(Message::Attach(Box::new(prepared)));
+        Ok(())
+    }
+
+    fn on_gone(&mut self, serial: u64) {
+        let Some(Source::Connected { socket, bell, core }) = self.sources.remove(&serial) else {
+            return;
+        };
+        // The core holds these descriptors too, so closing ours would not end the watch.
+        let _ = epoll::delete(&self.epoll, &*socket);
+        if let Some(Source::Bell { counter, .. }) = self.sources.remove(&bell) {
+            let _ = epoll::delete(&self.epoll, &counter);
+        }
+        bump(&self.counters.gone);
+        self.doors[core].send(Message::Gone(serial));
+    }
+}
+
+/// The regions and the login of a hello, or what is wrong with it.
+fn registered(received: Received) -> Result<(Regions, Vec<u8>), String> {
+    let Received { bytes, fds, truncated } = received;
+    if truncated {
+        return Err(format!("hello truncated: more than {REGIONS_MAX} regions, or too long"));
+    }
+    let (regions, login) = match Datagram::decode(&bytes).map_err(|error| error.to_string())? {
+        Datagram::Hello { regions, login } => (regions as usize, login),
+        _ => return Err("a connection begins with HELLO".into()),
+    };
+    if regions == 0 || regions > REGIONS_MAX {
+        return Err(format!("{regions} regions: 1 to {REGIONS_MAX} allowed"));
+    }
+    if regions != fds.len() {
+        return Err(format!("{regions} regions announced, {} descriptors sent", fds.len()));
+    }
+    if login.is_empty() {
+        return Err("hello without a login request".into());
+    }
+    let mut maps = Vec::with_capacity(regions);
+    let mut bytes_left = REGION_BYTES_MAX;
+    for (number, fd) in fds.iter().enumerate() {
+        let map = Mapping::of_sealed(fd, bytes_left)
+            .map_err(|error| format!("region {number}: {error}"))?;
+        bytes_left -= map.len() as u64;
+        maps.push(map);
+    }
+    Ok((Regions::new(maps), login))
+}

@@ -1,0 +1,11 @@
+//! The unsafe part of the shared-memory fabric: mappings, and copies from and to them.
+
+mod credentials;
+mod mapping;
+mod regions;
+
+pub use credentials::peer_pid;
+#[cfg(test)]
+pub use mapping::MapError;
+pub use mapping::{Mapping, sealed_file};
+pub use regions::{Regions, Returned};
