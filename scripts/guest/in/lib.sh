@@ -44,10 +44,17 @@ initiator_up() {    # module options of ib_srp
     modprobe --all scsi_transport_srp sd_mod sg && modprobe ib_srp "$@"
 }
 srp_login() {       # GUID [option,option...]: 16 digits that are both id_ext and ioc_guid
-    local extension
+    local extension error tries=50
     extension=$(gid)
-    echo "id_ext=$1,ioc_guid=$1,initiator_ext=${INITIATOR_EXT:-${extension:0:16}},src=$ADDRESS,dest=$ADDRESS:$PORT${2:+,$2}" \
-        >"/sys/class/infiniband_srp/srp-$RXE-1/add_target"
+    while ! error=$( { echo "id_ext=$1,ioc_guid=$1,initiator_ext=${INITIATOR_EXT:-${extension:0:16}},src=$ADDRESS,dest=$ADDRESS:$PORT${2:+,$2}" \
+        >"/sys/class/infiniband_srp/srp-$RXE-1/add_target"; } 2>&1); do
+        # The initiator forgets a host a little after the host is gone.
+        case $error in
+            *"File exists"*) [ $((tries -= 1)) -gt 0 ] && sleep 0.1 && continue ;;
+        esac
+        echo "$error" >&2
+        return 1
+    done
 }
 srp_logout() {
     local port

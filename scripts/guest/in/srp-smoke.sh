@@ -5,29 +5,24 @@
 # shellcheck source=target.sh
 . /host/guest/target.sh
 rxe_up || fail "soft-RoCE"
-target_start || { cat $target_log; fail "srpt_tgt"; }
-rpc bdev_malloc_create -b ram 64 512 >/dev/null || fail "malloc bdev"
-rpc bdev_null_create null 1024 512 >/dev/null || fail "null bdev"
-rpc srpt_create_target --service-guid "$GUID" t0 >/dev/null || fail "target"
-rpc srpt_map_lun t0 ram >/dev/null && rpc srpt_map_lun t0 null >/dev/null || fail "LUNs"
-rpc srpt_add_listener t0 -t rdma -a "$ADDRESS" -s "$PORT" >/dev/null || fail "listener"
+target_configure 64
+target_start || fail "srpt_tgt"
 say "target up"
 initiator_up allow_ext_sg=1 indirect_sg_entries=2048 || fail "ib_srp"
 srp_login "$GUID" || { dmesg | tail -5; cat $target_log; fail "login"; }
 wait_disks 2 || { dmesg | tail -20; cat $target_log; fail "2 disks"; }
 say "2 disks"
 lsscsi --generic
-rpc srpt_get_sessions
 disk=/dev/$(srp_disk 0)
 dd if=/dev/urandom of=/tmp/data bs=1M count=16 status=none
 dd if=/tmp/data of="$disk" bs=1M oflag=direct status=none || fail "write"
 dd if="$disk" bs=1M count=16 iflag=direct status=none | cmp - /tmp/data || fail "compare"
 say "16 MiB written, read and compared"
-sg_inq "/dev/$(srp_sg 0)" || fail "sg_inq"
+sg_inq "/dev/$(srp_sg 0)" >/dev/null || fail "sg_inq"
 fio --name=verify --filename="$disk" --direct=1 --ioengine=libaio --rw=randwrite --bsrange=512-1M \
     --iodepth=64 --size=24M --verify=md5 --minimal >/tmp/fio || { cat /tmp/fio; fail "fio"; }
 say "fio verified"
 srp_logout || fail "logout"
 target_stop || fail "target stop"
-dmesg | grep -iE 'warning|BUG|error' && fail "dmesg"
+kernel_is_clean || fail "dmesg"
 say "done"
