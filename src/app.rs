@@ -4,8 +4,9 @@
 //! Start: memory and cores, then the configuration file, then the RPC socket. Stop: no new logins,
 //! every core answers what runs, and only then the listeners and sockets go.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -18,7 +19,9 @@ use reactor::sys::memory::{Memory, MemoryError, PageWish};
 use reactor::{Pool, stats::CoreStats};
 use rustix::io::Errno;
 use rustix::process::{getpid, kill_process};
-use transport::shm::{self, CoreDoor, FabricOptions, ShmFabric};
+use transport::pair::Pair;
+use transport::rdma::{self, RdmaFabric, RdmaOptions, RdmaValues};
+use transport::shm::{self, FabricOptions, ShmFabric};
 
 use crate::config::{Config, HugeSize, Idle};
 use crate::control::cores::Sender;
@@ -46,6 +49,9 @@ enum Never {}
 
 type RunningCore = Core<Never>;
 
+/// A core as the fabrics' control threads see it.
+type Doors = (shm::CoreDoor, rdma::CoreDoor);
+
 /// Runs the target until a signal asks it to stop. The configuration is loaded completely before
 /// the RPC socket exists; an error means that nothing is left behind.
 pub fn run(config: Config) -> anyhow::Result<()> {
@@ -53,7 +59,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let stop = StopRequest::install().context("signals")?;
     let (sender, answers) = mpsc::channel();
     let running = start_cores(&config, &sender)?;
-    let shm = Arc::new(shm::Listener::start(running.doors).context("listener of the shm fabric")?);
+    let (shm_doors, rdma_doors) = running.doors.into_iter().unzip();
+    let shm = Arc::new(shm::Listener::start(shm_doors).context("listener of the shm fabric")?);
+    let rdma = Arc::new(Mutex::new(Rdma::Idle(rdma_doors)));
     let mut control = Control::new(Parts {
         cores: Box::new(Mailboxes::new(running.senders, answers)),
         stats: running.stats,
@@ -63,6 +71,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         raise: Box::new(|signal| kill_process(getpid(), signal)),
     });
     control.offer("shm", Box::new(ShmListeners(Arc::clone(&shm))));
+    control.offer("rdma", Box::new(RdmaListeners(Arc::clone(&rdma))));
     if let Some(file) = &config.config_file {
         load::load_file(&mut control, file)?;
     }
@@ -80,7 +89,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     shared.control().stop().context("telling the cores to stop")?;
     join_cores(running.cores)?;
     drop(shared);
-    drop(shm);
+    drop((shm, rdma));
     Ok(())
 }
 
@@ -89,7 +98,7 @@ struct Running {
     cores: Vec<RunningCore>,
     stats: Vec<(usize, Arc<CoreStats>)>,
     senders: Vec<Sender>,
-    doors: Vec<CoreDoor>,
+    doors: Vec<Doors>,
 }
 
 fn start_cores(config: &Config, answers: &mpsc::Sender<Answer>) -> anyhow::Result<Running> {
@@ -107,10 +116,10 @@ fn start_cores(config: &Config, answers: &mpsc::Sender<Answer>) -> anyhow::Resul
         let end = ends.remove(0);
         let door = control[index].clone();
         running.senders.push(Box::new(move |message| door.try_send(message)));
-        let (core, shm_door) = start_core(config, index, *cpu, memory, end, &control, answers)?;
+        let (core, doors) = start_core(config, index, *cpu, memory, end, &control, answers)?;
         running.stats.push((*cpu, Arc::clone(core.stats())));
         running.cores.push(core);
-        running.doors.push(shm_door);
+        running.doors.push(doors);
     }
     for core in &running.cores {
         if !core.wait_started() {
@@ -128,14 +137,10 @@ fn start_core(
     end: Ends<Message>,
     control: &[mailbox::ControlSender<Message>],
     answers: &mpsc::Sender<Answer>,
-) -> anyhow::Result<(RunningCore, CoreDoor)> {
+) -> anyhow::Result<(RunningCore, Doors)> {
     let limits = Limits::for_pool(memory.len());
     let wake = Arc::clone(end.inbox.eventfd());
-    let options = FabricOptions {
-        connections_max: limits.connections as u32,
-        ops_max: limits.slots + limits.connections,
-    };
-    let (fabric, shm_door) = ShmFabric::new(options, Arc::clone(&wake));
+    let (fabric, doors) = fabrics(&limits, &memory, &wake)?;
     let own = control[index].clone();
     let answers = answers.clone();
     let idle = match config.idle {
@@ -167,7 +172,29 @@ fn start_core(
         let pool = Pool::new(memory, &limits.classes);
         Ok(Shard::new(fabric, pool, limits, context, outbox))
     })?;
-    Ok((core, shm_door))
+    Ok((core, doors))
+}
+
+/// One core's fabrics. Each has half of the connections; operations are counted twice because
+/// either may have all of them.
+fn fabrics(
+    limits: &Limits,
+    memory: &Arc<Memory>,
+    wake: &Arc<OwnedFd>,
+) -> anyhow::Result<(Pair<ShmFabric, RdmaFabric>, Doors)> {
+    let (connections_max, operations_max) =
+        (limits.connections / 2, limits.slots + limits.connections);
+    let options =
+        FabricOptions { connections_max: connections_max as u32, ops_max: operations_max };
+    let (shm, shm_door) = ShmFabric::new(options, Arc::clone(wake));
+    let rdma = RdmaOptions::new(RdmaValues {
+        srp_max_req_size: limits.iu_bytes_max,
+        srp_max_rsp_size: limits.rsp_bytes_max,
+        ..RdmaValues::default()
+    })?;
+    let options = rdma::FabricOptions { connections_max, operations_max, rdma };
+    let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake));
+    Ok((Pair::new(shm, rdma), (shm_door, rdma_door)))
 }
 
 /// One core's memory, with one notice of what it is made of.
@@ -243,6 +270,79 @@ impl Listeners for ShmListeners {
         Self::check(traddr, trsvcid)?;
         self.0.remove_listener(target, traddr).map_err(refused)
     }
+}
+
+/// The control thread of the rdma fabric, started with the first listener: a machine without RDMA
+/// is told so only when it is asked for.
+enum Rdma {
+    Idle(Vec<rdma::CoreDoor>),
+    Running(rdma::Listener),
+}
+
+/// Addresses of the rdma fabric as the control plane sees them.
+struct RdmaListeners(Arc<Mutex<Rdma>>);
+
+impl RdmaListeners {
+    fn with<T>(
+        &self,
+        each: impl FnOnce(&rdma::Listener) -> Result<T, rdma::ListenError>,
+    ) -> Result<T, ListenError> {
+        let mut rdma = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Rdma::Idle(doors) = &mut *rdma {
+            rdma::available().map_err(rdma_refused)?;
+            let doors = std::mem::take(doors);
+            *rdma = Rdma::Running(rdma::Listener::start(doors).map_err(rdma_refused)?);
+        }
+        match &*rdma {
+            Rdma::Running(listener) => each(listener).map_err(rdma_refused),
+            Rdma::Idle(_) => unreachable!("it was started above"),
+        }
+    }
+
+    fn port(trsvcid: Option<&str>) -> Result<&str, ListenError> {
+        trsvcid.ok_or_else(|| ListenError::Address {
+            parameter: "trsvcid",
+            reason: "the rdma transport needs a port".to_owned(),
+        })
+    }
+}
+
+impl Listeners for RdmaListeners {
+    fn add(
+        &mut self,
+        target: &str,
+        traddr: &str,
+        trsvcid: Option<&str>,
+    ) -> Result<(), ListenError> {
+        let port = Self::port(trsvcid)?;
+        self.with(|listener| listener.add_listener(target, traddr, port))
+    }
+
+    fn remove(
+        &mut self,
+        target: &str,
+        traddr: &str,
+        trsvcid: Option<&str>,
+    ) -> Result<(), ListenError> {
+        let port = Self::port(trsvcid)?;
+        self.with(|listener| listener.remove_listener(target, traddr, port))
+    }
+}
+
+fn rdma_refused(error: rdma::ListenError) -> ListenError {
+    let errno = match &error {
+        rdma::ListenError::BadAddress { .. } => {
+            return ListenError::Address { parameter: "traddr", reason: error.to_string() };
+        }
+        rdma::ListenError::Unavailable(_) => Errno::OPNOTSUPP,
+        rdma::ListenError::Exists { .. } => Errno::EXIST,
+        rdma::ListenError::NotFound { .. } => Errno::NODEV,
+        rdma::ListenError::System { reason, .. } => {
+            Errno::from_io_error(reason).unwrap_or(Errno::IO)
+        }
+        rdma::ListenError::Stopped => Errno::SRCH,
+    };
+    ListenError::Os { what: error.to_string(), errno }
 }
 
 fn refused(error: shm::ListenError) -> ListenError {

@@ -1,5 +1,10 @@
-//! What the tests share: processes of the built binaries, and a counting allocator.
+//! What the tests share: a simulated [`world`] around the production shard, its initiators
+//! ([`port`]), and a device that tests hold in their hands ([`gate`]); real processes of the built
+//! binaries ([`process`]), and a counting allocator ([`sys`]).
 
+pub mod gate;
+pub mod port;
 pub mod process;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod world;

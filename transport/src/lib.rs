@@ -14,6 +14,8 @@ use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
 pub mod initiator;
+pub mod pair;
+pub mod rdma;
 pub mod shm;
 pub mod sim;
 pub mod srp;

@@ -1,0 +1,434 @@
+//! A core's RDMA connections.
+//!
+//! Owns the queue pairs in use, one completion queue per device, the operations in flight with
+//! their buffers, and the memory of information units both ways.
+//!
+//! A send queue cannot overflow: work is posted only into counted free requests, which come back
+//! with signalled completions; the rest waits in a list whose entries were made beforehand. A
+//! completion queue cannot overflow: a connection is made only if its worst case fits. A buffer
+//! comes back once: with its completion, or after its queue pair has been destroyed.
+//!
+//! A command costs one polled completion for its receive, one per operation, and per turn one
+//! doorbell for the sends and one for the receives of a connection.
+mod work;
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use reactor::pool::Buf;
+use reactor::stats::Counter;
+use reactor::sys::memory::Memory;
+use reactor::{Batch, Instant, Tag};
+
+use super::connection::{Connection, Data, NIL, Operation, State};
+use super::door::{Accept, CoreDoor, DEVICES_MAX, Inside, Login, Ready, ToControl, ToCore, door};
+use super::options::RdmaOptions;
+use super::resources::CoreDevice;
+use super::sys::{Completion, ReceiveChain, SendChain};
+use crate::{CloseReason, ConnId, DataIn, Event, Fabric, PeerInfo, Recv, RemoteSeg};
+use work::flush_shared;
+
+/// Completions taken from a queue at a time.
+const POLL_MAX: usize = 32;
+/// Completions taken while falling asleep: any batch of events has room for as many.
+const EARLY_MAX: usize = 1;
+/// Receives posted at a time.
+const RECEIVE_CHAIN: usize = 128;
+
+/// Capacities of one core's fabric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FabricOptions {
+    /// Connections that the core holds at a time.
+    pub connections_max: usize,
+    /// Fetches and replies in flight at a time, over all connections. Exceeding it is a bug.
+    pub operations_max: usize,
+    /// The parameters of ib_srpt.
+    pub rdma: RdmaOptions,
+}
+
+/// What a fabric did, for reports. Only its core adds.
+#[derive(Debug, Default)]
+pub struct RdmaCounts {
+    /// Information units received.
+    pub received: Counter,
+    /// Calls that posted sends.
+    pub doorbells: Counter,
+    /// Send work requests posted.
+    pub requests: Counter,
+    /// Turns in which an operation had to wait for room in a send queue.
+    pub send_waits: Counter,
+    /// Connections that failed with a local, remote or path error.
+    pub errors: Counter,
+}
+
+/// The connections of one core. See [`Fabric`] for its grammar.
+pub struct RdmaFabric {
+    inside: Inside,
+    options: FabricOptions,
+    devices: Vec<Option<Box<CoreDevice>>>,
+    connections: Vec<Connection>,
+    operations: Vec<Operation>,
+    operation_free: u32,
+    /// Connections to flush, to report as logins, and to finish.
+    touched: Vec<u32>,
+    logins: Batch<u32>,
+    finishing: Batch<u32>,
+    draining: Batch<u32>,
+    completions: [Completion; POLL_MAX],
+    /// Taken by `arm` from the device at this place, for the next poll.
+    early: Option<(usize, usize)>,
+    /// Where polling begins, so that no device starves another.
+    first: usize,
+    sends: SendChain,
+    receives: ReceiveChain,
+    counts: Arc<RdmaCounts>,
+}
+
+impl RdmaFabric {
+    /// An empty fabric and its door for the [`super::Listener`]. `memory` is that of the core's
+    /// pool; it is registered with a device at the first login over it. `wake` is the event counter
+    /// that the core sleeps on. Needs no RDMA on this machine.
+    pub fn new(
+        options: FabricOptions,
+        memory: &Arc<Memory>,
+        wake: Arc<OwnedFd>,
+    ) -> (RdmaFabric, CoreDoor) {
+        let (inside, core_door) = door(options, Arc::clone(memory), wake);
+        let count = options.operations_max as u32;
+        let link = |index: u32| if index + 1 < count { index + 1 } else { NIL };
+        let fabric = RdmaFabric {
+            inside,
+            options,
+            devices: (0..DEVICES_MAX).map(|_| None).collect(),
+            connections: (0..options.connections_max).map(|_| Connection::new()).collect(),
+            operations: (0..count).map(|index| Operation::new(link(index))).collect(),
+            operation_free: if count > 0 { 0 } else { NIL },
+            touched: Vec::with_capacity(options.connections_max),
+            logins: Batch::new(options.connections_max),
+            finishing: Batch::new(options.connections_max),
+            draining: Batch::new(options.connections_max),
+            completions: [Completion::default(); POLL_MAX],
+            early: None,
+            first: 0,
+            sends: SendChain::new(options.rdma.srpt_sq_size as usize, 16),
+            receives: ReceiveChain::new(RECEIVE_CHAIN),
+            counts: Arc::new(RdmaCounts::default()),
+        };
+        (fabric, core_door)
+    }
+
+    /// What it did, readable by other threads.
+    pub fn counts(&self) -> &Arc<RdmaCounts> {
+        &self.counts
+    }
+
+    /// Connections that are not released yet, in any state.
+    pub fn connections(&self) -> usize {
+        self.connections.iter().filter(|connection| connection.state != State::Free).count()
+    }
+
+    fn connection(&mut self, conn: ConnId) -> &mut Connection {
+        let connection = &mut self.connections[conn.index as usize];
+        assert!(
+            connection.id == conn && connection.state != State::Free,
+            "{conn:?} is not a connection"
+        );
+        connection
+    }
+
+    fn touch(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        if !std::mem::replace(&mut connection.touched, true) {
+            self.touched.push(index);
+        }
+    }
+
+    // --- what the control thread says ---
+
+    fn on_control(&mut self) {
+        while let Some(message) = self.inside.receive() {
+            match message {
+                ToCore::Device(place, device) => self.devices[place] = Some(device),
+                ToCore::DropDevice(place) => {
+                    let device = self.devices[place].take();
+                    self.inside.send(ToControl::Device(place, device));
+                }
+                ToCore::Login(login) => self.on_login(*login),
+                ToCore::Ready(conn, ready) => self.on_qp(conn, *ready),
+                ToCore::Gone(conn, reason) => self.end(conn, reason),
+                ToCore::Disconnected(conn) => {
+                    self.connection(conn).state = State::Draining;
+                    self.draining.push(conn.index);
+                }
+                ToCore::Ended(conn, reason) => {
+                    let connection = self.connection(conn);
+                    connection.state = State::Finishing;
+                    connection.reason.get_or_insert(reason);
+                    self.finishing.push(conn.index);
+                }
+            }
+        }
+    }
+
+    fn on_login(&mut self, login: Login) {
+        let connection = &mut self.connections[login.conn.index as usize];
+        assert_eq!(connection.state, State::Free, "a number was given twice");
+        *connection = Connection {
+            id: login.conn,
+            state: State::Login,
+            device: login.device,
+            login: login.data,
+            peer: Some(login.peer),
+            posted: std::mem::take(&mut connection.posted),
+            reposts: std::mem::take(&mut connection.reposts),
+            touched: connection.touched,
+            ..Connection::new()
+        };
+        self.logins.push(login.conn.index);
+    }
+
+    fn on_qp(&mut self, conn: ConnId, ready: Ready) {
+        let connection = self.connection(conn);
+        connection.posted.reserve(ready.sends as usize);
+        let slots = ready.receives.as_ref().map_or(0, |receives| receives.slots());
+        connection.reposts.reserve(slots as usize);
+        connection.sends_free = ready.sends;
+        connection.receives = ready.receives;
+        let number = ready.qp.number();
+        connection.qp = Some(ready.qp);
+        connection.state = State::Live;
+        let place = connection.device;
+        let closing = connection.reason.is_some();
+        if let Some(device) = &mut self.devices[place]
+            && device.shared.is_some()
+        {
+            let at = device.by_number.partition_point(|entry| entry.0 < number);
+            device.by_number.insert(at, (number, conn.index));
+        }
+        if closing {
+            // It was closed before it was made.
+            self.disconnect(conn);
+        }
+    }
+
+    /// Begins the end of a connection, whatever its state. The first reason stays.
+    fn end(&mut self, conn: ConnId, reason: CloseReason) {
+        let connection = self.connection(conn);
+        connection.reason.get_or_insert(reason);
+        match connection.state {
+            State::Live => self.disconnect(conn),
+            State::Login => {
+                connection.state = State::Ending;
+                self.logins.retain(|index| *index != conn.index);
+                self.inside.send(ToControl::Destroy(conn, None));
+            }
+            // While it is being made, `on_qp` sees the reason; later it is ending already.
+            _ => {}
+        }
+    }
+
+    fn disconnect(&mut self, conn: ConnId) {
+        self.connection(conn).state = State::Disconnecting;
+        self.inside.send(ToControl::Disconnect(conn));
+    }
+
+    /// Connections whose completions have all been polled give their queue pair up.
+    fn drained(&mut self, place: usize) {
+        for _ in 0..self.draining.len() {
+            let Some(index) = self.draining.pop() else { break };
+            let connection = &mut self.connections[index as usize];
+            if connection.device != place {
+                self.draining.push(index);
+                continue;
+            }
+            connection.state = State::Ending;
+            let qp = connection.qp.take();
+            if let (Some(qp), Some(device)) = (&qp, &mut self.devices[place])
+                && let Ok(at) = device.by_number.binary_search_by_key(&qp.number(), |e| e.0)
+            {
+                device.by_number.remove(at);
+            }
+            self.inside.send(ToControl::Destroy(connection.id, qp));
+        }
+    }
+}
+
+impl Fabric for RdmaFabric {
+    fn connections_max(&self) -> usize {
+        self.options.connections_max
+    }
+
+    fn poll(&mut self, _now: Instant, events: &mut Batch<Event>) {
+        self.on_control();
+        if let Some((place, count)) = self.early {
+            if events.room() < count {
+                return;
+            }
+            self.early = None;
+            self.on_completions(place, count, events);
+        }
+        for offset in 0..DEVICES_MAX {
+            self.poll_device((self.first + offset) % DEVICES_MAX, events);
+        }
+        self.first = (self.first + 1) % DEVICES_MAX;
+        while !events.is_full()
+            && let Some(index) = self.logins.pop()
+        {
+            events.push(Event::Login { conn: self.connections[index as usize].id });
+        }
+        self.finish(events);
+    }
+
+    fn login_data(&self, conn: ConnId) -> &[u8] {
+        let connection = &self.connections[conn.index as usize];
+        assert_eq!(connection.id, conn, "not a connection");
+        &connection.login
+    }
+
+    fn peer(&self, conn: ConnId) -> PeerInfo {
+        let connection = &self.connections[conn.index as usize];
+        assert_eq!(connection.id, conn, "not a connection");
+        connection.peer.clone().expect("a connection has a peer")
+    }
+
+    fn accept(
+        &mut self,
+        conn: ConnId,
+        login_rsp: &[u8],
+        credits: u32,
+        iu_bytes_max: u32,
+        ti_bytes_max: u32,
+    ) {
+        assert!(
+            ti_bytes_max <= self.options.rdma.srp_max_rsp_size,
+            "information units of {ti_bytes_max} bytes exceed srp_max_rsp_size"
+        );
+        let connection = self.connection(conn);
+        // Otherwise the peer has gone meanwhile.
+        if connection.state == State::Login {
+            connection.state = State::Accepting;
+            let accept = Accept { login_rsp: login_rsp.to_vec(), credits, iu_bytes_max };
+            self.inside.send(ToControl::Accept(conn, Box::new(accept)));
+        }
+    }
+
+    fn reject(&mut self, conn: ConnId, login_rej: &[u8]) {
+        let connection = self.connection(conn);
+        if connection.state == State::Login {
+            connection.state = State::Ending;
+            self.inside.send(ToControl::Reject(conn, login_rej.to_vec()));
+        }
+    }
+
+    fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8] {
+        let connection = &self.connections[conn.index as usize];
+        assert_eq!(connection.id, conn, "not a connection");
+        let device = self.devices[connection.device].as_ref();
+        let shared = device.and_then(|device| device.shared.as_ref()).map(|shared| &shared.area);
+        let area = connection.receives.as_ref().or(shared);
+        area.expect("a received information unit has an area").bytes(recv.index, recv.len)
+    }
+
+    fn repost(&mut self, conn: ConnId, recv: Recv) {
+        let connection = self.connection(conn);
+        if connection.receives.is_none() {
+            let place = connection.device;
+            self.repost_shared(place, recv.index);
+        } else if connection.state == State::Live {
+            connection.reposts.push(recv.index);
+            self.touch(conn.index);
+        }
+    }
+
+    fn place(&mut self, _conn: ConnId, _seg: RemoteSeg, _align: u32) -> Option<Buf> {
+        None
+    }
+
+    fn give_back(&mut self, _buf: Buf) {
+        panic!("this fabric lends no buffers");
+    }
+
+    fn fetch(&mut self, conn: ConnId, tag: Tag, buf: Buf, from: &[RemoteSeg]) {
+        let place = self.enqueue(conn, tag, from);
+        let operation = &mut self.operations[place as usize];
+        operation.len = buf.len() as u32;
+        operation.data = Data::Read;
+        operation.buf = Some(buf);
+        operation.iu_len = 0;
+        if operation.is_short() {
+            self.end(conn, CloseReason::Protocol);
+        }
+    }
+
+    fn reply(&mut self, conn: ConnId, tag: Tag, iu: &[u8], solicited: bool, data: DataIn<'_>) {
+        let (kind, buf, len, to) = match data {
+            DataIn::Buf { buf, len, to } => (Data::Write, Some(buf), len, to),
+            DataIn::NoData { buf, len, to } => (Data::Zeroes, buf, len, to),
+            DataIn::None { buf } => (Data::Zeroes, buf, 0, &[][..]),
+        };
+        let place = self.enqueue(conn, tag, to);
+        let operation = &mut self.operations[place as usize];
+        operation.data = kind;
+        operation.buf = buf;
+        operation.len = len;
+        operation.solicited = solicited;
+        operation.iu_len = iu.len() as u32;
+        assert!(!iu.is_empty() && iu.len() <= self.options.rdma.srp_max_rsp_size as usize);
+        let short = operation.is_short();
+        let at = self.connections[conn.index as usize].device;
+        if let Some(device) = &self.devices[at] {
+            device.units.write_at(place as usize * device.unit_stride, iu);
+        }
+        if short {
+            self.end(conn, CloseReason::Protocol);
+        }
+    }
+
+    fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        self.end(conn, reason);
+    }
+
+    fn release(&mut self, conn: ConnId) {
+        let connection = self.connection(conn);
+        assert_eq!(connection.state, State::Closed, "released before it was closed");
+        connection.state = State::Free;
+        let receives = connection.receives.take();
+        self.inside.send(ToControl::Release(conn, receives));
+    }
+
+    fn flush(&mut self) {
+        while let Some(index) = self.touched.pop() {
+            let connection = &mut self.connections[index as usize];
+            connection.touched = false;
+            if connection.state != State::Live {
+                connection.reposts.clear();
+                continue;
+            }
+            // Before the responses that allow the peer to use them.
+            self.post_receives(index);
+            if self.connections[index as usize].state == State::Live {
+                self.pump(index);
+            }
+        }
+        for device in self.devices.iter_mut().flatten() {
+            flush_shared(device);
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        if self.early.is_some() || !self.finishing.is_empty() || !self.logins.is_empty() {
+            return false;
+        }
+        for place in 0..DEVICES_MAX {
+            let Some(device) = &self.devices[place] else { continue };
+            device.cq.arm();
+            // What came before the queue was armed raises nothing.
+            let count = device.cq.poll(&mut self.completions[..EARLY_MAX]);
+            if count > 0 {
+                self.early = Some((place, count));
+                return false;
+            }
+        }
+        self.inside.is_empty() && self.draining.is_empty()
+    }
+}

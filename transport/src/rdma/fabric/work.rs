@@ -1,0 +1,291 @@
+//! Work posted and finished: completions, operations, receives.
+use reactor::{Batch, Tag};
+
+use super::super::connection::{NIL, Posted, State};
+use super::super::resources::{CoreDevice, Work, WorkId};
+use super::super::sys::{Completion, Outcome};
+use super::{POLL_MAX, RdmaFabric};
+use crate::{CloseReason, ConnId, Event, Recv, RemoteSeg};
+
+impl RdmaFabric {
+    // --- completions ---
+
+    pub(super) fn poll_device(&mut self, place: usize, events: &mut Batch<Event>) {
+        loop {
+            let room = events.room().min(POLL_MAX);
+            if room == 0 {
+                return;
+            }
+            let Some(device) = &self.devices[place] else { return };
+            let count = device.cq.poll(&mut self.completions[..room]);
+            self.on_completions(place, count, events);
+            if count < room {
+                return self.drained(place);
+            }
+        }
+    }
+
+    /// Each completion makes at most one event.
+    pub(super) fn on_completions(&mut self, place: usize, count: usize, events: &mut Batch<Event>) {
+        // A connection may have been made since its control message was looked for.
+        if count > 0 {
+            self.on_control();
+        }
+        for index in 0..count {
+            let completion = self.completions[index];
+            self.on_completion(place, &completion, events);
+        }
+    }
+
+    fn on_completion(&mut self, place: usize, done: &Completion, events: &mut Batch<Event>) {
+        match WorkId(done.id()).work() {
+            Work::Send { conn, generation } => {
+                if self.is_current(conn, generation) {
+                    self.on_sent(conn, done.outcome(), events);
+                }
+            }
+            Work::Receive { conn, generation, slot } => {
+                if self.is_current(conn, generation) {
+                    self.on_received(conn, slot, done, events);
+                }
+            }
+            Work::SharedReceive { slot } => {
+                let Some(device) = &mut self.devices[place] else { return };
+                let conn = device
+                    .by_number
+                    .binary_search_by_key(&done.queue_pair(), |entry| entry.0)
+                    .map(|at| device.by_number[at].1);
+                let Some(shared) = &mut device.shared else { return };
+                shared.area.hold(slot);
+                match conn {
+                    Ok(conn) => self.on_shared_received(place, conn, slot, done, events),
+                    Err(_) => self.repost_shared(place, slot),
+                }
+            }
+        }
+    }
+
+    /// False for a late completion of a number's earlier life.
+    fn is_current(&self, index: u32, generation: u32) -> bool {
+        self.connections.get(index as usize).is_some_and(|connection| {
+            connection.qp.is_some() && WorkId::short(connection.id.generation) == generation
+        })
+    }
+
+    fn on_received(&mut self, index: u32, slot: u32, done: &Completion, events: &mut Batch<Event>) {
+        let connection = &mut self.connections[index as usize];
+        let (conn, live) = (connection.id, connection.state == State::Live);
+        if let Some(reason) = self.failure(done.outcome()) {
+            return self.end(conn, reason);
+        }
+        let connection = &mut self.connections[index as usize];
+        let Some(receives) = &mut connection.receives else { return };
+        if live && receives.hold(slot) {
+            self.counts.received.add(1);
+            let recv = Recv { index: slot, len: done.bytes() };
+            events.push(Event::Received { conn, recv });
+        }
+    }
+
+    fn on_shared_received(
+        &mut self,
+        place: usize,
+        index: u32,
+        slot: u32,
+        done: &Completion,
+        events: &mut Batch<Event>,
+    ) {
+        let connection = &self.connections[index as usize];
+        let (conn, live) = (connection.id, connection.state == State::Live);
+        if let Some(reason) = self.failure(done.outcome()) {
+            self.end(conn, reason);
+            self.repost_shared(place, slot);
+        } else if live {
+            self.counts.received.add(1);
+            let recv = Recv { index: slot, len: done.bytes() };
+            events.push(Event::Received { conn, recv });
+        } else {
+            self.repost_shared(place, slot);
+        }
+    }
+
+    fn on_sent(&mut self, index: u32, outcome: Outcome, events: &mut Batch<Event>) {
+        if let Some(reason) = self.failure(outcome) {
+            let conn = self.connections[index as usize].id;
+            return self.end(conn, reason);
+        }
+        let connection = &mut self.connections[index as usize];
+        let posted = connection.posted.pop_front().expect("a completion without posted work");
+        connection.sends_free += posted.requests;
+        if connection.next != NIL {
+            self.touch(index);
+        }
+        if posted.last {
+            let operation = self.take_head(index);
+            events.push(self.finished(operation, true));
+        }
+    }
+
+    /// Why a connection ends after this outcome, if it does.
+    fn failure(&mut self, outcome: Outcome) -> Option<CloseReason> {
+        let reason = match outcome {
+            Outcome::Success => return None,
+            Outcome::Flushed => return Some(CloseReason::PeerGone),
+            Outcome::TooLong => CloseReason::Protocol,
+            Outcome::RemoteAccess => CloseReason::RemoteAccess,
+            Outcome::Failed(_) => CloseReason::Link,
+        };
+        self.counts.errors.add(1);
+        Some(reason)
+    }
+
+    // --- operations ---
+
+    /// Appends an operation to a connection's list; the place of it.
+    pub(super) fn enqueue(&mut self, conn: ConnId, tag: Tag, segs: &[RemoteSeg]) -> u32 {
+        let place = self.operation_free;
+        assert!(place != NIL, "more operations than operations_max");
+        let operation = &mut self.operations[place as usize];
+        self.operation_free = operation.link;
+        operation.link = NIL;
+        operation.tag = tag;
+        operation.aim(segs);
+        let connection = self.connection(conn);
+        let tail = std::mem::replace(&mut connection.tail, place);
+        if connection.head == NIL {
+            connection.head = place;
+        }
+        if connection.next == NIL {
+            connection.next = place;
+        }
+        if tail != NIL {
+            self.operations[tail as usize].link = place;
+        }
+        self.touch(conn.index);
+        place
+    }
+
+    /// Takes the first operation off a connection's list.
+    fn take_head(&mut self, index: u32) -> u32 {
+        let connection = &mut self.connections[index as usize];
+        let place = connection.head;
+        assert!(place != NIL, "no operation is in flight");
+        let link = self.operations[place as usize].link;
+        connection.head = link;
+        if link == NIL {
+            connection.tail = NIL;
+        }
+        if connection.next == place {
+            connection.next = link;
+        }
+        place
+    }
+
+    /// Frees an operation and makes its event.
+    fn finished(&mut self, place: u32, ok: bool) -> Event {
+        let operation = &mut self.operations[place as usize];
+        operation.link = self.operation_free;
+        self.operation_free = place;
+        let (tag, buf) = (operation.tag, operation.buf.take());
+        match (operation.iu_len, buf) {
+            (0, Some(buf)) => Event::Fetched { tag, buf, ok },
+            (_, buf) => Event::Replied { tag, buf, ok },
+        }
+    }
+
+    /// Posts what fits of a connection's operations, with one doorbell.
+    pub(super) fn pump(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        let Some(device) = &self.devices[connection.device] else { return };
+        let Some(qp) = &mut connection.qp else { return };
+        let conn = connection.id;
+        while connection.next != NIL && connection.sends_free > 0 {
+            let place = connection.next;
+            let operation = &mut self.operations[place as usize];
+            let before = self.sends.len();
+            let room = connection.sends_free.min(self.sends.room() as u32);
+            let last = operation.post(conn, place, device, &mut self.sends, room);
+            let requests = (self.sends.len() - before) as u32;
+            if requests > 0 {
+                self.sends.signal_last();
+                connection.sends_free -= requests;
+                connection.posted.push_back(Posted { requests, last });
+            }
+            if !last {
+                break;
+            }
+            connection.next = operation.link;
+        }
+        if connection.next != NIL {
+            self.counts.send_waits.add(1);
+        }
+        if self.sends.len() == 0 {
+            return;
+        }
+        self.counts.doorbells.add(1);
+        self.counts.requests.add(self.sends.len() as u64);
+        if let Err(error) = qp.post_send(&mut self.sends) {
+            tracing::warn!(%error, "a connection fails");
+            self.end(conn, CloseReason::Link);
+        }
+    }
+
+    pub(super) fn post_receives(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        let conn = connection.id;
+        let (Some(qp), Some(area)) = (&mut connection.qp, &mut connection.receives) else {
+            return connection.reposts.clear();
+        };
+        let mut result = Ok(());
+        for slot in connection.reposts.drain(..) {
+            self.receives.push(WorkId::receive(conn, slot).0, area.local(slot));
+            if self.receives.is_full() {
+                result = result.and(qp.post_receive(&mut self.receives));
+            }
+        }
+        if let Err(error) = result.and(qp.post_receive(&mut self.receives)) {
+            tracing::warn!(%error, "a connection fails");
+            self.end(conn, CloseReason::Link);
+        }
+    }
+
+    pub(super) fn repost_shared(&mut self, place: usize, slot: u32) {
+        let Some(device) = &mut self.devices[place] else { return };
+        let Some(shared) = &mut device.shared else { return };
+        shared.chain.push(WorkId::shared_receive(slot).0, shared.area.local(slot));
+        if shared.chain.is_full() {
+            flush_shared(device);
+        }
+    }
+
+    /// Reports operations that did not finish, then the end.
+    pub(super) fn finish(&mut self, events: &mut Batch<Event>) {
+        while let Some(index) = self.finishing.front().copied() {
+            while self.connections[index as usize].head != NIL {
+                if events.is_full() {
+                    return;
+                }
+                let operation = self.take_head(index);
+                events.push(self.finished(operation, false));
+            }
+            if events.is_full() {
+                return;
+            }
+            self.finishing.pop();
+            let connection = &mut self.connections[index as usize];
+            connection.state = State::Closed;
+            connection.posted.clear();
+            let reason = connection.reason.unwrap_or(CloseReason::Link);
+            events.push(Event::Closed { conn: connection.id, reason });
+        }
+    }
+}
+
+pub(super) fn flush_shared(device: &mut CoreDevice) {
+    if let Some(shared) = &mut device.shared
+        && let Err(error) = shared.srq.post(&mut shared.chain)
+    {
+        // The slots are lost; the connections of a failed device end by themselves.
+        tracing::warn!(%error, "receives were not posted");
+    }
+}

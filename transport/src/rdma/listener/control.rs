@@ -1,0 +1,584 @@
+//! The control thread's loop.
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, epoll};
+
+use super::super::door::{Accept, CoreDoor, DEVICES_MAX, Login, ToControl, ToCore};
+use super::super::resources::{DeviceControl, open_device, prepare};
+use super::super::sys::abi::*;
+use super::super::sys::cm::forget_dead_devices;
+use super::super::sys::{CmEvent, CmId, EventChannel, RdmaError};
+use super::{Counters, ListenError, ListenerOptions, bump};
+use crate::srp::{LoginRej, RejectReason};
+use crate::{CloseReason, ConnId, PeerInfo};
+
+pub(super) const TOKEN_COMMANDS: u64 = 0;
+pub(super) const TOKEN_CM: u64 = 1;
+/// Completion channels: this, core in bits 8 and up, place of the device below.
+const TOKEN_CHANNEL: u64 = 1 << 32;
+/// A CM event's token: this for a listener, [`DEVICE`] for a device, otherwise a connection.
+const LISTENER: u64 = 1 << 63;
+/// As in [`TOKEN_CHANNEL`], core and place.
+const DEVICE: u64 = 1 << 62;
+/// Receives taken from the CM at a time, so that the cores' messages have their turn.
+const EVENTS_MAX: usize = 64;
+
+pub(super) enum Command {
+    Add { target: String, address: SocketAddr, answer: mpsc::Sender<Result<(), ListenError>> },
+    Remove { target: String, address: SocketAddr, answer: mpsc::Sender<Result<(), ListenError>> },
+    Stop,
+}
+
+struct Listening {
+    number: u64,
+    target: String,
+    address: SocketAddr,
+    /// None while its device is away.
+    id: Option<CmId>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// The core has the login.
+    Offered,
+    /// Answered, not established.
+    Accepted {
+        since: Instant,
+    },
+    Established,
+}
+
+struct Connection {
+    id: Option<CmId>,
+    device: usize,
+    phase: Phase,
+    /// Completion queue entries claimed.
+    completions: u32,
+    /// The core knows that the peer is gone.
+    told: bool,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    connection: Option<Connection>,
+}
+
+struct Core {
+    door: CoreDoor,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    devices: Vec<Option<DeviceControl>>,
+}
+
+pub(super) struct Control {
+    channel: EventChannel,
+    epoll: OwnedFd,
+    wake: Arc<OwnedFd>,
+    inbox: mpsc::Receiver<Command>,
+    cores: Vec<Core>,
+    listeners: Vec<Listening>,
+    listener_number: u64,
+    half_open: usize,
+    again: Option<Instant>,
+    options: ListenerOptions,
+    counters: Arc<Counters>,
+}
+
+fn token(core: usize, conn: ConnId) -> u64 {
+    (core as u64) << 48 | u64::from(conn.generation & 0xffff) << 32 | u64::from(conn.index)
+}
+
+impl Control {
+    pub(super) fn new(
+        channel: EventChannel,
+        epoll: OwnedFd,
+        wake: Arc<OwnedFd>,
+        inbox: mpsc::Receiver<Command>,
+        doors: Vec<CoreDoor>,
+        options: ListenerOptions,
+        counters: Arc<Counters>,
+    ) -> Self {
+        let cores = doors
+            .into_iter()
+            .map(|door| {
+                let connections = door.options.connections_max;
+                Core {
+                    door,
+                    slots: (0..connections).map(|_| Slot::default()).collect(),
+                    free: (0..connections as u32).rev().collect(),
+                    devices: Vec::new(),
+                }
+            })
+            .collect();
+        Control {
+            channel,
+            epoll,
+            wake,
+            inbox,
+            cores,
+            listeners: Vec::new(),
+            listener_number: 0,
+            half_open: 0,
+            again: None,
+            options,
+            counters,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut ready = Vec::with_capacity(64);
+        loop {
+            let timeout = self.timeout();
+            ready.clear();
+            let spare = rustix::buffer::spare_capacity(&mut ready);
+            if let Err(errno) = epoll::wait(&self.epoll, spare, timeout.as_ref())
+                && errno != rustix::io::Errno::INTR
+            {
+                tracing::error!(%errno, "the control thread of the rdma fabric can't wait");
+                return;
+            }
+            for event in &ready {
+                self.on_ready(event.data.u64());
+            }
+            self.on_core_messages();
+            if !self.on_commands() {
+                return;
+            }
+            self.on_time();
+        }
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let tick = Duration::from_secs(1);
+        let wait = if self.half_open > 0 { Some(tick) } else { None };
+        let again = self.again.map(|at| at.saturating_duration_since(Instant::now()));
+        let wait = wait.into_iter().chain(again).min()?;
+        Timespec::try_from(wait).ok()
+    }
+
+    fn on_ready(&mut self, source: u64) {
+        match source {
+            TOKEN_COMMANDS => {
+                let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+            }
+            TOKEN_CM => {
+                for _ in 0..EVENTS_MAX {
+                    let Some(event) = self.channel.next() else { break };
+                    self.on_event(event);
+                }
+            }
+            channel => {
+                let (core, device) = ((channel & 0xffff_ffff) >> 8, channel & 0xff);
+                let core = &self.cores[core as usize];
+                if let Some(device) = &core.devices[device as usize] {
+                    device.channel.drain();
+                    core.door.wake();
+                }
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: CmEvent) {
+        if event.token & LISTENER != 0 {
+            let number = event.token & !LISTENER;
+            match event.kind {
+                RDMA_CM_EVENT_CONNECT_REQUEST => self.on_request(number, event),
+                RDMA_CM_EVENT_DEVICE_REMOVAL => self.on_listener_gone(number),
+                _ => {}
+            }
+            return;
+        }
+        if event.token & DEVICE != 0 {
+            if event.kind == RDMA_CM_EVENT_DEVICE_REMOVAL {
+                let (core, place) = ((event.token & !DEVICE) >> 8, event.token & 0xff);
+                self.on_device_gone(core as usize, place as usize);
+            }
+            return;
+        }
+        self.on_connection_event(&event);
+    }
+
+    fn on_connection_event(&mut self, event: &CmEvent) {
+        let core = (event.token >> 48) as usize;
+        let index = event.token as u32;
+        let generation = (event.token >> 32 & 0xffff) as u32;
+        let Some(slot) = self.cores.get_mut(core).and_then(|c| c.slots.get_mut(index as usize))
+        else {
+            return;
+        };
+        let conn = ConnId { index, generation: slot.generation };
+        let Some(connection) = &mut slot.connection else { return };
+        if slot.generation & 0xffff != generation || connection.id.is_none() {
+            return;
+        }
+        match event.kind {
+            RDMA_CM_EVENT_ESTABLISHED => {
+                if matches!(connection.phase, Phase::Accepted { .. }) {
+                    connection.phase = Phase::Established;
+                    self.half_open -= 1;
+                    bump(&self.counters.established);
+                }
+            }
+            RDMA_CM_EVENT_DISCONNECTED => self.tell_gone(core, conn, CloseReason::PeerGone),
+            RDMA_CM_EVENT_CONNECT_ERROR | RDMA_CM_EVENT_UNREACHABLE | RDMA_CM_EVENT_REJECTED => {
+                self.tell_gone(core, conn, CloseReason::Link)
+            }
+            RDMA_CM_EVENT_DEVICE_REMOVAL => {
+                let place = connection.device;
+                self.on_device_gone(core, place);
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_gone(&mut self, core: usize, conn: ConnId, reason: CloseReason) {
+        let core = &mut self.cores[core];
+        let Some(connection) = &mut core.slots[conn.index as usize].connection else { return };
+        if !std::mem::replace(&mut connection.told, true) {
+            bump(&self.counters.gone);
+            core.door.send(ToCore::Gone(conn, reason));
+        }
+    }
+
+    /// Ends all connections over a device that was removed.
+    fn on_device_gone(&mut self, core: usize, place: usize) {
+        let Some(device) = &mut self.cores[core].devices[place] else { return };
+        if std::mem::replace(&mut device.dead, true) {
+            return;
+        }
+        bump(&self.counters.devices_removed);
+        tracing::warn!(device = device.device.name(), core, "RDMA device removed");
+        for index in 0..self.cores[core].slots.len() {
+            let slot = &self.cores[core].slots[index];
+            let conn = ConnId { index: index as u32, generation: slot.generation };
+            if slot.connection.as_ref().is_some_and(|connection| connection.device == place) {
+                self.tell_gone(core, conn, CloseReason::Link);
+            }
+        }
+        self.recall_device(core, place);
+    }
+
+    /// A dead device without connections comes home from its core.
+    fn recall_device(&mut self, core: usize, place: usize) {
+        let core = &mut self.cores[core];
+        if let Some(device) = &core.devices[place]
+            && device.dead
+            && device.connections == 0
+        {
+            core.door.send(ToCore::DropDevice(place));
+        }
+    }
+
+    fn on_listener_gone(&mut self, number: u64) {
+        if let Some(listening) = self.listeners.iter_mut().find(|l| l.number == number) {
+            tracing::warn!(address = %listening.address, "the listener's RDMA device was removed");
+            listening.id = None;
+            self.again = Some(Instant::now() + self.options.listen_again);
+        }
+    }
+
+    // --- logins ---
+
+    fn on_request(&mut self, number: u64, mut event: CmEvent) {
+        bump(&self.counters.requests);
+        let Some(id) = event.request.take() else { return };
+        let data = event.private_data();
+        // RDMA/CM carries 56 bytes and pads; an IB/CM request has 64 (SRP 16A, B.4).
+        let len = if id.peer_address().socket().is_some() { 56 } else { 64 };
+        let data = data[..data.len().min(len)].to_vec();
+        if let Err(why) = self.offer(number, id, data) {
+            let (id, data, why) = *why;
+            bump(&self.counters.refused);
+            tracing::warn!(peer = %id.peer_address(), why, "login refused");
+            let tag = if data.len() == 64 { data.get(8..16) } else { data.get(..8) };
+            reject_for_want_of_resources(&id, tag.unwrap_or(&[0; 8]));
+        }
+    }
+
+    fn offer(
+        &mut self,
+        number: u64,
+        mut id: CmId,
+        data: Vec<u8>,
+    ) -> Result<(), Box<(CmId, Vec<u8>, String)>> {
+        if self.half_open >= self.options.half_open_max {
+            return Err(Box::new((id, data, "too many logins at once".into())));
+        }
+        let core = (0..self.cores.len())
+            .filter(|core| !self.cores[*core].free.is_empty())
+            .min_by_key(|core| self.cores[*core].slots.len() - self.cores[*core].free.len());
+        let listening = self.listeners.iter().find(|listening| listening.number == number);
+        let (Some(core_index), Some(listening)) = (core, listening) else {
+            return Err(Box::new((id, data, "no room for one more connection".into())));
+        };
+        let info = PeerInfo {
+            trtype: "rdma",
+            traddr: listening.address.to_string(),
+            peer: id.peer_address().to_string(),
+            target: listening.target.clone(),
+        };
+        let place = match self.device(core_index, &id) {
+            Ok(place) => place,
+            Err(error) => return Err(Box::new((id, data, error.to_string()))),
+        };
+        let core = &mut self.cores[core_index];
+        let index = core.free.pop().expect("a core with room was chosen");
+        let slot = &mut core.slots[index as usize];
+        let conn = ConnId { index, generation: slot.generation };
+        id.set_token(token(core_index, conn));
+        slot.connection = Some(Connection {
+            id: Some(id),
+            device: place,
+            phase: Phase::Offered,
+            completions: 0,
+            told: false,
+        });
+        core.devices[place].as_mut().expect("just found").connections += 1;
+        self.half_open += 1;
+        bump(&self.counters.offered);
+        let login = Login { conn, device: place, data, peer: info };
+        core.door.send(ToCore::Login(Box::new(login)));
+        Ok(())
+    }
+
+    /// The place of the device of `id` among the core's, opened if need be.
+    fn device(&mut self, core_index: usize, id: &CmId) -> Result<usize, RdmaError> {
+        let core = &mut self.cores[core_index];
+        let known = core.devices.iter().position(|device| {
+            device.as_ref().is_some_and(|device| !device.dead && device.device.is_of(id))
+        });
+        if let Some(place) = known {
+            return Ok(place);
+        }
+        let place = match core.devices.iter().position(Option::is_none) {
+            Some(place) => place,
+            None if core.devices.len() < DEVICES_MAX => {
+                core.devices.push(None);
+                core.devices.len() - 1
+            }
+            None => {
+                return Err(RdmaError {
+                    what: "one more RDMA device",
+                    reason: std::io::Error::from_raw_os_error(libc::ENOSPC),
+                });
+            }
+        };
+        let source = (core_index as u64) << 8 | place as u64;
+        let (options, pool) = (&core.door.options, &core.door.pool);
+        let (control, part) = open_device(id, &self.channel, DEVICE | source, options, pool)?;
+        let source = epoll::EventData::new_u64(TOKEN_CHANNEL | source);
+        epoll::add(&self.epoll, control.channel.as_fd(), source, epoll::EventFlags::IN)
+            .map_err(|errno| RdmaError { what: "watching a device", reason: errno.into() })?;
+        tracing::info!(device = control.device.name(), core = core_index, "RDMA device in use");
+        core.devices[place] = Some(control);
+        core.door.send(ToCore::Device(place, part));
+        Ok(place)
+    }
+
+    // --- what cores ask for ---
+
+    fn on_core_messages(&mut self) {
+        for core in 0..self.cores.len() {
+            while let Some(message) = self.cores[core].door.receive() {
+                match message {
+                    ToControl::Accept(conn, accept) => self.on_accept(core, conn, *accept),
+                    ToControl::Reject(conn, login_rej) => {
+                        let connection = self.connection(core, conn);
+                        if let Some(id) = connection.id.take()
+                            && let Err(error) = id.reject(&login_rej)
+                        {
+                            tracing::debug!(%error, "a reject was not sent");
+                        }
+                        self.on_ended(core, conn, CloseReason::Local);
+                    }
+                    ToControl::Disconnect(conn) => {
+                        if let Some(id) = &self.connection(core, conn).id
+                            && let Err(error) = id.disconnect()
+                        {
+                            tracing::debug!(%error, "the peer was not told of a disconnect");
+                        }
+                        self.cores[core].door.send(ToCore::Disconnected(conn));
+                    }
+                    ToControl::Destroy(conn, qp) => {
+                        drop(qp);
+                        self.connection(core, conn).id = None;
+                        self.on_ended(core, conn, CloseReason::PeerGone);
+                    }
+                    ToControl::Release(conn, receives) => {
+                        drop(receives);
+                        self.on_release(core, conn);
+                    }
+                    ToControl::Device(place, part) => self.on_device_home(core, place, part),
+                }
+            }
+        }
+    }
+
+    fn connection(&mut self, core: usize, conn: ConnId) -> &mut Connection {
+        let slot = &mut self.cores[core].slots[conn.index as usize];
+        assert_eq!(slot.generation, conn.generation, "a core named a connection that it released");
+        slot.connection.as_mut().expect("a number in use has a connection")
+    }
+
+    /// The identifier is gone; the core hears of it last.
+    fn on_ended(&mut self, core: usize, conn: ConnId, reason: CloseReason) {
+        let connection = self.connection(core, conn);
+        connection.told = true;
+        if connection.phase != Phase::Established {
+            connection.phase = Phase::Established;
+            self.half_open -= 1;
+        }
+        self.cores[core].door.send(ToCore::Ended(conn, reason));
+    }
+
+    fn on_accept(&mut self, core: usize, conn: ConnId, accept: Accept) {
+        if let Err(error) = self.accept(core, conn, &accept) {
+            bump(&self.counters.refused);
+            tracing::warn!(%error, "no queue pair for a login");
+            if let Some(id) = self.connection(core, conn).id.take() {
+                reject_for_want_of_resources(&id, accept.login_rsp.get(8..16).unwrap_or(&[0; 8]));
+            }
+            self.on_ended(core, conn, CloseReason::Link);
+        }
+    }
+
+    /// Fails only before the core has been given the queue pair.
+    fn accept(&mut self, core: usize, conn: ConnId, accept: &Accept) -> Result<(), RdmaError> {
+        let core = &mut self.cores[core];
+        let connection = core.slots[conn.index as usize].connection.as_mut();
+        let connection = connection.expect("a login that was not answered has a connection");
+        let id = connection.id.as_ref().expect("as above");
+        let device = core.devices[connection.device].as_mut().expect("connections keep it");
+        let sends = core.door.options.rdma.srpt_sq_size;
+        let (ready, completions) =
+            prepare(id, conn, device, sends, accept.credits, accept.iu_bytes_max)?;
+        device.completions_free -= completions;
+        connection.completions = completions;
+        connection.phase = Phase::Accepted { since: Instant::now() };
+        // Before the peer can send: a completion finds its connection known.
+        core.door.send(ToCore::Ready(conn, Box::new(ready)));
+        let limits = device.device.limits();
+        if let Err(error) = id.accept(&accept.login_rsp, limits.reads_in, limits.reads_out) {
+            tracing::warn!(%error, "a login could not be accepted");
+            if !std::mem::replace(&mut connection.told, true) {
+                core.door.send(ToCore::Gone(conn, CloseReason::Link));
+            }
+        }
+        Ok(())
+    }
+
+    fn on_release(&mut self, core_index: usize, conn: ConnId) {
+        let core = &mut self.cores[core_index];
+        let slot = &mut core.slots[conn.index as usize];
+        let connection = slot.connection.take().expect("a number in use has a connection");
+        slot.generation = slot.generation.wrapping_add(1);
+        core.free.push(conn.index);
+        let device = core.devices[connection.device].as_mut().expect("connections keep it");
+        device.completions_free += connection.completions;
+        device.connections -= 1;
+        self.recall_device(core_index, connection.device);
+    }
+
+    fn on_device_home(
+        &mut self,
+        core: usize,
+        place: usize,
+        part: Option<Box<super::super::resources::CoreDevice>>,
+    ) {
+        drop(part);
+        if let Some(device) = self.cores[core].devices[place].take() {
+            let _ = epoll::delete(&self.epoll, device.channel.as_fd());
+        }
+        forget_dead_devices();
+    }
+
+    // --- what the operator asks for ---
+
+    /// False when the thread is to stop.
+    fn on_commands(&mut self) -> bool {
+        loop {
+            match self.inbox.try_recv() {
+                Ok(Command::Add { target, address, answer }) => {
+                    let _ = answer.send(self.add(target, address));
+                }
+                Ok(Command::Remove { target, address, answer }) => {
+                    let before = self.listeners.len();
+                    self.listeners.retain(|l| l.target != target || l.address != address);
+                    let found = self.listeners.len() != before;
+                    let not_found = ListenError::NotFound { target, address };
+                    let _ = answer.send(if found { Ok(()) } else { Err(not_found) });
+                }
+                Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
+                Err(mpsc::TryRecvError::Empty) => return true,
+            }
+        }
+    }
+
+    fn add(&mut self, target: String, address: SocketAddr) -> Result<(), ListenError> {
+        if self.listeners.iter().any(|l| l.target == target && l.address == address) {
+            return Err(ListenError::Exists { target, address });
+        }
+        self.listener_number += 1;
+        let number = self.listener_number;
+        let id = self
+            .channel
+            .listen(address, LISTENER | number)
+            .map_err(|error| ListenError::refused(address, error))?;
+        self.listeners.push(Listening { number, target, address, id: Some(id) });
+        Ok(())
+    }
+
+    // --- what time brings ---
+
+    fn on_time(&mut self) {
+        let now = Instant::now();
+        if self.again.is_some_and(|at| at <= now) {
+            self.listen_again(now);
+        }
+        if self.half_open == 0 {
+            return;
+        }
+        for core in 0..self.cores.len() {
+            for index in 0..self.cores[core].slots.len() {
+                let slot = &self.cores[core].slots[index];
+                let Some(connection) = &slot.connection else { continue };
+                let conn = ConnId { index: index as u32, generation: slot.generation };
+                if let Phase::Accepted { since } = connection.phase
+                    && now.duration_since(since) > self.options.establish_wait
+                    && !connection.told
+                {
+                    bump(&self.counters.late);
+                    self.tell_gone(core, conn, CloseReason::Link);
+                }
+            }
+        }
+    }
+
+    fn listen_again(&mut self, now: Instant) {
+        forget_dead_devices();
+        self.again = None;
+        for listening in self.listeners.iter_mut().filter(|listening| listening.id.is_none()) {
+            match self.channel.listen(listening.address, LISTENER | listening.number) {
+                Ok(id) => {
+                    tracing::info!(address = %listening.address, "listening again");
+                    listening.id = Some(id);
+                }
+                Err(_) => self.again = Some(now + self.options.listen_again),
+            }
+        }
+    }
+}
+
+fn reject_for_want_of_resources(id: &CmId, tag: &[u8]) {
+    let reason = RejectReason::InsufficientResources;
+    let mut bytes = [0; LoginRej::LEN];
+    let tag = tag.try_into().unwrap_or_default();
+    LoginRej { tag, reason, buf_fmt: 0x0006 }.emit(&mut bytes);
+    if let Err(error) = id.reject(&bytes) {
+        tracing::debug!(%error, "a reject was not sent");
+    }
+}

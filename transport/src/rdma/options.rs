@@ -1,0 +1,99 @@
+//! The parameters of the kernel's `ib_srpt`, by their names.
+
+/// The values of [`RdmaOptions`], as configuration gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RdmaValues {
+    /// Largest information unit that an initiator may send: bytes, 996 to 65536.
+    pub srp_max_req_size: u32,
+    /// Largest information unit sent to an initiator: bytes, 40 to 8276. SRP_RSP takes 36 of them
+    /// (SRP 6.9), the rest is room for sense data.
+    pub srp_max_rsp_size: u32,
+    /// Largest single RDMA transfer that device management advertises: bytes, 256 to 16 MiB.
+    /// Longer transfers are split, whatever its value.
+    pub srp_max_rdma_size: u32,
+    /// Receives of a shared receive queue, one queue per core and device: 4 to 65535.
+    pub srpt_srq_size: u32,
+    /// The connections of a core and device share their receives.
+    pub use_srq: bool,
+    /// Send work requests of a connection: 16 to 65535. A device that refuses gets half, and so on
+    /// down to 16.
+    pub srpt_sq_size: u32,
+}
+
+impl Default for RdmaValues {
+    /// The defaults of `ib_srpt`: 8276, 256, 65536, 4095, no, 256.
+    fn default() -> Self {
+        RdmaValues {
+            srp_max_req_size: 8276,
+            srp_max_rsp_size: 256,
+            srp_max_rdma_size: 65536,
+            srpt_srq_size: 4095,
+            use_srq: false,
+            srpt_sq_size: 256,
+        }
+    }
+}
+
+/// Values that are in range. Having one tells you so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RdmaOptions(RdmaValues);
+
+/// A parameter out of its range.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field}: {value} is not in {min}..={max}")]
+pub struct OptionError {
+    /// The parameter's name.
+    pub field: &'static str,
+    /// What was asked for.
+    pub value: u32,
+    /// Smallest value.
+    pub min: u32,
+    /// Largest value.
+    pub max: u32,
+}
+
+impl RdmaOptions {
+    /// Checks every range. The error names the first field that is outside.
+    pub fn new(values: RdmaValues) -> Result<Self, OptionError> {
+        let check = |field, value, min, max| {
+            if (min..=max).contains(&value) {
+                Ok(())
+            } else {
+                Err(OptionError { field, value, min, max })
+            }
+        };
+        check("srp_max_req_size", values.srp_max_req_size, 996, 65536)?;
+        check("srp_max_rsp_size", values.srp_max_rsp_size, 40, 8276)?;
+        check("srp_max_rdma_size", values.srp_max_rdma_size, 256, 16 << 20)?;
+        check("srpt_srq_size", values.srpt_srq_size, 4, 65535)?;
+        check("srpt_sq_size", values.srpt_sq_size, 16, 65535)?;
+        Ok(RdmaOptions(values))
+    }
+}
+
+impl std::ops::Deref for RdmaOptions {
+    type Target = RdmaValues;
+    fn deref(&self) -> &RdmaValues {
+        &self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_in_range() {
+        assert_eq!(RdmaOptions::new(RdmaValues::default()), Ok(RdmaOptions::default()));
+    }
+
+    #[test]
+    fn an_error_names_field_and_range() {
+        let error = RdmaOptions::new(RdmaValues { srpt_sq_size: 15, ..Default::default() });
+        assert_eq!(error.unwrap_err().to_string(), "srpt_sq_size: 15 is not in 16..=65535");
+        let error = RdmaOptions::new(RdmaValues { srp_max_rsp_size: 39, ..Default::default() });
+        assert_eq!(error.unwrap_err().field, "srp_max_rsp_size");
+        let error = RdmaOptions::new(RdmaValues { srp_max_req_size: 65537, ..Default::default() });
+        assert_eq!(error.unwrap_err().field, "srp_max_req_size");
+    }
+}

@@ -1,0 +1,248 @@
+//! What a core needs of a device, and what a connection needs: made on the control thread.
+use std::sync::Arc;
+
+use reactor::sys::memory::Memory;
+
+use super::FabricOptions;
+use super::door::Ready;
+use super::sys::queue::QpPlan;
+use super::sys::{
+    CmId, CompletionChannel, Cq, Device, EventChannel, PoolKeys, Qp, RdmaError, ReceiveArea,
+    ReceiveChain, Region, Srq,
+};
+use crate::ConnId;
+
+/// Bytes of the zeroes that answers without data are made of.
+pub(super) const ZERO_BYTES: u32 = 64 << 10;
+/// Segments of one send work request that are worth having.
+const SEGMENTS_MAX: u32 = 16;
+/// Entries wanted in a completion queue, before the device's limit.
+const COMPLETIONS_MAX: u32 = 1 << 18;
+/// Receives posted at a time.
+const RECEIVE_CHAIN: usize = 128;
+
+/// One device as one core uses it.
+pub(super) struct CoreDevice {
+    pub cq: Arc<Cq>,
+    /// Keys of the core's buffers.
+    pub pool: PoolKeys,
+    /// One slot per operation, for information units on their way out.
+    pub units: Region,
+    pub unit_stride: usize,
+    pub zeroes: Region,
+    /// Segments of a send work request.
+    pub segments: u32,
+    pub shared: Option<Shared>,
+    /// Connections by queue pair number, sorted; used with shared receives only.
+    pub by_number: Vec<(u32, u32)>,
+}
+
+/// A shared receive queue and its slots.
+pub(super) struct Shared {
+    pub srq: Arc<Srq>,
+    pub area: ReceiveArea,
+    pub chain: ReceiveChain,
+}
+
+/// The control thread's part of a core's device.
+pub(super) struct DeviceControl {
+    pub device: Arc<Device>,
+    pub cq: Arc<Cq>,
+    pub channel: Arc<CompletionChannel>,
+    pub srq: Option<Arc<Srq>>,
+    /// Entries of the completion queue that no connection has claimed.
+    pub completions_free: u32,
+    /// Connections not yet released.
+    pub connections: u32,
+    /// The device has been removed.
+    pub dead: bool,
+}
+
+/// Opens the device that `id` is bound to for a core. Registers all of the core's buffers. The
+/// device's removal is reported through `channel` with `token`.
+pub(super) fn open_device(
+    id: &CmId,
+    channel: &EventChannel,
+    token: u64,
+    options: &FabricOptions,
+    memory: &Arc<Memory>,
+) -> Result<(DeviceControl, Box<CoreDevice>), RdmaError> {
+    let device = Device::of(id, channel, token)?;
+    let limits = device.limits();
+    let shared_receives = if options.rdma.use_srq {
+        options.rdma.srpt_srq_size.min(limits.shared_receives)
+    } else {
+        0
+    };
+    let per_connection = options.rdma.srpt_sq_size + 256;
+    let wanted = (options.connections_max as u32).saturating_mul(per_connection) + shared_receives;
+    let completions = wanted.min(COMPLETIONS_MAX).min(limits.completions);
+    let channel = CompletionChannel::new(&device)?;
+    let cq = Cq::new(&device, completions, Some(Arc::clone(&channel)))?;
+    let shared = if shared_receives > 0 {
+        Some(open_shared(&device, shared_receives, options.rdma.srp_max_req_size)?)
+    } else {
+        None
+    };
+    let unit_stride = (options.rdma.srp_max_rsp_size as usize).next_multiple_of(64);
+    let core = CoreDevice {
+        cq: Arc::clone(&cq),
+        pool: PoolKeys::new(&device, memory)?,
+        units: Region::private(&device, unit_stride * options.operations_max)?,
+        unit_stride,
+        zeroes: Region::private(&device, ZERO_BYTES as usize)?,
+        segments: limits.segments.min(SEGMENTS_MAX),
+        by_number: Vec::with_capacity(options.connections_max),
+        shared,
+    };
+    let control = DeviceControl {
+        device,
+        cq,
+        channel,
+        srq: core.shared.as_ref().map(|shared| Arc::clone(&shared.srq)),
+        completions_free: completions.saturating_sub(shared_receives),
+        connections: 0,
+        dead: false,
+    };
+    Ok((control, Box::new(core)))
+}
+
+fn open_shared(device: &Arc<Device>, slots: u32, bytes: u32) -> Result<Shared, RdmaError> {
+    let srq = Srq::new(device, slots)?;
+    let mut area = ReceiveArea::new(device, slots, bytes)?;
+    let mut chain = ReceiveChain::new(RECEIVE_CHAIN);
+    for slot in 0..slots {
+        chain.push(WorkId::shared_receive(slot).0, area.local(slot));
+        if chain.is_full() {
+            srq.post(&mut chain)?;
+        }
+    }
+    srq.post(&mut chain)?;
+    Ok(Shared { srq, area, chain })
+}
+
+/// Makes an accepted connection's queue pair and posts its receives; also the completion queue
+/// entries that it claims.
+pub(super) fn prepare(
+    id: &CmId,
+    conn: ConnId,
+    device: &DeviceControl,
+    sends: u32,
+    receives: u32,
+    iu_bytes_max: u32,
+) -> Result<(Ready, u32), RdmaError> {
+    let private = if device.srq.is_some() { 0 } else { receives };
+    let segments = device.device.limits().segments.min(SEGMENTS_MAX);
+    // Room for the device's own entries; some count them.
+    let most = device.device.limits().work_requests.saturating_sub(16).max(16);
+    let mut sends = sends.min(most).min(device.completions_free.saturating_sub(private));
+    let mut qp = loop {
+        if sends < 16 {
+            return Err(RdmaError {
+                what: "completion queue entries for one more connection",
+                reason: std::io::Error::from_raw_os_error(libc::ENOSPC),
+            });
+        }
+        let plan = QpPlan { sends, receives: private, segments };
+        match id.create_qp(&device.device, &device.cq, device.srq.as_ref(), plan) {
+            Ok(qp) => break qp,
+            Err(error) if sends / 2 < 16 => return Err(error),
+            Err(_) => sends /= 2,
+        }
+    };
+    let receives = match private {
+        0 => None,
+        slots => Some(post_receives(&mut qp, conn, &device.device, slots, iu_bytes_max)?),
+    };
+    Ok((Ready { qp, receives, sends }, sends + private))
+}
+
+fn post_receives(
+    qp: &mut Qp,
+    conn: ConnId,
+    device: &Arc<Device>,
+    slots: u32,
+    bytes: u32,
+) -> Result<ReceiveArea, RdmaError> {
+    let mut area = ReceiveArea::new(device, slots, bytes)?;
+    let mut chain = ReceiveChain::new(RECEIVE_CHAIN);
+    for slot in 0..slots {
+        chain.push(WorkId::receive(conn, slot).0, area.local(slot));
+        if chain.is_full() {
+            qp.post_receive(&mut chain)?;
+        }
+    }
+    qp.post_receive(&mut chain)?;
+    Ok(area)
+}
+
+/// The number of a work request: whose it is, and its slot. A connection's generation is cut to 14
+/// bits, which tells a late completion apart from those of the number's next users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct WorkId(pub u64);
+
+/// What a [`WorkId`] names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    /// A connection's receive.
+    Receive { conn: u32, generation: u32, slot: u32 },
+    /// A receive of the device's shared queue.
+    SharedReceive { slot: u32 },
+    /// A connection's send queue.
+    Send { conn: u32, generation: u32 },
+}
+
+impl WorkId {
+    const GENERATIONS: u32 = 1 << 14;
+
+    /// The part of a generation that is kept.
+    #[inline]
+    pub fn short(generation: u32) -> u32 {
+        generation % Self::GENERATIONS
+    }
+
+    fn new(kind: u64, conn: ConnId, slot: u32) -> Self {
+        debug_assert!(slot < 1 << 20 && conn.index < 1 << 28);
+        let generation = u64::from(Self::short(conn.generation));
+        WorkId(kind << 62 | generation << 48 | u64::from(conn.index) << 20 | u64::from(slot))
+    }
+
+    pub fn receive(conn: ConnId, slot: u32) -> Self {
+        Self::new(0, conn, slot)
+    }
+
+    pub fn shared_receive(slot: u32) -> Self {
+        Self::new(1, ConnId { index: 0, generation: 0 }, slot)
+    }
+
+    pub fn send(conn: ConnId) -> Self {
+        Self::new(2, conn, 0)
+    }
+
+    #[inline]
+    pub fn work(self) -> Work {
+        let slot = (self.0 & 0xf_ffff) as u32;
+        let conn = (self.0 >> 20 & 0xfff_ffff) as u32;
+        let generation = (self.0 >> 48 & 0x3fff) as u32;
+        match self.0 >> 62 {
+            0 => Work::Receive { conn, generation, slot },
+            1 => Work::SharedReceive { slot },
+            _ => Work::Send { conn, generation },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_ids_come_back_whole() {
+        let conn = ConnId { index: (1 << 28) - 1, generation: 0x3fff };
+        let all = Work::Receive { conn: conn.index, generation: 0x3fff, slot: 0xf_ffff };
+        assert_eq!(WorkId::receive(conn, 0xf_ffff).work(), all);
+        assert_eq!(WorkId::shared_receive(7).work(), Work::SharedReceive { slot: 7 });
+        let conn = ConnId { index: 3, generation: 0x4001 };
+        assert_eq!(WorkId::send(conn).work(), Work::Send { conn: 3, generation: 1 });
+    }
+}

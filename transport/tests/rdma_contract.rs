@@ -1,0 +1,365 @@
+//! The rdma fabric and the rdma connector against each other over a real device.
+//!
+//! Needs an RDMA device with the address in `RDMA_TEST_ADDRESS`; without one every test says that
+//! it is skipped. `scripts/guest/rdma.sh` runs them over soft-RoCE.
+mod rdma_host;
+
+use std::time::{Duration, Instant};
+
+use rdma_host::{CLOSE, CREDITS, ECHO, FETCH, Host, WRITE, ZERO, checksum, command, pattern};
+use transport::CloseReason;
+use transport::initiator::{ConnectError, Connector, DataMemory, Link, LinkError};
+use transport::rdma::{
+    Listener, RdmaConnector, RdmaLink, RdmaMemory, RdmaOptions, RdmaValues, available,
+};
+
+const WAIT: Duration = Duration::from_secs(20);
+const LOGIN: [u8; 56] = [7; 56];
+
+/// The address of the RDMA device under test. `None`: skip.
+fn address(variable: &str) -> Option<String> {
+    if let Err(error) = available() {
+        eprintln!("skipped: {error}");
+        return None;
+    }
+    let address = std::env::var(variable).ok();
+    if address.is_none() {
+        eprintln!("skipped: {variable} is not set");
+    }
+    address
+}
+
+struct World {
+    listener: Listener,
+    hosts: Vec<Host>,
+    connector: RdmaConnector,
+    memory: RdmaMemory,
+}
+
+impl World {
+    fn new(port: &str, values: RdmaValues, cores: usize) -> Option<World> {
+        World::at(&address("RDMA_TEST_ADDRESS")?, port, values, cores)
+    }
+
+    fn at(address: &str, port: &str, values: RdmaValues, cores: usize) -> Option<World> {
+        let options = RdmaOptions::new(values).unwrap();
+        let (hosts, doors) = (0..cores).map(|_| Host::start(options)).unzip();
+        let listener = Listener::start(doors).unwrap();
+        listener.add_listener("target", address, port).unwrap();
+        let connector = RdmaConnector::new(address, port, None, WAIT).unwrap();
+        let memory = connector.memory(8 << 20).unwrap();
+        Some(World { listener, hosts, connector, memory })
+    }
+
+    fn connect(&self) -> RdmaLink {
+        let (link, login_rsp) = self.connector.connect(&LOGIN, &self.memory, WAIT).unwrap();
+        assert_eq!(&login_rsp[..52], &[0xc0; 52]);
+        link
+    }
+
+    fn host(&self) -> &Host {
+        &self.hosts[0]
+    }
+}
+
+/// Sends and waits for one answer: tag and checksum.
+fn call(link: &mut RdmaLink, iu: &[u8]) -> Result<(u64, u64), LinkError> {
+    link.send(iu)?;
+    link.flush()?;
+    let mut answer = None;
+    let start = Instant::now();
+    while answer.is_none() {
+        link.poll(&mut |iu| answer = Some(answer_of(iu)))?;
+        assert!(start.elapsed() < WAIT, "no answer");
+    }
+    Ok(answer.unwrap())
+}
+
+fn answer_of(iu: &[u8]) -> (u64, u64) {
+    assert_eq!(iu.len(), 16);
+    let number = |at: usize| u64::from_be_bytes(iu[at..at + 8].try_into().unwrap());
+    (number(0), number(8))
+}
+
+fn until_closed(link: &mut RdmaLink) {
+    let start = Instant::now();
+    while !matches!(link.poll(&mut |_| {}), Err(LinkError::Closed)) {
+        assert!(start.elapsed() < WAIT, "the link does not end");
+    }
+}
+
+/// `count` segments that are `len` bytes together, with holes between them.
+fn segments(memory: &RdmaMemory, len: u32, count: u32) -> Vec<(usize, u32)> {
+    let (each, rest) = (len / count, len % count);
+    let mut at = 3;
+    (0..count)
+        .map(|index| {
+            let len = each + u32::from(index < rest);
+            let segment = (at, len);
+            at += len as usize + 5;
+            assert!(at <= memory.len());
+            segment
+        })
+        .collect()
+}
+
+fn data_of_every_shape(world: &World) {
+    let (link, memory) = (&mut world.connect(), &world.memory);
+    let mut tag = 0;
+    for len in [1, 2, 511, 512, 4096, 65535, 65536, 100_000, 1 << 20] {
+        for count in [1, 2, 3, 12, 64] {
+            if count > len {
+                continue;
+            }
+            let parts = segments(memory, len, count);
+            let segs: Vec<_> = parts.iter().map(|(at, len)| memory.seg(*at, *len)).collect();
+            let blank = vec![0x55; memory.len()];
+
+            tag += 1;
+            memory.write_at(0, &blank);
+            assert_eq!(call(link, &command(WRITE, tag, len, &segs)).unwrap(), (tag, 0));
+            let mut all = vec![0; memory.len()];
+            memory.read_at(0, &mut all);
+            let data: Vec<u8> =
+                parts.iter().flat_map(|(at, len)| &all[*at..at + *len as usize]).copied().collect();
+            assert!(data.iter().enumerate().all(|(at, byte)| *byte == pattern(tag, at)));
+            let written: usize = all.iter().filter(|byte| **byte != 0x55).count();
+            assert!(written <= len as usize, "bytes outside of the segments were written");
+
+            let wanted = checksum(&data);
+            assert_eq!(call(link, &command(FETCH, tag, len, &segs)).unwrap(), (tag, wanted));
+
+            assert_eq!(call(link, &command(ZERO, tag, len, &segs)).unwrap(), (tag, 0));
+            memory.read_at(0, &mut all);
+            assert!(
+                parts
+                    .iter()
+                    .all(|(at, len)| all[*at..at + *len as usize].iter().all(|byte| *byte == 0))
+            );
+            assert_eq!((all[2], all[parts[0].0 + parts[0].1 as usize]), (0x55, 0x55));
+        }
+    }
+}
+
+/// Keeps `depth` commands in flight until `total` are answered; the time of it.
+fn stream(world: &World, total: u64, depth: u64, each: impl Fn(u64) -> Vec<u8>) -> Duration {
+    let mut link = world.connect();
+    let (mut sent, mut answered) = (0, vec![false; total as usize]);
+    let start = Instant::now();
+    let mut done = 0;
+    while done < total {
+        while sent < total && sent - done < depth {
+            link.send(&each(sent)).unwrap();
+            sent += 1;
+        }
+        link.flush().unwrap();
+        link.poll(&mut |iu| {
+            let (tag, _) = answer_of(iu);
+            assert!(!std::mem::replace(&mut answered[tag as usize], true), "answered twice");
+            done += 1;
+        })
+        .unwrap();
+        assert!(start.elapsed() < Duration::from_secs(120), "{done} of {total} answered");
+    }
+    start.elapsed()
+}
+
+#[test]
+fn a_login_carries_its_private_data_both_ways() {
+    let Some(world) = World::new("5601", RdmaValues::default(), 1) else { return };
+    let mut link = world.connect();
+    assert_eq!(call(&mut link, &command(ECHO, 42, 0, &[])).unwrap(), (42, 0));
+    let seen = world.host().seen.lock().unwrap();
+    assert_eq!((seen.logins, seen.login_len), (1, 56));
+    assert_eq!(Some(seen.peer.clone()), std::env::var("RDMA_TEST_ADDRESS").ok());
+}
+
+#[test]
+fn a_reject_carries_its_private_data_and_leaves_nothing() {
+    let Some(world) = World::new("5602", RdmaValues::default(), 1) else { return };
+    for _ in 0..20 {
+        let result = world.connector.connect(&[0xff; 56], &world.memory, WAIT);
+        let Err(ConnectError::Rejected(bytes)) = result.map(|_| ()) else { panic!("not rejected") };
+        assert_eq!(&bytes[..32], &[0xc2; 32]);
+    }
+    assert!(world.host().wait(|seen| seen.closed.len() == 20));
+    assert_eq!(world.host().seen.lock().unwrap().connections, 0);
+}
+
+#[test]
+fn data_of_every_shape_moves_both_ways() {
+    let Some(world) = World::new("5603", RdmaValues::default(), 1) else { return };
+    data_of_every_shape(&world);
+}
+
+#[test]
+fn data_of_every_shape_moves_through_a_small_send_queue() {
+    let values = RdmaValues { srpt_sq_size: 16, ..Default::default() };
+    let Some(world) = World::new("5604", values, 1) else { return };
+    data_of_every_shape(&world);
+    let waits = world.host().counts.send_waits.value();
+    assert!(waits > 0, "64 segments fit a queue of 16?");
+}
+
+#[test]
+fn data_of_every_shape_moves_with_shared_receives() {
+    let values = RdmaValues { use_srq: true, srpt_srq_size: 256, ..Default::default() };
+    let Some(world) = World::new("5605", values, 1) else { return };
+    data_of_every_shape(&world);
+}
+
+#[test]
+fn full_depth_with_many_segments_never_overflows_the_send_queue() {
+    let values = RdmaValues { srpt_sq_size: 32, ..Default::default() };
+    let Some(world) = World::new("5606", values, 1) else { return };
+    let each = |tag: u64| {
+        let segs: Vec<_> = (0..24).map(|at| world.memory.seg(at * 512, 512)).collect();
+        let op = [WRITE, FETCH, ZERO, ECHO][tag as usize % 4];
+        command(op, tag, 24 * 512, &segs)
+    };
+    stream(&world, 2000, u64::from(CREDITS), each);
+    assert!(world.host().counts.send_waits.value() > 0);
+}
+
+#[test]
+fn echoes_and_reads_at_depth() {
+    let Some(world) = World::new("5607", RdmaValues::default(), 1) else { return };
+    for depth in [1, 32] {
+        let count = 5000;
+        let time = stream(&world, count, depth, |tag| command(ECHO, tag, 0, &[]));
+        eprintln!("echo, depth {depth}: {:.0} per second", count as f64 / time.as_secs_f64());
+        let seg = [world.memory.seg(0, 4096)];
+        let time = stream(&world, count, depth, |tag| command(ZERO, tag, 4096, &seg));
+        eprintln!("4 KiB read, depth {depth}: {:.0} per second", count as f64 / time.as_secs_f64());
+    }
+    let counts = &world.host().counts;
+    let (doorbells, requests) = (counts.doorbells.value(), counts.requests.value());
+    eprintln!("{requests} send requests with {doorbells} doorbells");
+    assert!(doorbells < requests);
+}
+
+#[test]
+fn a_departing_initiator_leaves_nothing() {
+    let Some(world) = World::new("5608", RdmaValues::default(), 1) else { return };
+    let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+    let mut before = 0;
+    for cycle in 0..30 {
+        let mut link = world.connect();
+        let segs = [world.memory.seg(0, 65536)];
+        for tag in 0..16 {
+            link.send(&command([WRITE, FETCH][tag % 2], tag as u64, 65536, &segs)).unwrap();
+        }
+        link.flush().unwrap();
+        drop(link);
+        assert!(world.host().wait(|seen| seen.closed.len() == cycle + 1));
+        if cycle == 0 {
+            before = descriptors();
+        }
+    }
+    assert_eq!(world.host().seen.lock().unwrap().connections, 0);
+    assert_eq!(descriptors(), before);
+}
+
+#[test]
+fn a_close_by_the_target_reaches_the_initiator() {
+    let Some(world) = World::new("5609", RdmaValues::default(), 1) else { return };
+    let mut link = world.connect();
+    link.send(&command(CLOSE, 1, 0, &[])).unwrap();
+    link.flush().unwrap();
+    until_closed(&mut link);
+    assert!(world.host().wait(|seen| seen.closed == [CloseReason::Local]));
+}
+
+#[test]
+fn a_wrong_key_ends_only_its_connection() {
+    for op in [WRITE, FETCH] {
+        let port = if op == WRITE { "5610" } else { "5611" };
+        let Some(world) = World::new(port, RdmaValues::default(), 2) else { return };
+        let (mut bad, mut good) = (world.connect(), world.connect());
+        let mut seg = world.memory.seg(0, 4096);
+        seg.key ^= 0x5a5a;
+        bad.send(&command(op, 1, 4096, &[seg])).unwrap();
+        bad.flush().unwrap();
+        until_closed(&mut bad);
+        let failed = |host: &Host| host.seen.lock().unwrap().operations_failed;
+        let one = || world.hosts.iter().map(failed).sum::<u64>() == 1;
+        assert!(world.hosts[0].wait(|seen| !seen.closed.is_empty()) && one());
+        assert_eq!(world.hosts[0].seen.lock().unwrap().closed, [CloseReason::RemoteAccess]);
+        assert_eq!(call(&mut good, &command(ECHO, 2, 0, &[])).unwrap(), (2, 0));
+    }
+}
+
+#[test]
+fn an_information_unit_that_is_too_long_ends_its_connection() {
+    let Some(world) = World::new("5612", RdmaValues::default(), 1) else { return };
+    let mut link = world.connect();
+    link.send(&vec![ECHO; rdma_host::IU_BYTES as usize + 1]).unwrap();
+    link.flush().unwrap();
+    until_closed(&mut link);
+    assert!(world.host().wait(|seen| seen.closed.len() == 1));
+}
+
+#[test]
+fn descriptors_that_are_too_short_end_the_connection() {
+    let Some(world) = World::new("5613", RdmaValues::default(), 1) else { return };
+    let mut link = world.connect();
+    link.send(&command(FETCH, 1, 8192, &[world.memory.seg(0, 4096)])).unwrap();
+    link.flush().unwrap();
+    until_closed(&mut link);
+    assert!(world.host().wait(|seen| seen.closed == [CloseReason::Protocol]));
+    assert_eq!(world.host().seen.lock().unwrap().operations_failed, 1);
+}
+
+#[test]
+fn connections_spread_over_cores_and_the_full_house_is_refused() {
+    let Some(world) = World::new("5614", RdmaValues::default(), 2) else { return };
+    let mut links: Vec<_> = (0..16).map(|_| world.connect()).collect();
+    for host in &world.hosts {
+        assert_eq!(host.seen.lock().unwrap().logins, 8);
+    }
+    let refused = world.connector.connect(&LOGIN, &world.memory, WAIT).map(|_| ());
+    let Err(ConnectError::Rejected(bytes)) = refused else { panic!("one too many") };
+    assert_eq!((bytes[0], &bytes[4..8], &bytes[8..16]), (0xc2, &[0, 1, 0, 1][..], &[7; 8][..]));
+    links.pop();
+    assert!(world.hosts.iter().any(|host| host.wait(|seen| seen.closed.len() == 1)));
+    for link in &mut links {
+        assert_eq!(call(link, &command(ECHO, 3, 0, &[])).unwrap(), (3, 0));
+    }
+}
+
+#[test]
+fn a_sleeping_core_is_woken_by_commands_and_logins() {
+    let Some(world) = World::new("5615", RdmaValues::default(), 1) else { return };
+    let mut link = world.connect();
+    for tag in 0..20 {
+        let slept = world.host().seen.lock().unwrap().slept;
+        assert!(world.host().wait(|seen| seen.slept > slept || tag == 0));
+        let start = Instant::now();
+        assert_eq!(call(&mut link, &command(ECHO, tag, 0, &[])).unwrap(), (tag, 0));
+        // The core's longest sleep is 5 s.
+        assert!(start.elapsed() < Duration::from_secs(2), "the core overslept");
+    }
+}
+
+#[test]
+fn listeners_come_and_go() {
+    let Some(world) = World::new("5616", RdmaValues::default(), 1) else { return };
+    let address = address("RDMA_TEST_ADDRESS").unwrap();
+    let again = world.listener.add_listener("target", &address, "5616").unwrap_err();
+    assert!(again.to_string().contains("listens there already"));
+    world.listener.add_listener("other", &address, "5617").unwrap();
+    let mut link = world.connect();
+    world.listener.remove_listener("target", &address, "5616").unwrap();
+    let refused = world.connector.connect(&LOGIN, &world.memory, WAIT).map(|_| ());
+    assert!(matches!(refused, Err(ConnectError::Failed { .. })));
+    assert_eq!(call(&mut link, &command(ECHO, 1, 0, &[])).unwrap(), (1, 0));
+    assert!(world.listener.remove_listener("target", &address, "5616").is_err());
+}
+
+#[test]
+fn ipv6_works() {
+    let Some(address) = address("RDMA_TEST_ADDRESS6") else { return };
+    let world = World::at(&address, "5618", RdmaValues::default(), 1).unwrap();
+    let mut link = world.connect();
+    assert_eq!(call(&mut link, &command(ECHO, 1, 0, &[])).unwrap(), (1, 0));
+}

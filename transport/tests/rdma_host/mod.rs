@@ -1,0 +1,288 @@
+//! A target of four commands on a thread of its own, for tests of the rdma fabric.
+//!
+//! A command is an information unit of the test's own: operation, number of segments, length, tag,
+//! segments. It is answered with the same tag and a checksum.
+use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use reactor::pool::{Buf, Pool, SizeClass};
+use reactor::sys::memory::Memory;
+use reactor::{Batch, Instant, Tag};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
+use transport::rdma::{CoreDoor, FabricOptions, RdmaCounts, RdmaFabric, RdmaOptions};
+use transport::{CloseReason, ConnId, DataIn, Event, Fabric, Recv, RemoteSeg};
+
+pub const ECHO: u8 = 1;
+pub const FETCH: u8 = 2;
+pub const WRITE: u8 = 3;
+pub const ZERO: u8 = 4;
+pub const CLOSE: u8 = 5;
+pub const CREDITS: u32 = 64;
+pub const IU_BYTES: u32 = 4096;
+
+/// The bytes of a command.
+pub fn command(op: u8, tag: u64, len: u32, segs: &[RemoteSeg]) -> Vec<u8> {
+    let mut iu = vec![op, segs.len() as u8, 0, 0];
+    iu.extend(len.to_be_bytes());
+    iu.extend(tag.to_be_bytes());
+    for seg in segs {
+        iu.extend(seg.addr.to_be_bytes());
+        iu.extend(seg.key.to_be_bytes());
+        iu.extend(seg.len.to_be_bytes());
+    }
+    iu
+}
+
+struct Command {
+    op: u8,
+    len: u32,
+    tag: u64,
+    segs: Vec<RemoteSeg>,
+}
+
+fn parse(iu: &[u8]) -> Command {
+    let segs = iu[16..]
+        .chunks_exact(16)
+        .take(usize::from(iu[1]))
+        .map(|seg| RemoteSeg {
+            addr: u64::from_be_bytes(seg[..8].try_into().unwrap()),
+            key: u32::from_be_bytes(seg[8..12].try_into().unwrap()),
+            len: u32::from_be_bytes(seg[12..].try_into().unwrap()),
+        })
+        .collect();
+    Command {
+        op: iu[0],
+        len: u32::from_be_bytes(iu[4..8].try_into().unwrap()),
+        tag: u64::from_be_bytes(iu[8..16].try_into().unwrap()),
+        segs,
+    }
+}
+
+/// The byte at a place of the data that the target writes.
+pub fn pattern(tag: u64, at: usize) -> u8 {
+    (tag as usize).wrapping_mul(31).wrapping_add(at.wrapping_mul(7)).wrapping_add(at >> 8) as u8
+}
+
+pub fn checksum(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
+    })
+}
+
+/// What the target saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub logins: u64,
+    pub login_len: usize,
+    pub peer: String,
+    pub closed: Vec<CloseReason>,
+    pub operations_failed: u64,
+    pub connections: usize,
+    pub slept: u64,
+}
+
+pub struct Host {
+    pub seen: Arc<Mutex<Seen>>,
+    pub counts: Arc<RdmaCounts>,
+    stop: Arc<AtomicBool>,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Target {
+    fabric: RdmaFabric,
+    pool: Pool,
+    /// Commands that wait for a buffer.
+    waiting: Vec<(ConnId, Recv)>,
+    fetching: HashMap<u64, (ConnId, u64)>,
+    in_flight: HashMap<ConnId, usize>,
+    next: u64,
+    seen: Arc<Mutex<Seen>>,
+}
+
+impl Host {
+    /// A target core whose login policy is: accept, unless the first byte of the login is 0xff.
+    pub fn start(rdma: RdmaOptions) -> (Host, CoreDoor) {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        let wake = Arc::new(rustix::event::eventfd(0, flags).unwrap());
+        let memory = Arc::new(Memory::ordinary(40 << 20).unwrap());
+        let options = FabricOptions { connections_max: 8, operations_max: 1024, rdma };
+        let (fabric, door) = RdmaFabric::new(options, &memory, Arc::clone(&wake));
+        let classes =
+            [SizeClass { bytes: 65536, count: 64 }, SizeClass { bytes: 1 << 20, count: 32 }];
+        let pool = Pool::new(memory, &classes);
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let stop = Arc::new(AtomicBool::new(false));
+        let counts = Arc::clone(fabric.counts());
+        let mut target = Target {
+            fabric,
+            pool,
+            waiting: Vec::new(),
+            fetching: HashMap::new(),
+            in_flight: HashMap::new(),
+            next: 0,
+            seen: Arc::clone(&seen),
+        };
+        let (stopping, waking) = (Arc::clone(&stop), Arc::clone(&wake));
+        let thread = std::thread::spawn(move || target.run(&stopping, &waking));
+        (Host { seen, counts, stop, wake, thread: Some(thread) }, door)
+    }
+
+    /// Waits until `what` holds of what the target saw.
+    pub fn wait(&self, what: impl Fn(&Seen) -> bool) -> bool {
+        let (sender, receiver) = mpsc::channel::<()>();
+        for _ in 0..2000 {
+            if what(&self.seen.lock().unwrap()) {
+                return true;
+            }
+            // Nobody sends: a bounded wait.
+            let _ = receiver.recv_timeout(Duration::from_millis(10));
+        }
+        drop(sender);
+        false
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        let ended = self.thread.take().unwrap().join();
+        if !std::thread::panicking() {
+            ended.unwrap();
+        }
+    }
+}
+
+impl Target {
+    fn run(&mut self, stop: &AtomicBool, wake: &OwnedFd) {
+        let mut events = Batch::new(16);
+        let mut idle = 0;
+        while !stop.load(Ordering::Relaxed) {
+            self.fabric.poll(Instant::from_ns(0), &mut events);
+            idle = if events.is_empty() { idle + 1 } else { 0 };
+            while let Some(event) = events.pop() {
+                self.on_event(event);
+            }
+            for (conn, recv) in std::mem::take(&mut self.waiting) {
+                self.on_command(conn, recv);
+            }
+            self.fabric.flush();
+            if idle > 200 && self.waiting.is_empty() && self.fabric.arm() {
+                self.seen.lock().unwrap().slept += 1;
+                let mut fds = [PollFd::new(wake, PollFlags::IN)];
+                let longest = Timespec { tv_sec: 5, tv_nsec: 0 };
+                rustix::event::poll(&mut fds, Some(&longest)).unwrap();
+                let _ = rustix::io::read(wake.as_fd(), &mut [0; 8]);
+                idle = 0;
+            }
+        }
+        assert!(self.pool.counts().all(|class| class.free == class.total), "a buffer is missing");
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Login { conn } => self.on_login(conn),
+            Event::Received { conn, recv } => self.on_command(conn, recv),
+            Event::Fetched { tag, mut buf, ok } => {
+                let (conn, tag) = self.fetching.remove(&tag.to_u64()).expect("an unknown tag");
+                *self.in_flight.get_mut(&conn).unwrap() -= 1;
+                let sum = checksum(buf.private_mut().unwrap());
+                self.pool.put(buf);
+                if ok {
+                    self.reply(conn, tag, sum, DataIn::None { buf: None });
+                } else {
+                    self.seen.lock().unwrap().operations_failed += 1;
+                }
+            }
+            Event::Replied { tag, buf, ok } => {
+                let (conn, _) = self.fetching.remove(&tag.to_u64()).expect("an unknown tag");
+                *self.in_flight.get_mut(&conn).unwrap() -= 1;
+                self.pool_put(buf);
+                if !ok {
+                    self.seen.lock().unwrap().operations_failed += 1;
+                }
+            }
+            Event::Closed { conn, reason } => {
+                let in_flight = self.in_flight.remove(&conn).unwrap_or(0);
+                assert_eq!(in_flight, 0, "operations were in flight at the end");
+                for (_, recv) in self.waiting.extract_if(.., |(of, _)| *of == conn) {
+                    self.fabric.repost(conn, recv);
+                }
+                self.fabric.release(conn);
+                let mut seen = self.seen.lock().unwrap();
+                seen.closed.push(reason);
+                seen.connections = self.fabric.connections();
+            }
+        }
+    }
+
+    fn on_login(&mut self, conn: ConnId) {
+        let data = self.fabric.login_data(conn).to_vec();
+        let mut seen = self.seen.lock().unwrap();
+        seen.logins += 1;
+        seen.login_len = data.len();
+        seen.peer = self.fabric.peer(conn).peer;
+        seen.connections = self.fabric.connections();
+        self.in_flight.insert(conn, 0);
+        if data[0] == 0xff {
+            self.fabric.reject(conn, &[0xc2; 32]);
+        } else {
+            self.fabric.accept(conn, &[0xc0; 52], CREDITS, IU_BYTES, 64);
+        }
+    }
+
+    fn on_command(&mut self, conn: ConnId, recv: Recv) {
+        let command = parse(self.fabric.iu(conn, &recv));
+        let needs_buf = matches!(command.op, FETCH | WRITE);
+        let buf = if needs_buf { self.pool.take(command.len as usize) } else { None };
+        if needs_buf && buf.is_none() {
+            self.waiting.push((conn, recv));
+            return;
+        }
+        self.fabric.repost(conn, recv);
+        match (command.op, buf) {
+            (ECHO, _) => self.reply(conn, command.tag, 0, DataIn::None { buf: None }),
+            (FETCH, Some(buf)) => {
+                let tag = self.tag(conn, command.tag);
+                self.fabric.fetch(conn, tag, buf, &command.segs);
+            }
+            (WRITE, Some(mut buf)) => {
+                for (at, byte) in buf.private_mut().unwrap().iter_mut().enumerate() {
+                    *byte = pattern(command.tag, at);
+                }
+                let len = command.len;
+                self.reply(conn, command.tag, 0, DataIn::Buf { buf, len, to: &command.segs });
+            }
+            (ZERO, _) => {
+                let data = DataIn::NoData { buf: None, len: command.len, to: &command.segs };
+                self.reply(conn, command.tag, 0, data);
+            }
+            _ => self.fabric.close(conn, CloseReason::Local),
+        }
+    }
+
+    fn reply(&mut self, conn: ConnId, tag: u64, sum: u64, data: DataIn<'_>) {
+        let mut iu = tag.to_be_bytes().to_vec();
+        iu.extend(sum.to_be_bytes());
+        let tag = self.tag(conn, tag);
+        self.fabric.reply(conn, tag, &iu, true, data);
+    }
+
+    fn tag(&mut self, conn: ConnId, tag: u64) -> Tag {
+        self.next += 1;
+        self.fetching.insert(self.next, (conn, tag));
+        *self.in_flight.get_mut(&conn).unwrap() += 1;
+        Tag::from_u64(self.next)
+    }
+
+    fn pool_put(&mut self, buf: Option<Buf>) {
+        if let Some(buf) = buf {
+            self.pool.put(buf);
+        }
+    }
+}
