@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use srpt_tests::process::{Initiator, Options, Stamps, Target, cores, lun, perf_report};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -66,8 +67,20 @@ fn mixed_sizes_on_two_cores_are_verified() {
     verified_load(&Options { cores, ..Options::default() }, "4", "3");
 }
 
-/// The core falls asleep after each command, so each command needs its wake-up: one that is lost
-/// costs a command its time limit.
+/// Times that the core's thread gave up its processor (proc(5), `status`).
+fn sleeps(target: &Target) -> u64 {
+    let reactors = target.rpc("framework_get_reactors", Value::Null);
+    let (pid, tid) = (&reactors["pid"], &reactors["reactors"][0]["tid"]);
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.unwrap().trim().parse().unwrap()
+}
+
+/// A core that has missed its wake-up sleeps on, at most this long.
+const SLEEP_MAX: Duration = Duration::from_millis(100);
+
+/// The core falls asleep after each command, so each command needs its wake-up. A busy machine may
+/// be late a few times; wake-ups that are lost show all the time.
 #[test]
 fn a_sleeping_core_wakes_for_every_command() {
     let target = Target::start_with(&Options::with(&["--idle-spin-us", "1"]));
@@ -77,8 +90,10 @@ fn a_sleeping_core_wakes_for_every_command() {
     let mut initiator = Initiator::login(&target.srp_socket(), 1, 1);
     let mut scsi = initiator.ready(2);
     let (mut block, mut back) = ([0; 512], [0; 512]);
-    let start = Instant::now();
+    let mut late = 0;
+    let sleeps_before = sleeps(&target);
     for round in 1..=2000u64 {
+        let start = Instant::now();
         scsi.read(lun(0), round, 1, &mut back).unwrap();
         if round % 4 == 0 {
             Stamps::fill(&mut block, round, round);
@@ -86,8 +101,11 @@ fn a_sleeping_core_wakes_for_every_command() {
             scsi.read(lun(1), round, 1, &mut back).unwrap();
             assert_eq!(Stamps::generation(&back, round), Some(round));
         }
+        late += u32::from(start.elapsed() > SLEEP_MAX * 3 / 4);
     }
-    assert!(start.elapsed() < Duration::from_secs(15), "3000 commands in {:?}", start.elapsed());
+    assert!(late < 5, "{late} of 2000 rounds took as long as a missed wake-up");
+    let slept = sleeps(&target) - sleeps_before;
+    assert!(slept > 500, "{slept} sleeps during 3000 commands: the test says little");
 }
 
 #[test]

@@ -80,16 +80,18 @@ fn a_configuration_with_one_wrong_line_starts_nothing() {
     let dir = TempDir::new().unwrap();
     let at = dir.path().display();
     std::fs::write(dir.path().join("disk.img"), [0; 4096]).unwrap();
-    for (wrong, named) in [
-        (r#"{ "method": "bdev_magic_create", "params": {} }"#, "bdev_magic_create"),
-        (r#"{ "method": "bdev_null_create", "params": { "name": "n" } }"#, "num_blocks"),
+    // A syntax error shows at the next word, which is in the next line.
+    for (wrong, named, lines_later) in [
+        (r#"{ "method": "bdev_magic_create", "params": {} }"#, "bdev_magic_create", 0),
+        (r#"{ "method": "bdev_null_create", "params": { "name": "n" } }"#, "num_blocks", 0),
         (
             r#"{ "method": "bdev_null_create",
                  "params": { "name": "File0", "num_blocks": 8, "block_size": 512 } }"#,
             "File0",
+            0,
         ),
-        (r#"{ "method": "srpt_map_lun", "params": { "target": "t0", "lun": 99999 } }"#, "99999"),
-        (r#"{ "method" "#, ":8"),
+        (r#"{ "method": "srpt_map_lun", "params": { "target": "t0", "lun": 99999 } }"#, "99999", 0),
+        (r#"{ "method" "#, "expected `:`", 1),
     ] {
         let of_bdev = wrong.contains("bdev_");
         let (in_bdev, in_srpt) = if of_bdev { (wrong, "") } else { ("", wrong) };
@@ -117,12 +119,9 @@ fn a_configuration_with_one_wrong_line_starts_nothing() {
         let (code, reason) = (process.exit_code(LIMIT), process.err());
         assert_eq!(code, REFUSED, "{wrong}: {reason}");
         assert!(reason.contains(named), "{wrong}: {reason}");
-        let before = text.find(wrong).unwrap();
-        let line = text[..before].lines().count();
-        assert!(
-            [line, line + 1].iter().any(|line| reason.contains(&format!("config.json:{line}:"))),
-            "{wrong} is in line {line}: {reason}"
-        );
+        let before = text.rfind(wrong).unwrap();
+        let place = format!("config.json:{}:", text[..before].lines().count() + 1 + lines_later);
+        assert!(reason.contains(&place), "{wrong} is at {place} {reason}");
         let mut left = names(dir.path());
         left.sort();
         assert_eq!(left, ["config.json", "disk.img"]);

@@ -1,10 +1,10 @@
 //! Logical units come and go under load.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
-use srpt_tests::process::{Initiator, Target, lun, sense, until};
+use srpt_tests::process::{Initiator, PATIENCE, Target, lun, sense, until};
 use transport::initiator::{Command, Data, DataMemory, Event, Sense, Session, cdb};
 
 /// LOGICAL UNIT NOT SUPPORTED.
@@ -20,6 +20,7 @@ fn write_until_gone(target: &Target, done: &AtomicU64) -> Vec<(u8, u8, u8)> {
     initiator.ready(2);
     let Session { channels, memory } = &mut initiator.session;
     let (mut senses, mut lba) = (Vec::new(), 0);
+    let deadline = Instant::now() + PATIENCE;
     while senses.is_empty() || channels[0].in_flight() > 0 {
         while senses.is_empty() && (channels[0].in_flight() as u64) < DEPTH {
             lba = (lba + 8) % 4096;
@@ -28,6 +29,7 @@ fn write_until_gone(target: &Target, done: &AtomicU64) -> Vec<(u8, u8, u8)> {
             let command = Command::new(lun(1), &cdb, Data::Out(&segs), 0);
             channels[0].submit(&command).unwrap();
         }
+        assert!(Instant::now() < deadline, "the LUN is still there");
         channels[0].flush().unwrap();
         let polled = channels[0].poll(|event| match event {
             Event::Done(completion) if completion.status == 0 => {
@@ -63,7 +65,7 @@ fn a_lun_in_use_is_unmapped_in_order() {
             (done.load(Ordering::Relaxed) > 2000).then_some(())
         });
         let refusal = target.refused("bdev_uring_delete", json!({ "name": "File0" }));
-        assert!(refusal.message.contains("in use"), "{refusal:?}");
+        assert!(refusal.message.contains("LUN 1 of target t0"), "{refusal:?}");
         assert!(!senses.load(Ordering::Acquire), "the refusal has touched the LUN");
         target.rpc("srpt_unmap_lun", json!({ "target": "t0", "lun": 1 }));
         let failed = writer.join().unwrap();
