@@ -138,6 +138,10 @@ impl<F: Fabric> Shard<F> {
                     return self.violation(conn, Some(recv), "unasked_response");
                 }
                 self.fabric.repost(conn, recv);
+                // What came to be owed meanwhile had to wait for this answer.
+                if self.connection(conn).in_flight == 0 {
+                    self.on_idle(conn);
+                }
             }
             Ok(_) => self.violation(conn, Some(recv), "unexpected_opcode"),
             Err(_) => self.violation(conn, Some(recv), "malformed_iu"),
