@@ -99,20 +99,21 @@ impl<F: Fabric> Shard<F> {
             }
             Planned::Make { content, allocation } => {
                 let header = plan.header;
-                let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
-                    return Admission::Blocked(recv);
-                };
-                let made = buf.len() as u32;
+                // First the table: making REQUEST SENSE data takes a unit attention.
                 let table = match plan.offered.source {
                     Source::ExternalTable(seg) => match self.pool.take(seg.len as usize) {
                         Some(table) => Some(table),
-                        None => {
-                            self.pool.put(buf);
-                            return Admission::Blocked(recv);
-                        }
+                        None => return Admission::Blocked(recv),
                     },
                     _ => None,
                 };
+                let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
+                    if let Some(table) = table {
+                        self.pool.put(table);
+                    }
+                    return Admission::Blocked(recv);
+                };
+                let made = buf.len() as u32;
                 let mut request = Request::new(conn, recv, header, Job::Reply, self.now);
                 request.data = Some(buf);
                 request.direction = Some(Direction::In);
