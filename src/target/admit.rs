@@ -24,14 +24,37 @@ const TURN_COMMANDS: usize = 32;
 /// are no part of the CDB, so the pointer names the CDB's first byte.
 const NO_CDB_BYTE: u16 = 0;
 
+/// How long a command may wait for buffers while later ones of other channels find some.
+const OVERTAKEN_NS_MAX: u64 = 1_000_000;
+
 /// What became of the oldest waiting command of a channel.
 enum Admission {
     /// It runs, or has been answered.
     Started,
-    /// No slot, buffer or exclusive access: later.
+    /// No slot or buffer: later.
     Blocked(Recv),
+    /// Another command has its logical unit for itself: later.
+    Excluded(Recv),
     /// It was no command: the channel closes.
     Broken(Recv),
+}
+
+/// How a channel's turn ended.
+enum Turn {
+    /// Nothing waits any more.
+    Empty,
+    /// Others wait; it has had its share, or waits for a logical unit.
+    Served,
+    /// Its first command found no slot or buffer.
+    Short,
+}
+
+/// Why a job did not get its buffers.
+enum Lack {
+    /// There are none.
+    Bufs,
+    /// Another command has the logical unit for itself.
+    Unit,
 }
 
 /// Buffers that a job starts with.
@@ -43,41 +66,74 @@ struct Bufs {
 }
 
 impl<F: Fabric> Shard<F> {
-    /// Starts what can start, channel by channel.
+    /// Starts what can start, channel by channel. A channel that came away empty-handed keeps its
+    /// place, all others go to the end, so what comes free goes to those who wait longest.
     #[inline]
     pub(super) fn admit_ready(&mut self) {
+        let mut at = 0;
         for _ in 0..self.ready.len() {
-            let Some(index) = self.ready.pop_front() else { return };
-            if self.admit_channel(index) {
-                self.ready.push_back(index);
-            } else if let Some(connection) = &mut self.connections[index as usize] {
-                connection.queued = false;
+            if self.requests.is_full() {
+                return;
+            }
+            let Some(index) = self.ready.get(at).copied() else { return };
+            match self.admit_channel(index) {
+                Turn::Short if at == 0 && self.is_overdue(index) => return,
+                Turn::Short => at += 1,
+                Turn::Served => {
+                    self.ready.remove(at);
+                    self.ready.push_back(index);
+                }
+                Turn::Empty => {
+                    self.ready.remove(at);
+                    if let Some(connection) = &mut self.connections[index as usize] {
+                        connection.queued = false;
+                    }
+                }
             }
         }
     }
 
-    /// True when the channel still has waiting commands.
-    fn admit_channel(&mut self, index: u32) -> bool {
-        for _ in 0..TURN_COMMANDS {
-            let Some(connection) = &mut self.connections[index as usize] else { return false };
+    /// A command that needs many buffers at once gets them only if others hold back.
+    fn is_overdue(&self, index: u32) -> bool {
+        let connection = self.connections[index as usize].as_ref();
+        let since = connection.and_then(|connection| connection.short_since);
+        since.is_some_and(|since| self.now.ns_since(since) > OVERTAKEN_NS_MAX)
+    }
+
+    /// Starts up to [`TURN_COMMANDS`] commands of a channel.
+    fn admit_channel(&mut self, index: u32) -> Turn {
+        for count in 0..TURN_COMMANDS {
+            let Some(connection) = &mut self.connections[index as usize] else {
+                return Turn::Empty;
+            };
             if connection.state != State::Live {
-                return false;
+                return Turn::Empty;
             }
-            let Some(recv) = connection.waiting.pop_front() else { return false };
+            let Some(recv) = connection.waiting.pop_front() else { return Turn::Empty };
             let conn = connection.id;
             match self.admit(conn, recv) {
-                Admission::Started => {}
+                Admission::Started => self.connection(conn).short_since = None,
                 Admission::Blocked(recv) => {
+                    let now = self.now;
+                    let connection = self.connection(conn);
+                    connection.waiting.push_front(recv);
+                    connection.short_since.get_or_insert(now);
+                    return if count == 0 { Turn::Short } else { Turn::Served };
+                }
+                Admission::Excluded(recv) => {
                     self.connection(conn).waiting.push_front(recv);
-                    return true;
+                    return Turn::Served;
                 }
                 Admission::Broken(recv) => {
                     self.violation(conn, Some(recv), "malformed_command");
-                    return false;
+                    return Turn::Empty;
                 }
             }
         }
-        self.connections[index as usize].as_ref().is_some_and(|c| !c.waiting.is_empty())
+        match &self.connections[index as usize] {
+            Some(connection) if !connection.waiting.is_empty() => Turn::Served,
+            _ => Turn::Empty,
+        }
     }
 
     #[inline]
@@ -152,8 +208,10 @@ impl<F: Fabric> Shard<F> {
             return Admission::Started;
         }
         let mapping = header.mapping.expect("jobs have a logical unit");
-        let Some(bufs) = self.take_bufs(conn, mapping, &offered, &job, direction, wanted) else {
-            return Admission::Blocked(recv);
+        let bufs = match self.take_bufs(conn, mapping, &offered, &job, direction, wanted) {
+            Ok(bufs) => bufs,
+            Err(Lack::Bufs) => return Admission::Blocked(recv),
+            Err(Lack::Unit) => return Admission::Excluded(recv),
         };
         let mut request = Request::new(conn, recv, header, job, self.now);
         request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());
@@ -177,7 +235,7 @@ impl<F: Fabric> Shard<F> {
         job: &Job,
         direction: Option<Direction>,
         wanted: u32,
-    ) -> Option<Bufs> {
+    ) -> Result<Bufs, Lack> {
         let mut bufs = Bufs::default();
         let mapping = self.luns.mapping(mapping);
         if let (Source::Direct(seg), Job::Io(_)) = (offered.source, job)
@@ -186,7 +244,7 @@ impl<F: Fabric> Shard<F> {
         {
             bufs.data = self.fabric.place(conn, seg, mapping.geometry.buf_align);
             if bufs.data.is_some() {
-                return Some(bufs);
+                return Ok(bufs);
             }
         }
         let (scratch_bytes, exclusive) = match job {
@@ -207,12 +265,12 @@ impl<F: Fabric> Shard<F> {
             for buf in [data, scratch, table].into_iter().flatten().flatten() {
                 self.pool.put(buf);
             }
-            return None;
+            return Err(if short { Lack::Bufs } else { Lack::Unit });
         }
         bufs.data = data.flatten();
         bufs.scratch = scratch.flatten();
         bufs.table = table.flatten();
-        Some(bufs)
+        Ok(bufs)
     }
 
     /// Takes a slot for an admitted command.

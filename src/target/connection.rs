@@ -52,6 +52,8 @@ pub struct Connection {
     pub imm_data_offset: Option<u32>,
     /// Received commands that have not been admitted, oldest first.
     pub waiting: VecDeque<Recv>,
+    /// Since when the oldest waiting command has found no slot or buffer.
+    pub short_since: Option<Instant>,
     /// In the shard's list of channels with waiting commands.
     pub queued: bool,
     /// Credits the initiator holds (SRP request limit).
@@ -84,6 +86,7 @@ impl Connection {
             nexus: None,
             imm_data_offset: None,
             waiting: VecDeque::new(),
+            short_since: None,
             queued: false,
             req_lim: 0,
             owed: 0,

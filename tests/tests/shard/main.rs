@@ -1,6 +1,12 @@
 //! The production shard in the simulated world.
 
 mod attention;
+mod commands;
 mod common;
+mod credits;
 mod data;
+mod endings;
 mod login;
+mod resources;
+mod tasks;
+mod violations;
