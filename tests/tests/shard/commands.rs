@@ -40,6 +40,7 @@ fn an_aborted_compare_and_write_lets_the_next_one_in() {
     world.steps(50);
     assert_eq!(gate.held(), 1, "the second waits");
     let abort = port.abort(0, first);
+    world.steps(20);
     gate.open();
     assert_eq!(world.wait(&port, abort), End::Task(Some(0)));
     assert_eq!(world.wait(&port, first), End::Aborted);

@@ -6,7 +6,7 @@ use srpt_tgt::target::message::Action;
 use transport::initiator::{Data, Link, cdb};
 use transport::srp::{AerReq, CredReq, LoginReq, Opcode, Tmf};
 
-use crate::common::{GOOD, gated, seg};
+use crate::common::{GOOD, TUR, gated, seg};
 
 /// What the target has said to a port that is deaf.
 fn said(port: &Port) -> Vec<Vec<u8>> {
@@ -61,6 +61,14 @@ fn credits_come_back_by_request_and_one_request_at_a_time() {
     victim.inner_mut().deaf = true;
     let mut returned = 0;
     for round in 0..2 {
+        // Takes the unit attention of the reset.
+        victim.submit(0, &TUR, Data::None);
+        world.steps(20);
+        if round == 1 {
+            assert_eq!(opcodes(&said(&victim)), [Opcode::Rsp]);
+        } else {
+            said(&victim);
+        }
         gate.shut();
         let held = gate.held();
         for _ in 0..5 {

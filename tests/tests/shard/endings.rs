@@ -116,8 +116,8 @@ fn what_runs_at_a_disconnect_is_answered_first() {
     assert!(port.inner().logout);
     assert_eq!(gate.medium(0, 1), pattern(2, 512));
     assert!(!other.closed());
-    assert_eq!(world.closed(CloseReason::Local), 2);
     world.assert_home();
+    assert_eq!(world.closed(CloseReason::Local), 2);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Few slots, few buffers, much to do.
 
 use srpt_tests::port::{End, Port};
-use srpt_tests::world::{Login, Options, World};
+use srpt_tests::world::{Login, Options};
 use transport::initiator::{Data, Table, cdb};
 use transport::sim::Rng;
 use transport::srp::encode_table;
@@ -20,7 +20,11 @@ fn random_command(port: &Port, rng: &mut Rng) -> reactor::Tag {
     let data = seg(port, 0, blocks * 512);
     match rng.below(5) {
         0 => port.submit(0, &cdb::write16(0, blocks as u32, false), Data::Out(&data)),
-        1 => port.submit(0, &cdb::compare_and_write(5000, 100), Data::Out(&seg(port, 0, 102400))),
+        1 => port.submit(
+            0,
+            &cdb::compare_and_write(5000, 100),
+            Data::Out(&seg(port, 3 << 20, 102_400)),
+        ),
         2 => port.submit(0, &cdb::inquiry(None, 96), Data::In(&seg(port, 0, 96))),
         _ => port.submit(0, &cdb::read16(0, blocks as u32), Data::In(&data)),
     }
@@ -66,7 +70,7 @@ fn a_command_that_needs_every_buffer_gets_its_turn() {
         let mut verify = cdb::read16(0, 2048);
         (verify[0], verify[1]) = (0x8f, 0x02);
         let tag = patient.submit(0, &verify, Data::Out(&data));
-        for _ in 0..3000 {
+        for _ in 0..10_000 {
             if patient.end(tag).is_some() {
                 break;
             }
@@ -104,32 +108,29 @@ fn tables_and_scratch_fit_into_the_smallest_pool() {
 
 #[test]
 fn a_unit_attention_is_not_lost_for_want_of_a_buffer() {
-    let (mut world, gate) = gated(&tight());
+    let mut options = tight();
+    options.limits.slots = 8;
+    let (mut world, gate) = gated(&options);
     let port = world.ready(0, &Login::of(1), &[0]);
     let other = world.ready(0, &Login::of(2), &[0]);
     gate.shut();
     // One buffer is left, and REQUEST SENSE with a table needs two.
-    for port in [&other] {
-        port.submit(0, &cdb::read16(0, 2048), Data::In(&seg(port, 0, 1 << 20)));
-        world.until("a read at the device", |_| gate.held() == 1);
+    for _ in 0..2 {
+        other.submit(0, &cdb::read16(0, 2048), Data::In(&seg(&other, 0, 1 << 20)));
     }
-    reset_attention(&mut world);
-    let segs = seg(&port, 0, 18);
-    let mut encoded = [0; 32];
-    encode_table(&segs, &mut encoded);
+    world.until("both reads at the device", |_| gate.held() == 2);
+    let target = "t".to_owned();
+    world.control(srpt_tgt::target::message::Action::LunsChanged { target });
+    let mut encoded = [0; 16];
+    encode_table(&seg(&port, 0, 18), &mut encoded);
     port.memory_write(4096, &encoded);
-    // Too long a table for the small buffer's class, so that it competes for the large ones.
     let table = Table { memory: seg(&port, 4096, 16)[0], total_len: 18, in_iu: &[] };
     let sense = port.submit(0, &[3, 0, 0, 0, 18, 0], Data::InTable(table));
     world.steps(50);
+    assert_eq!(port.end(sense), None, "no buffer for it");
     gate.open();
     world.wait(&port, sense);
     let sense = port.bytes(0, 18);
     assert_eq!((sense[2], sense[12], sense[13]), (6, 0x3f, 0x0e));
     world.assert_home();
-}
-
-fn reset_attention(world: &mut World) {
-    let target = "t".to_owned();
-    world.control(srpt_tgt::target::message::Action::LunsChanged { target });
 }
