@@ -8,5 +8,6 @@ mod data;
 mod endings;
 mod login;
 mod resources;
+mod soak;
 mod tasks;
 mod violations;
