@@ -356,6 +356,7 @@ impl Session {
             assert_eq!(port.protocol_errors(), 0, "session {}", self.number);
         }
         self.resets.retain(|(channel, tag)| self.ports[*channel].end(*tag).is_none());
+        self.expose_namesakes();
         for at in (0..self.commands.len()).rev() {
             let command = &self.commands[at];
             let port = &self.ports[command.channel];
@@ -380,6 +381,15 @@ impl Session {
                 }
                 _ => {}
             }
+        }
+    }
+
+    /// ABORT TASK is for the session, but tags are the channels' own: it may hit a namesake.
+    fn expose_namesakes(&mut self) {
+        let aborting = self.commands.iter().filter(|command| command.abort.is_some());
+        let tags: Vec<_> = aborting.map(|command| command.tag).collect();
+        for command in &mut self.commands {
+            command.exposed |= tags.contains(&command.tag);
         }
     }
 
