@@ -4,7 +4,7 @@
 //! otherwise it stays a received information unit in front of its channel and nothing was taken.
 
 use reactor::Tag;
-use reactor::pool::Buf;
+use reactor::pool::{Buf, Pool};
 use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
@@ -31,8 +31,10 @@ const OVERTAKEN_NS_MAX: u64 = 1_000_000;
 enum Admission {
     /// It runs, or has been answered.
     Started,
-    /// No slot or buffer: later.
-    Blocked(Recv),
+    /// No slot: later.
+    Full(Recv),
+    /// No buffer: later. The smallest one it needs has so many bytes.
+    Short(Recv, usize),
     /// Another command has its logical unit for itself: later.
     Excluded(Recv),
     /// It was no command: the channel closes.
@@ -45,14 +47,14 @@ enum Turn {
     Empty,
     /// Others wait; it has had its share, or waits for a logical unit.
     Served,
-    /// Its first command found no slot or buffer.
+    /// Its first command found no buffer.
     Short,
 }
 
 /// Why a job did not get its buffers.
 enum Lack {
-    /// There are none.
-    Bufs,
+    /// There are too few. The smallest one has so many bytes.
+    Bufs(usize),
     /// Another command has the logical unit for itself.
     Unit,
 }
@@ -70,6 +72,7 @@ impl<F: Fabric> Shard<F> {
     /// place, all others go to the end, so what comes free goes to those who wait longest.
     #[inline]
     pub(super) fn admit_ready(&mut self) {
+        self.reserved = None;
         let mut at = 0;
         for _ in 0..self.ready.len() {
             if self.requests.is_full() {
@@ -77,8 +80,12 @@ impl<F: Fabric> Shard<F> {
             }
             let Some(index) = self.ready.get(at).copied() else { return };
             match self.admit_channel(index) {
-                Turn::Short if at == 0 && self.is_overdue(index) => return,
-                Turn::Short => at += 1,
+                Turn::Short => {
+                    if at == 0 {
+                        self.reserved = self.overdue(index);
+                    }
+                    at += 1;
+                }
                 Turn::Served => {
                     self.ready.remove(at);
                     self.ready.push_back(index);
@@ -93,11 +100,22 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
-    /// A command that needs many buffers at once gets them only if others hold back.
-    fn is_overdue(&self, index: u32) -> bool {
-        let connection = self.connections[index as usize].as_ref();
-        let since = connection.and_then(|connection| connection.short_since);
-        since.is_some_and(|since| self.now.ns_since(since) > OVERTAKEN_NS_MAX)
+    /// A command that needs many buffers at once gets them only if others hold back: from how many
+    /// bytes on buffers are kept for the first channel.
+    fn overdue(&self, index: u32) -> Option<usize> {
+        let (since, bytes) = self.connections[index as usize].as_ref()?.short?;
+        (self.now.ns_since(since) > OVERTAKEN_NS_MAX).then_some(bytes)
+    }
+
+    /// A buffer that is not kept for another command.
+    #[inline]
+    fn take(pool: &mut Pool, reserved: Option<usize>, bytes: usize) -> Option<Buf> {
+        let buf = pool.take(bytes)?;
+        if reserved.is_some_and(|least| buf.capacity() >= least) {
+            pool.put(buf);
+            return None;
+        }
+        Some(buf)
     }
 
     /// Starts up to [`TURN_COMMANDS`] commands of a channel.
@@ -112,15 +130,15 @@ impl<F: Fabric> Shard<F> {
             let Some(recv) = connection.waiting.pop_front() else { return Turn::Empty };
             let conn = connection.id;
             match self.admit(conn, recv) {
-                Admission::Started => self.connection(conn).short_since = None,
-                Admission::Blocked(recv) => {
+                Admission::Started => self.connection(conn).short = None,
+                Admission::Short(recv, bytes) => {
                     let now = self.now;
                     let connection = self.connection(conn);
                     connection.waiting.push_front(recv);
-                    connection.short_since.get_or_insert(now);
+                    connection.short.get_or_insert((now, bytes));
                     return if count == 0 { Turn::Short } else { Turn::Served };
                 }
-                Admission::Excluded(recv) => {
+                Admission::Full(recv) | Admission::Excluded(recv) => {
                     self.connection(conn).waiting.push_front(recv);
                     return Turn::Served;
                 }
@@ -139,7 +157,7 @@ impl<F: Fabric> Shard<F> {
     #[inline]
     fn admit(&mut self, conn: ConnId, recv: Recv) -> Admission {
         if self.requests.is_full() {
-            return Admission::Blocked(recv);
+            return Admission::Full(recv);
         }
         let Some(plan) = self.plan(conn, &recv) else { return Admission::Broken(recv) };
         match plan.work {
@@ -157,17 +175,20 @@ impl<F: Fabric> Shard<F> {
                 let header = plan.header;
                 // First the table: making REQUEST SENSE data takes a unit attention.
                 let table = match plan.offered.source {
-                    Source::ExternalTable(seg) => match self.pool.take(seg.len as usize) {
-                        Some(table) => Some(table),
-                        None => return Admission::Blocked(recv),
-                    },
+                    Source::ExternalTable(seg) => {
+                        let bytes = seg.len as usize;
+                        match Self::take(&mut self.pool, self.reserved, bytes) {
+                            Some(table) => Some(table),
+                            None => return Admission::Short(recv, bytes),
+                        }
+                    }
                     _ => None,
                 };
                 let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
                     if let Some(table) = table {
                         self.pool.put(table);
                     }
-                    return Admission::Blocked(recv);
+                    return Admission::Short(recv, 0);
                 };
                 let made = buf.len() as u32;
                 let mut request = Request::new(conn, recv, header, Job::Reply, self.now);
@@ -210,7 +231,7 @@ impl<F: Fabric> Shard<F> {
         let mapping = header.mapping.expect("jobs have a logical unit");
         let bufs = match self.take_bufs(conn, mapping, &offered, &job, direction, wanted) {
             Ok(bufs) => bufs,
-            Err(Lack::Bufs) => return Admission::Blocked(recv),
+            Err(Lack::Bufs(bytes)) => return Admission::Short(recv, bytes),
             Err(Lack::Unit) => return Admission::Excluded(recv),
         };
         let mut request = Request::new(conn, recv, header, job, self.now);
@@ -258,14 +279,15 @@ impl<F: Fabric> Shard<F> {
         let needs = [wanted as usize, scratch_bytes, table_bytes];
         let [data, scratch, table] = needs.map(|bytes| match bytes {
             0 => Some(None),
-            bytes => self.pool.take(bytes).map(Some),
+            bytes => Self::take(&mut self.pool, self.reserved, bytes).map(Some),
         });
         let short = data.is_none() || scratch.is_none() || table.is_none();
         if short || (exclusive && !mapping.lu.try_enter()) {
             for buf in [data, scratch, table].into_iter().flatten().flatten() {
                 self.pool.put(buf);
             }
-            return Err(if short { Lack::Bufs } else { Lack::Unit });
+            let least = needs.into_iter().filter(|bytes| *bytes > 0).min().unwrap_or(0);
+            return Err(if short { Lack::Bufs(least) } else { Lack::Unit });
         }
         bufs.data = data.flatten();
         bufs.scratch = scratch.flatten();
@@ -297,7 +319,7 @@ impl<F: Fabric> Shard<F> {
             Content::Unit(_) | Content::Sense { .. } => ANSWER_BYTES_MAX,
         };
         let bytes = whole.min(usize::try_from(allocation).unwrap_or(usize::MAX));
-        let mut buf = self.pool.take(bytes)?;
+        let mut buf = Self::take(&mut self.pool, self.reserved, bytes)?;
         let out = buf.private_mut().expect("pool buffers are private");
         let made = match content {
             Content::Unit(answer) => match mapping {
