@@ -85,6 +85,29 @@ fn a_command_that_needs_every_buffer_gets_its_turn() {
 }
 
 #[test]
+fn a_stuck_device_with_all_large_buffers_leaves_the_small_ones_to_others() {
+    let mut options = Options::tight(16, &[(4096, 2), (1 << 20, 3)]);
+    options.limits.credits = 8;
+    let (mut world, gate) = gated(&options);
+    let fine = std::sync::Arc::new(srpt_tests::gate::Gate::new("fine", 64));
+    world.add(1, fine);
+    let stuck = world.ready(0, &Login::of(1), &[0]);
+    let other = world.ready(0, &Login::of(2), &[0, 1]);
+    gate.shut();
+    for _ in 0..5 {
+        stuck.submit(0, &cdb::read16(0, 2048), Data::In(&seg(&stuck, 0, 1 << 20)));
+    }
+    world.until("three reads at the device", |_| gate.held() == 3);
+    world.clock.advance(std::time::Duration::from_millis(5));
+    for _ in 0..3 {
+        let read = world.run(&other, 1, &cdb::read16(0, 1), Data::In(&seg(&other, 0, 512)));
+        assert_eq!(read.status, GOOD);
+    }
+    gate.open();
+    world.assert_home();
+}
+
+#[test]
 fn tables_and_scratch_fit_into_the_smallest_pool() {
     let (mut world, gate) = gated(&tight());
     let port = world.ready(0, &Login::of(1), &[0]);
