@@ -9,7 +9,9 @@ use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
-use super::request::{Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source};
+use super::request::{
+    Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source,
+};
 use super::shard::Shard;
 use crate::limits::{IO_BYTES_MAX, SEGMENTS_MAX};
 use crate::scsi::{
@@ -330,9 +332,8 @@ impl<F: Fabric> Shard<F> {
                 report_luns(*select, self.luns.lun_list(connection.target), out)
             }
             Content::Sense { descriptor } => {
-                let pending = mapping.and_then(|mapping| {
-                    next_attention(connection, self.luns.mapping(mapping).lun)
-                });
+                let pending = mapping
+                    .and_then(|mapping| next_attention(connection, self.luns.mapping(mapping).lun));
                 request_sense(pending, *descriptor, out)
             }
         };
@@ -349,15 +350,13 @@ impl<F: Fabric> Shard<F> {
             Ok(cmd) => cmd,
             Err(CmdError::Malformed(_)) => return None,
             Err(CmdError::Invalid(bad)) => {
-                let header =
-                    Header { tag: bad.tag, sol_not: bad.sol_not, mapping: None };
+                let header = Header { tag: bad.tag, sol_not: bad.sol_not, mapping: None };
                 return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
             }
         };
         let number = cmd.lun.number();
         let mapping = number.and_then(|lun| self.luns.find(connection.target, lun));
-        let header =
-            Header { tag: cmd.tag, sol_not: cmd.sol_not, mapping };
+        let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, mapping };
         let decoded = match (mapping, number) {
             (Some(mapping), Some(lun)) => {
                 if !attention::bypasses_attention(cmd.cdb[0])
@@ -425,7 +424,8 @@ impl<F: Fabric> Shard<F> {
         if request.source == Source::Immediate {
             let conn = request.conn;
             let recv = request.recv.as_ref().expect("held until the response");
-            let imm = self.connections[conn.index as usize].as_ref().and_then(|c| c.imm_data_offset);
+            let imm =
+                self.connections[conn.index as usize].as_ref().and_then(|c| c.imm_data_offset);
             let cmd = Cmd::parse(self.fabric.iu(conn, recv), imm).expect("parsed before");
             let DataDesc::Immediate(bytes) = cmd.data_out else { unreachable!("planned as such") };
             let data = request.data.as_mut().expect("taken with the job");
@@ -443,8 +443,8 @@ impl<F: Fabric> Shard<F> {
         self.fabric.fetch(request.conn, tag, data, &self.segs);
     }
 
-    /// Collects the segments of a request's data in `self.segs`. False when a fetched table does not
-    /// cover what the descriptor promised.
+    /// Collects the segments of a request's data in `self.segs`. False when a fetched table does
+    /// not cover what the descriptor promised.
     pub(super) fn collect_segs(&mut self, tag: Tag) -> bool {
         let request = self.requests.get(tag).expect("begun");
         self.segs.clear();

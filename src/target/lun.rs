@@ -164,9 +164,11 @@ impl Luns {
         let device = self.open(&lu.bdev)?;
         let geometry = lu.bdev.geometry();
         let mapping = Mapping { lu, lun, read_only, geometry, device, uses: 0, leaving: None };
-        let tag = self.mappings.insert(mapping).unwrap_or_else(|_| panic!("more mappings than LUNs"));
+        let tag =
+            self.mappings.insert(mapping).unwrap_or_else(|_| panic!("more mappings than LUNs"));
         self.devices[device].as_mut().expect("just opened").mappings += 1;
-        let target = self.target_mut(target).expect("the control plane maps only into targets that exist");
+        let target =
+            self.target_mut(target).expect("the control plane maps only into targets that exist");
         let old = target.luns.insert(lun, tag);
         assert!(old.is_none(), "LUN {lun} was mapped already");
         if let Some(slot) = target.low.get_mut(usize::from(lun)) {
@@ -345,7 +347,8 @@ impl Luns {
     }
 
     fn open(&mut self, bdev: &Arc<dyn Bdev>) -> Result<usize, OpenError> {
-        let same = |slot: &Option<Device>| slot.as_ref().is_some_and(|d| Arc::ptr_eq(&d.bdev, bdev));
+        let same =
+            |slot: &Option<Device>| slot.as_ref().is_some_and(|d| Arc::ptr_eq(&d.bdev, bdev));
         if let Some(index) = self.devices.iter().position(same) {
             return Ok(index);
         }

@@ -12,9 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use transport::srp::{OtherChannels, RejectReason};
 
 use super::lun::{LUN_MAX, TargetSpec};
-use super::message::{
-    AttentionAt, ChannelAt, CoreMessage, LoginAsk, PortId,
-};
+use super::message::{AttentionAt, ChannelAt, CoreMessage, LoginAsk, PortId};
 use super::outbox::Outbox;
 use crate::limits::CHANNELS_PER_SESSION_MAX;
 use crate::scsi::attention::Attention;

@@ -168,7 +168,11 @@ impl Offered {
             let count = u32::try_from(wanted - u64::from(offered)).unwrap_or(u32::MAX);
             return Some(Residual { direction, overflow: true, count });
         }
-        let unused = if direction == self.direction { u64::from(offered) - wanted } else { self.bytes.into() };
+        let unused = if direction == self.direction {
+            u64::from(offered) - wanted
+        } else {
+            self.bytes.into()
+        };
         let direction = self.direction?;
         (unused > 0).then_some(Residual { direction, overflow: false, count: unused as u32 })
     }

@@ -131,7 +131,8 @@ impl<F: Fabric> Shard<F> {
         }
         let (connections, luns) = (&self.connections, &self.luns);
         for (_, request) in self.requests.iter_mut() {
-            let session = connections[request.conn.index as usize].as_ref().and_then(|c| c.session());
+            let session =
+                connections[request.conn.index as usize].as_ref().and_then(|c| c.session());
             let unit = request.mapping.map(|mapping| luns.mapping(mapping).lu.id);
             if request.phase != Phase::Replying && in_scope(scope, session, unit, request.tag) {
                 request.aborts |= 1 << number;
