@@ -187,7 +187,7 @@ fn a_lun_goes_when_its_last_command_has_ended() {
     let (mut world, gate) = gated(&Options::cores(2));
     let ports = [world.ready(0, &Login::of(1), &[0]), world.ready(1, &Login::of(2), &[0])];
     gate.shut();
-    let tags: Vec<_> = ports.iter().map(|port| read(port)).collect();
+    let tags: Vec<_> = ports.iter().map(read).collect();
     world.until("both at the device", |_| gate.held() == 2);
     let token = world.begin(Action::UnmapLun { target: "t".to_owned(), lun: 0 });
     world.steps(100);
