@@ -124,7 +124,7 @@ fn tables_that_promise_too_much_or_have_no_length_are_invalid_fields() {
         ("not whole entries", Table { memory: memory(65), ..good }),
         ("no entries", Table { memory: memory(0), in_iu: &[], ..good }),
         ("fewer than in the IU", Table { memory: memory(48), ..good }),
-        ("huge", Table { memory: memory(u32::MAX & !15), ..good }),
+        ("huge", Table { memory: memory(!15), ..good }),
         ("one too many", Table { memory: memory(2049 * 16), in_iu: &[], ..good }),
     ];
     for (what, table) in wrong {
