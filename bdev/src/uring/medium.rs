@@ -2,6 +2,7 @@
 
 use std::fs::read_to_string;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{
@@ -95,8 +96,28 @@ impl Medium {
     }
 }
 
-/// Opens for this process alone: files by a lock, block devices by the kernel's own exclusion.
+/// How long a lock is waited for: a process that was killed holds its files until the kernel has
+/// put away its ring, some 50 ms after its end.
+const LOCK_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// Pause between two tries.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// Opens for this process alone, waiting a while for one that has just died.
 fn open_locked(path: &str, read_only: bool) -> Result<(OwnedFd, bool), BdevError> {
+    let deadline = Instant::now() + LOCK_WAIT_MAX;
+    loop {
+        match try_open_locked(path, read_only) {
+            Err(BdevError::Locked { .. }) if Instant::now() < deadline => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Opens for this process alone: files by a lock, block devices by the kernel's own exclusion.
+fn try_open_locked(path: &str, read_only: bool) -> Result<(OwnedFd, bool), BdevError> {
     // Looked at before it is opened: opening some devices does something.
     let stat = rustix::fs::stat(path).map_err(os(format!("opening {path}")))?;
     let is_block = match FileType::from_raw_mode(stat.st_mode) {
