@@ -1,7 +1,5 @@
 //! What the target refuses while it runs: the reason names the parameter, and nothing changes.
 
-use std::time::Duration;
-
 use rustix::io::Errno;
 use serde_json::{Value, json};
 use srpt_tests::process::{Initiator, Target, lun, sense};
@@ -59,9 +57,7 @@ fn a_file_belongs_to_one_bdev_of_one_target() {
     // Its lock goes with the process, as soon as the kernel has put away its ring.
     let dir = first.killed();
     let params = json!({ "name": "File0", "filename": file, "block_size": 512 });
-    second.process.until("the file is free", Duration::from_secs(5), || {
-        second.client().call("bdev_uring_create", &params).ok()
-    });
+    second.rpc("bdev_uring_create", params);
     assert_eq!(std::fs::read(dir.path().join("File0.img")).unwrap()[..512], [7; 512]);
 }
 
