@@ -145,3 +145,24 @@ impl Drop for Neighbour {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn torn_and_foreign_blocks_have_no_generation() {
+        let mut block = [0; 512];
+        assert_eq!(Stamps::generation(&block, 7), Some(0));
+        Stamps::fill(&mut block, 7, 3);
+        assert_eq!(Stamps::generation(&block, 7), Some(3));
+        assert_eq!(Stamps::generation(&block, 8), None);
+        let mut other = [0; 512];
+        Stamps::fill(&mut other, 7, 4);
+        block[256..].copy_from_slice(&other[256..]);
+        assert_eq!(Stamps::generation(&block, 7), None);
+        block.fill(0);
+        block[511] = 1;
+        assert_eq!(Stamps::generation(&block, 7), None);
+    }
+}

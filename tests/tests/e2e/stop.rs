@@ -10,7 +10,7 @@ use serde_json::json;
 use srpt_tests::process::{Initiator, Options, Stamps, Target, lun};
 use transport::initiator::{Command, Data, DataMemory, Event, Session, cdb};
 
-/// The bar: an orderly stop takes two seconds at most.
+/// What an orderly stop may take.
 const STOP_WAIT_MAX: Duration = Duration::from_secs(2);
 
 const BLOCK_BYTES: usize = 512;
