@@ -354,13 +354,18 @@ impl<F: Fabric> Shard<F> {
             Ok(cmd) => cmd,
             Err(CmdError::Malformed(_)) => return None,
             Err(CmdError::Invalid(bad)) => {
-                let header = Header { tag: bad.tag, sol_not: bad.sol_not, mapping: None };
+                let header = Header {
+                    tag: bad.tag,
+                    sol_not: bad.sol_not,
+                    lun: bad.lun.number(),
+                    mapping: None,
+                };
                 return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
             }
         };
         let number = cmd.lun.number();
         let mapping = number.and_then(|lun| self.luns.find(connection.target, lun));
-        let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, mapping };
+        let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, lun: number, mapping };
         let decoded = match (mapping, number) {
             (Some(mapping), Some(lun)) => {
                 if !attention::bypasses_attention(cmd.cdb[0])

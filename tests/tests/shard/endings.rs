@@ -194,10 +194,8 @@ fn a_lun_goes_when_its_last_command_has_ended() {
     for port in &ports {
         assert_eq!(code(&world.run(port, 0, &TUR, Data::None)), Some(NO_LUN));
         let data = Data::In(&seg(port, 0, 96));
-        let mut inquiry = cdb::inquiry(None, 96);
-        inquiry[4] = 96;
-        assert_eq!(world.run(port, 0, &inquiry, data).status, GOOD);
-        assert_eq!(port.bytes(0, 1)[0], 0x3f & 0x20 | 0x1f & port.bytes(0, 1)[0]);
+        assert_eq!(world.run(port, 0, &cdb::inquiry(None, 96), data).status, GOOD);
+        assert_eq!(port.bytes(0, 1), [0x20], "LUN 0 always answers");
     }
     let number = gate.seen().len() - 1;
     gate.release(number);
@@ -260,7 +258,9 @@ fn a_shutdown_under_load_ends() {
             assert!(port.inner().logout, "seed {seed}");
             assert_eq!(port.protocol_errors(), 0);
         }
-        assert!(tags.len() > port.in_flight() || seed < 10, "what ran was answered");
+        // Only what waited for a slot was dropped.
+        let answered = tags.iter().filter(|tag| port.end(**tag).is_some()).count();
+        assert!(answered > 0 || seed < 5, "seed {seed}: nothing was answered");
         assert_eq!(gate.held(), 0);
     }
 }

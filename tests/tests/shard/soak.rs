@@ -78,6 +78,9 @@ fn run(seed: u64, tally: &mut Tally) -> u64 {
             session.look(&mut world, tally);
         }
     }
+    if sessions.iter().any(Session::is_resetting) {
+        sessions.iter_mut().for_each(Session::expose);
+    }
     while !matches!(remap, Remap::Idle) {
         remap = remap.act(&mut world, &mut rng, tally);
         world.step();

@@ -291,3 +291,32 @@ fn a_function_outlives_its_channel() {
     assert_eq!(other.end(stuck), None);
     assert_eq!(world.net.connections(0), 0);
 }
+
+#[test]
+fn a_reset_takes_waiting_commands_although_the_lun_goes_meanwhile() {
+    // At some distance the map changes between the function's arrival and its work.
+    for steps in 0..6 {
+        let mut options = Options::tight(1, &[(4096, 4), (1 << 20, 3)]);
+        (options.delay_ns_max, options.mailbox) = (0, 1);
+        let (mut world, gate) = gated(&options);
+        let port = world.ready(0, &Login::of(1), &[0]);
+        gate.shut();
+        let first = read(&port, 0);
+        world.until("the first at the device", |_| gate.held() == 1);
+        let second = read(&port, 0);
+        world.step();
+        let reset = port.task(Tmf::LunReset as u8, 0, None);
+        world.steps(steps);
+        let target = "t".to_owned();
+        let unmap = world.begin(srpt_tgt::target::message::Action::UnmapLun { target, lun: 0 });
+        world.steps(20);
+        gate.open();
+        let end = world.wait(&port, reset);
+        world.until("the map", |world| world.answered(unmap));
+        world.assert_home();
+        if end == SUCCESS {
+            assert_eq!([first, second].map(|tag| port.end(tag)), [Some(End::Aborted); 2]);
+        }
+        assert_eq!(port.protocol_errors(), 0, "{steps} steps");
+    }
+}

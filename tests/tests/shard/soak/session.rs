@@ -127,6 +127,11 @@ impl Session {
         self.commands.iter_mut().for_each(|command| command.exposed = true);
     }
 
+    /// A function that takes commands of everybody is under way.
+    pub fn is_resetting(&self) -> bool {
+        !self.resets.is_empty()
+    }
+
     /// Does something, or nothing. True: a function was sent that takes commands of everybody.
     pub fn act(&mut self, world: &mut World, tally: &mut Tally) -> bool {
         // A function may take away what is sent before its answer.
