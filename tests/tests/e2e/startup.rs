@@ -100,7 +100,8 @@ fn a_configuration_with_one_wrong_line_starts_nothing() {
         let text = format!(
             r#"{{ "subsystems": [
 {{ "subsystem": "bdev", "config": [
-{{ "method": "bdev_uring_create", "params": {{ "filename": "{at}/disk.img", "name": "File0" }} }}{after_bdev}
+{{ "method": "bdev_uring_create",
+   "params": {{ "filename": "{at}/disk.img", "name": "File0" }} }}{after_bdev}
 {in_bdev}
 ] }},
 {{ "subsystem": "srpt", "config": [

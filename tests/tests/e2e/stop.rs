@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::json;
@@ -118,8 +118,14 @@ fn stops_in_order(options: &Options, stop: impl FnOnce(&Target)) {
         let socket = socket.clone();
         std::thread::spawn(move || write_to_the_end(&socket, 1, || ()))
     };
-    let writes = write_to_the_end(&socket, 0, || stop(&target));
+    let mut asked = None;
+    let writes = write_to_the_end(&socket, 0, || {
+        asked = Some(Instant::now());
+        stop(&target);
+    });
     target.process.succeed(STOP_WAIT_MAX);
+    let took = asked.expect("full load was reached").elapsed();
+    assert!(took < STOP_WAIT_MAX, "stopped after {took:?}");
     let writes = [writes, other.join().unwrap()];
     for (file, writes) in files.iter().zip(&writes) {
         assert!(writes.logged_out, "the target went without a word");
