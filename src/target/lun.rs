@@ -136,10 +136,12 @@ impl Luns {
         }
     }
 
-    /// Forgets a target; its LUNs were unmapped before.
+    /// Forgets a target and what is still mapped in it; its channels are gone.
     pub fn delete_target(&mut self, name: &str) {
-        if let Some(index) = self.target_index(name) {
-            self.targets[index] = None;
+        let Some(index) = self.target_index(name) else { return };
+        let Some(target) = self.targets[index].take() else { return };
+        for tag in target.luns.into_values() {
+            self.drop_mapping(tag);
         }
     }
 

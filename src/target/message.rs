@@ -74,7 +74,7 @@ pub enum Action {
     },
     /// Asks for a [`Report`].
     Report,
-    /// Stops: no new commands, SRP_T_LOGOUT to everyone, answer what is in flight, flush, then
+    /// Stops: no new commands, SRP_T_LOGOUT to everyone, answer what is in flight, then
     /// [`reactor::Service::stopped`].
     Shutdown,
 }
@@ -241,6 +241,9 @@ pub enum AbortScope {
         session: u64,
         /// SRP tag of the command.
         tag: [u8; 8],
+        /// The only channel to look at: the one that asked, if it has such a command. Tags of
+        /// different channels may be equal.
+        only: Option<ChannelAt>,
     },
     /// ABORT TASK SET: all commands of a session to a logical unit.
     TaskSet {

@@ -10,9 +10,9 @@ use transport::srp::{Cmd, Rsp, SolNot, Tmf, TskMgmt, response_code};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::State;
-use super::message::{AbortScope, AttentionAt, CoreMessage};
+use super::message::{AbortScope, AttentionAt, ChannelAt, CoreMessage};
 use super::nexus::REGISTRY_CORE;
-use super::request::{Header, Phase};
+use super::request::{Header, Phase, Request};
 use super::shard::Shard;
 use crate::limits::TASK_MANAGEMENT_MAX;
 use crate::scsi::attention::Attention;
@@ -71,7 +71,11 @@ impl<F: Fabric> Shard<F> {
         let mapping = request.lun.number().and_then(|lun| self.luns.find(target, lun));
         let unit = mapping.map(|mapping| self.luns.mapping(mapping).lu.id);
         let scope = match (request.tmf(), unit) {
-            (Some(Tmf::AbortTask), _) => AbortScope::Task { session, tag: request.task_tag },
+            (Some(Tmf::AbortTask), _) => {
+                let (tag, core) = (request.task_tag, self.out.core());
+                let only = self.has_command(conn, tag).then_some(ChannelAt { core, conn });
+                AbortScope::Task { session, tag, only }
+            }
             (Some(Tmf::AbortTaskSet), Some(unit)) => AbortScope::TaskSet { session, lun, unit },
             (Some(Tmf::ClearTaskSet | Tmf::LunReset), Some(unit)) => {
                 AbortScope::Unit { session, lun, unit }
@@ -105,6 +109,19 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
+    /// True when a command of this channel has the tag and has not been answered.
+    fn has_command(&self, conn: ConnId, tag: [u8; 8]) -> bool {
+        let connection = self.connections[conn.index as usize].as_ref().expect("live channel");
+        let waits = connection.waiting.iter().any(|recv| {
+            let cmd = Cmd::parse(self.fabric.iu(conn, recv), connection.imm_data_offset);
+            cmd.is_ok_and(|cmd| cmd.tag == tag)
+        });
+        let same = |request: &Request| {
+            request.conn == conn && request.tag == tag && request.phase != Phase::Replying
+        };
+        waits || self.requests.iter().any(|(_, request)| same(request))
+    }
+
     /// Unit attentions of a function (SAM-5 5.14): sent first, so that every core has them before
     /// the initiator is answered.
     fn raise_for(&mut self, function: Option<Tmf>, unit: Option<u32>, session: u64) {
@@ -129,14 +146,17 @@ impl<F: Fabric> Shard<F> {
         for index in 0..self.connections.len() {
             abort.count += self.abort_waiting(index, scope);
         }
-        let (connections, luns) = (&self.connections, &self.luns);
+        let (connections, luns, core) = (&self.connections, &self.luns, self.out.core());
         for (_, request) in self.requests.iter_mut() {
-            let session =
-                connections[request.conn.index as usize].as_ref().and_then(|c| c.session());
-            let unit = request.mapping.map(|mapping| luns.mapping(mapping).lu.id);
-            if request.phase != Phase::Replying
-                && in_scope(scope, session, request.lun, unit, request.tag)
-            {
+            let connection = connections[request.conn.index as usize].as_ref();
+            let subject = Subject {
+                channel: ChannelAt { core, conn: request.conn },
+                session: connection.and_then(|connection| connection.session()),
+                lun: request.lun,
+                unit: request.mapping.map(|mapping| luns.mapping(mapping).lu.id),
+                tag: request.tag,
+            };
+            if request.phase != Phase::Replying && subject.is_in(scope) {
                 request.aborts |= 1 << number;
                 abort.left += 1;
                 abort.count += 1;
@@ -151,6 +171,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Drops a channel's waiting commands in scope; their credits are owed.
     fn abort_waiting(&mut self, index: usize, scope: AbortScope) -> u32 {
+        let core = self.out.core();
         let Some(connection) = &mut self.connections[index] else { return 0 };
         let (conn, session, target) = (connection.id, connection.session(), connection.target);
         let mut count = 0;
@@ -160,7 +181,8 @@ impl<F: Fabric> Shard<F> {
             let hit = cmd.is_ok_and(|cmd| {
                 let mapping = cmd.lun.number().and_then(|lun| self.luns.find(target, lun));
                 let unit = mapping.map(|mapping| self.luns.mapping(mapping).lu.id);
-                in_scope(scope, session, cmd.lun.number(), unit, cmd.tag)
+                let (lun, tag) = (cmd.lun.number(), cmd.tag);
+                Subject { channel: ChannelAt { core, conn }, session, lun, unit, tag }.is_in(scope)
             });
             if hit {
                 self.fabric.repost(conn, recv);
@@ -257,21 +279,29 @@ impl<F: Fabric> Shard<F> {
     }
 }
 
-/// Whether a command is meant: by its session, its LUN, its logical unit if it has one, its tag.
-fn in_scope(
-    scope: AbortScope,
+/// What a scope is compared with: a command that waits or runs.
+struct Subject {
+    channel: ChannelAt,
     session: Option<u64>,
     lun: Option<u16>,
     unit: Option<u32>,
     tag: [u8; 8],
-) -> bool {
-    match scope {
-        AbortScope::Task { session: of, tag: which } => session == Some(of) && tag == which,
-        AbortScope::TaskSet { session: of, lun: named, unit: at } => {
-            session == Some(of) && (unit == Some(at) || lun == Some(named))
-        }
-        AbortScope::Unit { session: of, lun: named, unit: at } => {
-            unit == Some(at) || (session == Some(of) && lun == Some(named))
+}
+
+impl Subject {
+    fn is_in(&self, scope: AbortScope) -> bool {
+        match scope {
+            AbortScope::Task { session, tag, only } => {
+                self.session == Some(session)
+                    && self.tag == tag
+                    && only.is_none_or(|channel| channel == self.channel)
+            }
+            AbortScope::TaskSet { session, lun, unit } => {
+                self.session == Some(session) && (self.unit == Some(unit) || self.lun == Some(lun))
+            }
+            AbortScope::Unit { session, lun, unit } => {
+                self.unit == Some(unit) || (self.session == Some(session) && self.lun == Some(lun))
+            }
         }
     }
 }

@@ -88,6 +88,34 @@ fn abort_reaches_a_command_in_every_phase() {
 }
 
 #[test]
+fn abort_takes_the_command_of_its_own_channel_before_a_namesake() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let first = world.ready(0, &Login::of(1), &[0]);
+    let second = world.login(1, &Login::multi(1));
+    // Tags are numbered per channel: bring both to the same number.
+    let last = first.submit(0, &TUR, Data::None);
+    world.wait(&first, last);
+    for _ in 0..100 {
+        let tag = second.submit(0, &TUR, Data::None);
+        world.wait(&second, tag);
+        if tag == last {
+            break;
+        }
+    }
+    gate.shut();
+    let (here, there) = (read(&first, 0), read(&second, 0));
+    assert_eq!(here, there, "namesakes on two channels");
+    world.until("both at the device", |_| gate.held() == 2);
+    let abort = first.abort(0, here);
+    world.steps(50);
+    gate.open();
+    assert_eq!(world.wait(&first, abort), SUCCESS);
+    assert_eq!(first.end(here), Some(End::Aborted));
+    assert!(matches!(world.wait(&second, there), End::Answered(outcome) if outcome.status == GOOD));
+    settled(&mut world, &[&first, &second]);
+}
+
+#[test]
 fn abort_of_a_waiting_command_needs_no_device() {
     let mut options = Options::tight(1, &[(4096, 4), (1 << 20, 3)]);
     options.delay_ns_max = 0;
