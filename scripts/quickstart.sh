@@ -133,12 +133,12 @@ python3 - "${reports[@]}" <<'PYTHON'
 import json, sys
 names = {0: "0 null", 1: "1 malloc", 2: "2 file"}
 row = "{:<9} {:<10} {:>7} {:>5} {:>11} {:>10} {:>9} {:>9} {:>9}"
-print(row.format("LUN", "job", "bytes", "depth", "IOPS", "MiB/s", "avg us", "p50 us", "p99 us"))
+print(row.format("LUN", "job", "size", "depth", "IOPS", "MiB/s", "avg us", "p50 us", "p99 us"))
 for name in sys.argv[1:]:
     with open(name, encoding="utf-8") as file:
         report = json.load(file)
     job, total, us = report["job"], report["total"], report["total"]["latency_us"]
-    print(row.format(names[job["luns"][0]], job["pattern"], job["io_bytes"], job["depth"],
+    print(row.format(names[job["luns"][0]], job["pattern"], job["io_size"], job["depth"],
                      f"{total['iops']:.0f}", f"{total['mib_per_s']:.1f}",
                      f"{us['avg']:.1f}", f"{us['p50']:.1f}", f"{us['p99']:.1f}"))
 PYTHON

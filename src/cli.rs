@@ -51,7 +51,12 @@ pub struct Options {
     pub idle: IdlePolicy,
 
     /// With --idle adaptive: microseconds to poll in vain before sleeping
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(
+        long,
+        value_name = "MICROSECONDS",
+        default_value_t = 50,
+        value_parser = clap::value_parser!(u32).range(1..=1_000_000)
+    )]
     pub idle_spin_us: u32,
 
     /// What to log: ERROR, WARNING, NOTICE, INFO or DEBUG

@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn masks_and_lists_mean_the_same() {
         for (mask, list) in [("0x3", "[0,1]"), ("f0", "[4-7]"), ("0x10000000000000001", "[0,64]")] {
-            assert_eq!(mask.parse::<CpuSet>(), list.parse::<CpuSet>());
+            assert_eq!(mask.parse::<CoreSet>(), list.parse::<CoreSet>());
         }
     }
 }

@@ -102,7 +102,10 @@ impl Connector for Ideal {
         };
         rsp.emit(&mut answer);
         let answers = VecDeque::with_capacity(CREDITS as usize);
-        Ok((IdealLink { target: self.clone(), memory: memory.clone(), answers }, answer))
+        Ok((
+            IdealLink { target: self.clone(), memory: memory.clone(), answers, closed: false },
+            answer,
+        ))
     }
 }
 
@@ -112,12 +115,15 @@ pub struct IdealLink {
     target: Ideal,
     memory: Memory,
     answers: VecDeque<(u8, [u8; IU_BYTES_MAX as usize])>,
+    /// The initiator has sent something else than a command: a logout.
+    closed: bool,
 }
 
 impl Link for IdealLink {
     #[inline]
     fn send(&mut self, iu: &[u8]) -> Result<(), LinkError> {
         if iu.first() != Some(&(Opcode::Cmd as u8)) {
+            self.closed = true;
             return Ok(());
         }
         let cmd = Cmd::parse(iu, None).map_err(|_| LinkError::Closed)?;
@@ -152,7 +158,7 @@ impl Link for IdealLink {
         for (len, answer) in self.answers.drain(..) {
             each(&answer[..usize::from(len)]);
         }
-        Ok(count)
+        if self.closed && count == 0 { Err(LinkError::Closed) } else { Ok(count) }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! One SRP command with one direct descriptor per port command. Nothing is allocated per command.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use transport::initiator::{
@@ -19,6 +19,9 @@ pub const MEMORY_BYTES_MIN: usize = 64 * 1024;
 
 /// How long a command may take that nobody measures.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long to wait for the target to close channels that were logged out.
+const LOGOUT_WAIT: Duration = Duration::from_secs(1);
 
 const GOOD: u8 = 0x00;
 const TASK_ABORTED: u8 = 0x40;
@@ -152,6 +155,20 @@ impl<L: Link, M: DataMemory> Port for SrpPort<'_, L, M> {
 fn fault(status: u8, sense: &[u8], residual: u32) -> Fault {
     let (key, asc, ascq) = Sense::new(sense).code().unwrap_or((0, 0, 0));
     Fault { status, key, asc: (asc, ascq), residual }
+}
+
+/// Ends a session in order: says so on every channel and waits a moment for the target to close. A
+/// target that is gone already is no error.
+pub fn logout<C: Connector>(session: &mut Session<C>) {
+    let deadline = Instant::now() + LOGOUT_WAIT;
+    for channel in &mut session.channels {
+        let _ = channel.logout();
+    }
+    for channel in &mut session.channels {
+        while channel.poll(|_| {}).is_ok() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    }
 }
 
 /// Keeps this thread on one core.

@@ -1,7 +1,8 @@
 //! Bounded mailboxes: core to core, and control plane to core.
 //!
-//! Every ordered pair of cores has a ring of its own (one producer, one consumer); the control plane
-//! shares one queue per core. An [`Inbox`] is the receiving end of them all and belongs to its core.
+//! Every ordered pair of cores has a ring of its own (one producer, one consumer); the control
+//! plane shares one queue per core. An [`Inbox`] is the receiving end of them all and belongs to
+//! its core.
 //!
 //! Nothing is lost and nothing grows: a full mailbox gives the message back. Messages of one sender
 //! arrive in their order; no source can keep the others from being heard. A sleeping core is woken

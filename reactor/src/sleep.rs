@@ -1,8 +1,8 @@
 //! How a core falls asleep without losing a wake-up.
 //!
-//! A [`Sleep`] is one word and one eventfd, shared by a core and everybody who sends to it. The word
-//! holds one bit per source with something pending, and one that says that the core sleeps. Sources
-//! outside the mailboxes (rings, fabrics) know only the eventfd and raise it themselves.
+//! A [`Sleep`] is one word and one eventfd, shared by a core and everybody who sends to it. The
+//! word holds one bit per source with something pending, and one that says that the core sleeps.
+//! Sources outside the mailboxes (rings, fabrics) know only the eventfd and raise it themselves.
 //!
 //! A wake-up cannot be lost: sender and core change the same word, so one of them comes second and
 //! sees what the other did. A sender that comes second writes the eventfd; a core that comes second

@@ -1,7 +1,6 @@
 //! Where targets can be reached: one implementation per transport type.
 
 use rustix::io::Errno;
-use transport::shm;
 
 use super::refused::Refused;
 
@@ -51,60 +50,6 @@ pub trait Listeners: Send {
         traddr: &str,
         trsvcid: Option<&str>,
     ) -> Result<(), ListenError>;
-}
-
-impl From<shm::ListenError> for ListenError {
-    fn from(error: shm::ListenError) -> Self {
-        use shm::ListenError as Shm;
-        let errno = match &error {
-            Shm::BadPath { reason, .. } => {
-                return ListenError::Address { parameter: "traddr", reason: reason.clone() };
-            }
-            Shm::InUse { .. } => Errno::ADDRINUSE,
-            Shm::NotASocket { .. } => Errno::EXIST,
-            Shm::NotFound { .. } => Errno::NODEV,
-            Shm::System { errno, .. } => *errno,
-            Shm::Stopped => Errno::SRCH,
-        };
-        let what = match error {
-            Shm::System { what, .. } => what,
-            other => other.to_string(),
-        };
-        ListenError::Os { what, errno }
-    }
-}
-
-/// The listeners of the shared-memory fabric: `traddr` is the path of a Unix socket.
-impl Listeners for shm::Listener {
-    fn add(
-        &mut self,
-        target: &str,
-        traddr: &str,
-        trsvcid: Option<&str>,
-    ) -> Result<(), ListenError> {
-        no_port(trsvcid)?;
-        Ok(self.add_listener(target, traddr)?)
-    }
-
-    fn remove(
-        &mut self,
-        target: &str,
-        traddr: &str,
-        trsvcid: Option<&str>,
-    ) -> Result<(), ListenError> {
-        no_port(trsvcid)?;
-        Ok(self.remove_listener(target, traddr)?)
-    }
-}
-
-fn no_port(trsvcid: Option<&str>) -> Result<(), ListenError> {
-    match trsvcid {
-        None => Ok(()),
-        Some(_) => Err(ListenError::Address {
-            parameter: "trsvcid",
-            reason: "a socket path has no port".to_owned(),
-        }),
-    }
 }
 
 /// An address at which a target is reached.

@@ -183,7 +183,8 @@ impl Control {
         bdev: Arc<dyn Bdev>,
         request: &MapRequest,
     ) -> Result<Arc<LogicalUnit>, Refused> {
-        let identity = identity(bdev.as_ref(), &request.overrides)?;
+        let identity = identity(bdev.as_ref(), &request.overrides)
+            .map_err(|error| Refused::invalid(error.to_string()))?;
         self.bdevs.claim(bdev.name(), CLAIM)?;
         self.units_made += 1;
         let lu = Arc::new(LogicalUnit::new(self.units_made, bdev, identity));
@@ -215,17 +216,16 @@ impl Control {
 }
 
 /// Who a logical unit says it is.
-fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Result<Identity, Refused> {
-    let wrong = |error: IdentityError| Refused::invalid(error.to_string());
+fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Result<Identity, IdentityError> {
     let mut identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
     if let Some(vendor) = &overrides.vendor {
-        identity = identity.with_vendor(vendor).map_err(wrong)?;
+        identity = identity.with_vendor(vendor)?;
     }
     if let Some(product) = &overrides.product {
-        identity = identity.with_product(product).map_err(wrong)?;
+        identity = identity.with_product(product)?;
     }
     if let Some(serial) = &overrides.serial {
-        identity = identity.with_serial(serial).map_err(wrong)?;
+        identity = identity.with_serial(serial)?;
     }
     Ok(identity)
 }

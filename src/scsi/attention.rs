@@ -49,8 +49,8 @@ pub fn bypasses_attention(operation_code: u8) -> bool {
     matches!(operation_code, opcode::INQUIRY | opcode::REPORT_LUNS | opcode::REQUEST_SENSE)
 }
 
-/// The conditions that a command clears by what it reports (SPC-4 6.33: REPORT LUNS clears 3F/0E, at
-/// every logical unit of the target for this nexus).
+/// The conditions that a command clears by what it reports (SPC-4 6.33: REPORT LUNS clears 3F/0E,
+/// at every logical unit of the target for this nexus).
 #[inline]
 pub fn cleared_by(operation_code: u8) -> u8 {
     if operation_code == opcode::REPORT_LUNS { Attention::LunsChanged.bit() } else { 0 }

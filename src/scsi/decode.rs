@@ -1,7 +1,7 @@
 //! From a CDB to [`Work`]: looks at the CDB and the [`LuView`] only, never at data.
 //!
-//! Every range is checked here, in 64 bits; a device checks again. READ and WRITE (10) and (16) take
-//! a short way in front of the table; both ways end in the same functions.
+//! Every range is checked here, in 64 bits; a device checks again. READ and WRITE (10) and (16)
+//! take a short way in front of the table; both ways end in the same functions.
 
 use bdev::IoOp;
 
@@ -165,8 +165,8 @@ fn check_range(lu: &LuView<'_>, lba: u64, blocks: u64) -> Result<(), Sense> {
     if lba >= total || blocks > total - lba { Err(Sense::LBA_OUT_OF_RANGE) } else { Ok(()) }
 }
 
-/// Bytes of `blocks` blocks of data; refused beyond the largest buffer. `length_at`: the CDB byte to
-/// blame.
+/// Bytes of `blocks` blocks of data; refused beyond the largest buffer. `length_at`: the CDB byte
+/// to blame.
 #[inline]
 fn data_bytes(lu: &LuView<'_>, blocks: u32, length_at: u16) -> Result<u64, Sense> {
     let bytes = u64::from(blocks) * u64::from(lu.geometry.block_bytes);

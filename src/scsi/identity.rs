@@ -38,8 +38,8 @@ pub struct IdentityError {
 
 impl Identity {
     /// The identity that follows from the device: vendor `SRPT_TGT`, `product` made to fit (other
-    /// characters become `_`), serial number the UUID in 32 hex digits, NAA the first 60 bits that a
-    /// fold of the UUID gives.
+    /// characters become `_`), serial number the UUID in 32 hex digits, NAA the first 60 bits that
+    /// a fold of the UUID gives.
     pub fn new(product: &str, uuid: [u8; 16]) -> Identity {
         let mut padded = [b' '; 16];
         for (to, from) in padded.iter_mut().zip(product.bytes()) {

@@ -1,11 +1,12 @@
 //! The SCSI command set, pure: bytes and values in, values out. Knows no target, no transport and
 //! no reactor; of block devices only their plain values.
 //!
-//! [`decode()`] turns a CDB into [`Work`]; [`Answer::fill`] makes the data of small answers, [`Steps`]
-//! walks through commands that look at data, [`sense_of`] turns a device's status into sense data.
+//! [`decode()`] turns a CDB into [`Work`]; [`Answer::fill`] makes the data of small answers,
+//! [`Steps`] walks through commands that look at data, [`sense_of`] turns a device's status into
+//! sense data.
 //!
-//! What a CDB may hold is written once, in [`opcodes`]: the table decides what is decoded, which bits
-//! are refused, and what REPORT SUPPORTED OPERATION CODES says.
+//! What a CDB may hold is written once, in [`opcodes`]: the table decides what is decoded, which
+//! bits are refused, and what REPORT SUPPORTED OPERATION CODES says.
 //!
 //! READ and WRITE (10) and (16) cost one match and a few comparisons; nothing here allocates but
 //! [`Identity`].
@@ -64,7 +65,8 @@ pub struct LuView<'a> {
 }
 
 impl LuView<'static> {
-    /// The view that [`Answer::fill`] gets for the answers of [`decode_absent`]: no blocks, no name.
+    /// The view that [`Answer::fill`] gets for the answers of [`decode_absent`]: no blocks, no
+    /// name.
     pub fn absent() -> LuView<'static> {
         static NOBODY: Identity = Identity {
             vendor: *identity::VENDOR_DEFAULT,

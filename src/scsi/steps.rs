@@ -1,12 +1,12 @@
 //! Commands that look at data or need several operations: a generator of [`Step`]s.
 //!
 //! [`Steps::next`] gets the end of the last operation and says the next one. It owns no memory: the
-//! caller keeps the data-out and a scratch buffer, whose bytes must stay as they were left between two
-//! calls (the operation itself aside).
+//! caller keeps the data-out and a scratch buffer, whose bytes must stay as they were left between
+//! two calls (the operation itself aside).
 //!
-//! Data shorter than the CDB says ends the command, it is never read past. The caller makes sure that
-//! nobody changes the data meanwhile, and that nothing else writes between the steps of a command that
-//! [`Steps::is_atomic`].
+//! Data shorter than the CDB says ends the command, it is never read past. The caller makes sure
+//! that nobody changes the data meanwhile, and that nothing else writes between the steps of a
+//! command that [`Steps::is_atomic`].
 //!
 //! No allocation; a comparison or a copy of the bytes, once.
 
@@ -116,8 +116,8 @@ impl Steps {
         }
     }
 
-    /// Bytes of scratch that [`Steps::next`] wants, 0 for none; at most `io_bytes_max`, which is that
-    /// of the [`LuView`].
+    /// Bytes of scratch that [`Steps::next`] wants, 0 for none; at most `io_bytes_max`, which is
+    /// that of the [`LuView`].
     pub fn scratch_bytes(&self, io_bytes_max: u32) -> usize {
         let chunk_blocks = u64::from(io_bytes_max.min(CHUNK_BYTES_MAX) / self.block_bytes);
         match self.kind {
@@ -138,7 +138,8 @@ impl Steps {
         matches!(self.kind, Kind::CompareAndWrite { .. })
     }
 
-    /// The next step. `last`: how the operation of the step before ended, anything on the first call.
+    /// The next step. `last`: how the operation of the step before ended, anything on the first
+    /// call.
     /// `data`: the data-out as far as it arrived; `scratch`: at least [`Steps::scratch_bytes`].
     pub fn next(&mut self, last: IoStatus, data: &[u8], scratch: &mut [u8]) -> Step {
         match self.advance(last, data, scratch) {

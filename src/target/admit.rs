@@ -366,8 +366,8 @@ impl<F: Fabric> Shard<F> {
         self.fabric.fetch(request.conn, tag, data, &self.segs);
     }
 
-    /// Collects the segments of a request's data in `self.segs`. False when a fetched table does not
-    /// cover what the descriptor promised.
+    /// Collects the segments of a request's data in `self.segs`. False when a fetched table does
+    /// not cover what the descriptor promised.
     pub(super) fn collect_segs(&mut self, tag: Tag) -> bool {
         let request = self.requests.get(tag).expect("begun");
         self.segs.clear();

@@ -1,8 +1,9 @@
 //! One SRP channel on its core: login, credits, and how it ends.
 //!
 //! A channel's life: *Asking* (login under way), *Live*, *Leaving* (no new commands; what runs is
-//! answered, then SRP_T_LOGOUT), *Closing* (the fabric is told), *Gone* (the fabric's last event was
-//! seen; what still runs is dropped when it comes back). It is released when nothing of it is left.
+//! answered, then SRP_T_LOGOUT), *Closing* (the fabric is told), *Gone* (the fabric's last event
+//! was seen; what still runs is dropped when it comes back). It is released when nothing of it is
+//! left.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub struct Connection {
     pub in_flight: u32,
     /// A request of ours (SRP_CRED_REQ, SRP_AER_REQ) is unanswered; SRP allows one at a time.
     pub asking: bool,
+    /// Information units that belong to no request and are on their way.
+    pub own_in_flight: u32,
     /// Commands answered.
     pub commands: u64,
     /// Bytes the initiator read.
@@ -87,6 +90,7 @@ impl Connection {
             owed: 0,
             in_flight: 0,
             asking: false,
+            own_in_flight: 0,
             commands: 0,
             bytes_read: 0,
             bytes_written: 0,

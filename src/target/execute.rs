@@ -3,7 +3,7 @@
 use bdev::{Io, IoDone, IoOp, IoStatus};
 use reactor::Tag;
 use reactor::pool::Buf;
-use transport::srp::{Direction, Residual, Rsp};
+use transport::srp::{Direction, Rsp};
 use transport::{CloseReason, DataIn, Fabric};
 
 use super::connection::State;
@@ -123,7 +123,10 @@ impl<F: Fabric> Shard<F> {
                 self.respond(tag, outcome, status == IoStatus::GoodNoData);
             }
             Job::Steps(steps) => {
-                request.scratch = buf;
+                // Operations without data leave the scratch where it is.
+                if buf.is_some() {
+                    request.scratch = buf;
+                }
                 if status == IoStatus::GoodNoData
                     && let Some(scratch) = &mut request.scratch
                 {
@@ -160,13 +163,7 @@ impl<F: Fabric> Shard<F> {
         self.fabric.repost(conn, recv);
         let mut sense = [0; SENSE_BYTES_MAX];
         let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
-        let residual = if !good && request.reads() {
-            let count = request.bytes;
-            let whole = Residual { direction: Direction::In, overflow: false, count };
-            (count > 0).then_some(whole).or(request.residual)
-        } else {
-            request.residual
-        };
+        let residual = if good { request.residual } else { request.residual_of_failure() };
         let solicited = request.sol_not.solicits(good);
         let rsp = Rsp {
             tag: request.tag,
@@ -214,10 +211,14 @@ impl<F: Fabric> Shard<F> {
         self.end_request(&request);
     }
 
-    /// An information unit of our own (not a response) has been sent.
+    /// An information unit that belongs to no request has been sent. SRP_T_LOGOUT is the last one.
     fn on_own_sent(&mut self, index: u32) {
-        let Some(connection) = &self.connections[index as usize] else { return };
-        if let State::Leaving { said: true, .. } = connection.state {
+        let slot = self.connections[index as usize].as_mut();
+        let connection = slot.expect("a channel is released after all its replies have ended");
+        connection.own_in_flight -= 1;
+        if connection.own_in_flight == 0
+            && let State::Leaving { said: true, .. } = connection.state
+        {
             let conn = connection.id;
             self.close(conn, CloseReason::Local);
         }

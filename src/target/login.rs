@@ -67,6 +67,9 @@ impl<F: Fabric> Shard<F> {
             return Err(RejectReason::InsufficientResources);
         }
         let index = self.luns.target_index(target).ok_or(RejectReason::UnableToAssociate)?;
+        if self.deletes.iter().any(|(_, deleting)| *deleting == index) {
+            return Err(RejectReason::UnableToAssociate);
+        }
         let guid = self.luns.target(index).spec.service_guid.to_be_bytes();
         let (first, second) = login.target_port_id.split_at(8);
         // A listener on this host belongs to one target, so its initiators need not know the GUID.
@@ -311,8 +314,10 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
-    /// Sends an information unit of our own that is no response.
-    fn say(&mut self, conn: ConnId, iu: &[u8], solicited: bool) {
+    /// Sends an information unit that belongs to no request: one of our own, or the answer to a
+    /// task management function.
+    pub(super) fn say(&mut self, conn: ConnId, iu: &[u8], solicited: bool) {
+        self.connection(conn).own_in_flight += 1;
         self.fabric.reply(conn, Self::own_tag(conn), iu, solicited, DataIn::None { buf: None });
     }
 }

@@ -336,7 +336,7 @@ impl Luns {
     }
 
     /// Starts the counts of some devices anew: all counts, or only the longest and shortest times.
-    pub fn reset_io_counts(&mut self, bdevs: &[String], sums: bool) {
+    pub fn reset_counts(&mut self, bdevs: &[String], sums: bool) {
         for device in self.devices.iter_mut().flatten() {
             if !bdevs.iter().any(|name| name == device.bdev.name()) {
                 continue;

@@ -71,7 +71,7 @@ impl IoCounts {
             ),
             IoOp::Flush => return,
         };
-        *min = if *ops == 0 { took_ns } else { took_ns.min(*min) };
+        *min = if *max == 0 { took_ns } else { took_ns.min(*min) };
         *max = took_ns.max(*max);
         *bytes += moved;
         *ops += 1;
@@ -152,7 +152,7 @@ impl<F: Fabric> Shard<F> {
             Action::Disconnect { session } => {
                 self.leave_where(|connection| connection.session() == Some(session));
             }
-            Action::ResetIoCounts { bdevs, sums } => self.luns.reset_io_counts(&bdevs, sums),
+            Action::ResetIoCounts { bdevs, sums } => self.luns.reset_counts(&bdevs, sums),
             Action::Report => {
                 let report = self.report();
                 return self.answer_with(token, report);

@@ -241,6 +241,16 @@ impl Request {
         }
     }
 
+    /// Residual when nothing moved to the initiator after all: the whole of its buffer.
+    pub fn residual_of_failure(&self) -> Option<Residual> {
+        if !self.reads() {
+            return self.residual;
+        }
+        let unused = self.residual.filter(|residual| !residual.overflow);
+        let count = self.bytes + unused.map_or(0, |residual| residual.count);
+        (count > 0).then_some(Residual { direction: Direction::In, overflow: false, count })
+    }
+
     /// True for an operation whose data goes to the initiator.
     #[inline]
     pub fn reads(&self) -> bool {

@@ -190,7 +190,7 @@ impl<F: Fabric> Shard<F> {
         self.out.answer(Answer { core, token, result: Ok(report) });
     }
 
-    /// The tag of an information unit of ours that is not a response.
+    /// The tag of an information unit that belongs to no request.
     pub(super) fn own_tag(conn: ConnId) -> Tag {
         Tag::new(u32::MAX, conn.index)
     }

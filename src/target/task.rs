@@ -7,7 +7,7 @@
 
 use reactor::{Slab, Tag};
 use transport::srp::{Cmd, Rsp, SolNot, Tmf, TskMgmt, response_code};
-use transport::{ConnId, DataIn, Fabric, Recv};
+use transport::{ConnId, Fabric, Recv};
 
 use super::connection::State;
 use super::message::{AbortScope, AttentionAt, CoreMessage};
@@ -236,9 +236,9 @@ impl<F: Fabric> Shard<F> {
             sense: &[],
             response_code: Some(code),
         };
-        let len = rsp.emit(&mut self.rsp);
-        let none = DataIn::None { buf: None };
-        self.fabric.reply(conn, Self::own_tag(conn), &self.rsp[..len], solicited, none);
+        let mut iu = [0; Rsp::LEN_MIN + 4];
+        let len = rsp.emit(&mut iu);
+        self.say(conn, &iu[..len], solicited);
     }
 
     /// Functions of a channel that is gone are still carried out, but nobody is answered.

@@ -102,8 +102,7 @@ fn run<C: Connector>(options: &Options, connector: &C) -> Result<Copied> {
         let mut port = SrpPort::new(&mut session.channels[0], &session.memory);
         transfer(options, &mut port, &session.memory, unit)
     };
-    // The target may be gone already, and the copy's own error says more.
-    let _ = session.channels[0].logout();
+    session::logout(&mut session);
     copied
 }
 

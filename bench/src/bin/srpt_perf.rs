@@ -137,10 +137,7 @@ fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<bool> {
     progress.clear();
     let totals = totals?;
     drop(ports);
-    for channel in &mut session.channels {
-        // The target may be gone already, which is no fault of the run.
-        let _ = channel.logout();
-    }
+    session::logout(&mut session);
     let report = Report::new(&plan, &options.target.to_string(), *channels, &totals);
     output(options, &report)?;
     Ok(totals.errors == 0)

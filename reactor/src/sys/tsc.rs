@@ -1,8 +1,8 @@
 //! The production clock: the processor's time-stamp counter.
 //!
 //! Used when the processor says that the counter runs at one rate in every power state, and the
-//! kernel trusts it to agree between cores; else the clock is `CLOCK_MONOTONIC`. Calibrated once per
-//! process, so all cores share rate and start.
+//! kernel trusts it to agree between cores; else the clock is `CLOCK_MONOTONIC`. Calibrated once
+//! per process, so all cores share rate and start.
 //!
 //! The rate is off by a few parts per million and is not steered by NTP: good for intervals and
 //! timeouts, not for wall-clock time. Reading costs some ten nanoseconds at most, most of them the

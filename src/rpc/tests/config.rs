@@ -183,7 +183,8 @@ fn errors_name_line_and_reason() {
         ("{\"subsystems\":[\n{\"config\":[]}]}", ":2: missing field `subsystem`"),
         (
             &FILE.replace("bdev_null_create", "bdev_null_delete"),
-            ":6: entry 0 of subsystem bdev: method \"bdev_null_delete\" is not one of bdev_null_create",
+            ":6: entry 0 of subsystem bdev: method \"bdev_null_delete\" is not one of \
+             bdev_null_create",
         ),
         (
             &FILE.replace("srpt_create_target", "bdev_null_create"),
@@ -191,7 +192,8 @@ fn errors_name_line_and_reason() {
         ),
         (
             &FILE.replace("\"name\": \"M\"", "\"nam\": \"M\""),
-            ":7: entry 1 of subsystem bdev (bdev_malloc_create): Invalid parameters: unknown field `nam`",
+            ":7: entry 1 of subsystem bdev (bdev_malloc_create): Invalid parameters: \
+             unknown field `nam`",
         ),
         (
             &FILE.replace("/run/t", "run"),

@@ -75,7 +75,8 @@ fn notifications_are_done_and_not_answered() {
 fn batches_are_answered_as_one_array() {
     let served = Served::start();
     let answer = served.talk(
-        br#"[{"id":1,"method":"log_get_level"},{"method":"log_get_level"},5,{"id":2,"method":"x"}]"#,
+        br#"[{"id":1,"method":"log_get_level"},{"method":"log_get_level"},
+             5,{"id":2,"method":"x"}]"#,
     );
     let answers: Value = serde_json::from_str(&answer).expect("an array");
     let codes: Vec<Option<i64>> = answers.as_array().expect("an array")[1..]

@@ -326,7 +326,8 @@ proptest! {
         io_bytes_max in 65536u32..=1 << 24,
         lun: u16,
     ) {
-        let view = LuView { geometry, identity: &IDENTITY, read_only, relative_port: 1, io_bytes_max };
+        let identity = &IDENTITY;
+        let view = LuView { geometry, identity, read_only, relative_port: 1, io_bytes_max };
         let _ = decode_absent(&bytes, lun);
         if let Ok(decoded) = decode(&bytes, &view) {
             check_bounds(&decoded, &view);

@@ -58,10 +58,12 @@ impl Sense {
 
     /// Sense key, additional sense code and its qualifier (SPC-4, 4.5), in either format.
     pub fn code(&self) -> Option<(u8, u8, u8)> {
-        match *self.as_bytes() {
-            [0x72 | 0x73, key, asc, ascq, ..] => Some((key & 0x0F, asc, ascq)),
-            [0x70 | 0x71, _, key, _, _, _, _, _, _, _, _, _, asc, ascq, ..] => {
-                Some((key & 0x0F, asc, ascq))
+        let bytes = self.as_bytes();
+        // The top bit says that the INFORMATION field is valid.
+        match (bytes.first()? & 0x7F, bytes) {
+            (0x72 | 0x73, [_, key, asc, ascq, ..]) => Some((key & 0x0F, *asc, *ascq)),
+            (0x70 | 0x71, [_, _, key, _, _, _, _, _, _, _, _, _, asc, ascq, ..]) => {
+                Some((key & 0x0F, *asc, *ascq))
             }
             _ => None,
         }

@@ -89,7 +89,8 @@ impl ShmConnector {
         let fail = |reason: String| self.failed(reason);
         if regions.is_empty() || regions.len() > REGIONS_MAX || login_req.len() > BODY_BYTES_MAX {
             return Err(fail(format!(
-                "{} regions and a login of {} bytes: 1 to {REGIONS_MAX} and at most {BODY_BYTES_MAX}",
+                "{} regions and a login of {} bytes: \
+                 1 to {REGIONS_MAX} and at most {BODY_BYTES_MAX}",
                 regions.len(),
                 login_req.len()
             )));

@@ -469,7 +469,8 @@ impl Fabric for ShmFabric {
 
     fn arm(&mut self) -> bool {
         self.armed = true;
-        // First the flag that lets the control thread forward a ring, then the words that ask for it.
+        // First the flag that lets the control thread forward a ring, then the words that ask for
+        // it.
         self.inside.set_sleeping(true);
         self.set_sleep_words(true);
         // Orders these before the looks below; peers and control thread do it the other way round.

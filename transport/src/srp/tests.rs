@@ -478,10 +478,18 @@ fn any_seg() -> impl Strategy<Value = Seg> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
-    fn no_bytes_make_a_parser_panic(iu in any_unit(), offset in any::<Option<u32>>(), near in 0u32..200) {
+    fn no_bytes_make_a_parser_panic(
+        iu in any_unit(),
+        offset in any::<Option<u32>>(),
+        near in 0u32..200,
+    ) {
         // What one emits again has the same meaning, whatever the reserved bytes were.
         for offset in [offset, Some(near), None] {
             if let Ok(cmd) = Cmd::parse(&iu, offset) {
@@ -524,7 +532,8 @@ proptest! {
         external in 0u32..3,
     ) {
         let cdb = vec![fill; words * 4];
-        let table = |segs: &[Seg]| -> Vec<[u8; 16]> { segs.iter().map(|seg| seg.to_bytes()).collect() };
+        let table =
+            |segs: &[Seg]| -> Vec<[u8; 16]> { segs.iter().map(|seg| seg.to_bytes()).collect() };
         let (out_table, in_table) = (table(&out), table(&inn));
         let desc = |segs: &[Seg], in_iu| match segs {
             [] => DataDesc::None,

@@ -101,7 +101,10 @@ fn a_file_smaller_than_the_geometry_is_refused() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(256) })]
+    #![proptest_config(ProptestConfig {
+        failure_persistence: None,
+        ..ProptestConfig::with_cases(256)
+    })]
 
     /// Whatever a header says, the consumer answers with a length inside its limits or with Bad.
     #[test]

@@ -96,8 +96,8 @@ impl Regions {
         for seg in from.iter().filter(|seg| seg.len > 0) {
             let len = (seg.len as usize).min(buf.len() - done);
             let source = self.resolve(seg).expect("checked above").as_ptr();
-            // SAFETY: the source is mapped; `done + len` is within the buffer, which this call owns.
-            // The two may be the same peer memory, which `copy` allows.
+            // SAFETY: the source is mapped; `done + len` is within the buffer, which this call
+            // owns. The two may be the same peer memory, which `copy` allows.
             unsafe { std::ptr::copy(source.cast_const(), buf.as_mut_ptr().add(done), len) };
             done += len;
         }
