@@ -30,6 +30,8 @@ const RECEIVE_BYTES: u32 = 1024;
 const SEND_BYTES: u32 = 16 << 10;
 /// Empty polls between two looks for a disconnect.
 const EMPTY_POLLS: u32 = 4096;
+/// Empty polls after which the processor is offered to others: soft-RoCE works on it.
+const YIELD_POLLS: u32 = 256;
 const POLL_MAX: usize = 32;
 
 /// Opens links to a listener at an address and port.
@@ -304,15 +306,20 @@ impl Link for RdmaLink {
             self.gone = true;
         }
         if count == 0 {
-            self.look_for_disconnect();
+            self.on_nothing();
+        } else {
+            self.empty_polls = 0;
         }
         if arrived == 0 && self.gone { Err(LinkError::Closed) } else { Ok(arrived) }
     }
 }
 
 impl RdmaLink {
-    fn look_for_disconnect(&mut self) {
+    fn on_nothing(&mut self) {
         self.empty_polls += 1;
+        if self.empty_polls > YIELD_POLLS {
+            rustix::thread::sched_yield();
+        }
         if self.empty_polls < EMPTY_POLLS {
             return;
         }
