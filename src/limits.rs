@@ -4,6 +4,7 @@
 //! receives per channel bound what waits, request slots bound what runs, the pool bounds the bytes.
 
 use reactor::pool::SizeClass;
+use transport::srp::DESCRIPTOR_BYTES;
 
 /// Receives beyond a channel's credits: one for the answer to the single request that a target may
 /// have outstanding (SRP 16A, 4.4), one for an SRP_I_LOGOUT.
@@ -79,9 +80,13 @@ impl Limits {
     pub fn check(&self) {
         assert!(self.connections > 0 && self.slots > 0 && self.credits > 0);
         assert!(self.classes.iter().all(|class| class.count > 0), "an empty size class");
-        // A command with a data and a scratch buffer can always run alone.
+        // A command with a data, a scratch and a table buffer can always run alone.
         let largest = self.classes.last().expect("at least one class");
         assert!(largest.bytes >= IO_BYTES_MAX && largest.count >= 2, "no room for one command");
+        let table_bytes = (SEGMENTS_MAX * DESCRIPTOR_BYTES) as u32;
+        let tables = self.classes.iter().filter(|class| class.bytes >= table_bytes);
+        let count: u32 = tables.map(|class| class.count).sum();
+        assert!(count >= 3, "no room for the table of one command");
         // SRP_LOGIN_REQ asks for at least 64; a response carries fixed-format sense.
         assert!(self.iu_bytes_max >= 64 && self.rsp_bytes_max >= 36 + 18);
     }
@@ -103,6 +108,14 @@ mod tests {
             assert!(limits.pool_bytes() <= mib << 20);
             assert!(limits.pool_bytes() >= (mib << 20) / 2, "{mib} MiB: too much is left over");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "no room for the table")]
+    fn two_buffers_are_too_few_for_data_scratch_and_table() {
+        let classes =
+            vec![SizeClass { bytes: 4096, count: 9 }, SizeClass { bytes: IO_BYTES_MAX, count: 2 }];
+        Limits { classes, ..Limits::for_pool(Limits::POOL_BYTES_MIN) }.check();
     }
 
     #[test]

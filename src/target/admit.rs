@@ -4,7 +4,7 @@
 //! otherwise it stays a received information unit in front of its channel and nothing was taken.
 
 use reactor::Tag;
-use reactor::pool::Buf;
+use reactor::pool::{Buf, Pool};
 use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
@@ -27,14 +27,39 @@ const TURN_COMMANDS: usize = 32;
 /// are no part of the CDB, so the pointer names the CDB's first byte.
 const NO_CDB_BYTE: u16 = 0;
 
+/// How long a command may wait for buffers while later ones of other channels find some.
+const OVERTAKEN_NS_MAX: u64 = 1_000_000;
+
 /// What became of the oldest waiting command of a channel.
 enum Admission {
     /// It runs, or has been answered.
     Started,
-    /// No slot, buffer or exclusive access: later.
-    Blocked(Recv),
+    /// No slot: later.
+    Full(Recv),
+    /// No buffer: later. The smallest one it needs has so many bytes.
+    Short(Recv, usize),
+    /// Another command has its logical unit for itself: later.
+    Excluded(Recv),
     /// It was no command: the channel closes.
     Broken(Recv),
+}
+
+/// How a channel's turn ended.
+enum Turn {
+    /// Nothing waits any more.
+    Empty,
+    /// Others wait; it has had its share, or waits for a logical unit.
+    Served,
+    /// Its first command found no buffer.
+    Short,
+}
+
+/// Why a job did not get its buffers.
+enum Lack {
+    /// There are too few. The smallest one has so many bytes.
+    Bufs(usize),
+    /// Another command has the logical unit for itself.
+    Unit,
 }
 
 /// Buffers that a job starts with.
@@ -46,47 +71,96 @@ struct Bufs {
 }
 
 impl<F: Fabric> Shard<F> {
-    /// Starts what can start, channel by channel.
+    /// Starts what can start, channel by channel. A channel that came away empty-handed keeps its
+    /// place, all others go to the end, so what comes free goes to those who wait longest.
     #[inline]
     pub(super) fn admit_ready(&mut self) {
+        self.reserved = None;
+        let mut at = 0;
         for _ in 0..self.ready.len() {
-            let Some(index) = self.ready.pop_front() else { return };
-            if self.admit_channel(index) {
-                self.ready.push_back(index);
-            } else if let Some(connection) = &mut self.connections[index as usize] {
-                connection.queued = false;
+            if self.requests.is_full() {
+                return;
+            }
+            let Some(index) = self.ready.get(at).copied() else { return };
+            match self.admit_channel(index) {
+                Turn::Short => {
+                    if at == 0 {
+                        self.reserved = self.overdue(index);
+                    }
+                    at += 1;
+                }
+                Turn::Served => {
+                    self.ready.remove(at);
+                    self.ready.push_back(index);
+                }
+                Turn::Empty => {
+                    self.ready.remove(at);
+                    if let Some(connection) = &mut self.connections[index as usize] {
+                        connection.queued = false;
+                    }
+                }
             }
         }
     }
 
-    /// True when the channel still has waiting commands.
-    fn admit_channel(&mut self, index: u32) -> bool {
-        for _ in 0..TURN_COMMANDS {
-            let Some(connection) = &mut self.connections[index as usize] else { return false };
+    /// A command that needs many buffers at once gets them only if others hold back: from how many
+    /// bytes on buffers are kept for the first channel.
+    fn overdue(&self, index: u32) -> Option<usize> {
+        let (since, bytes) = self.connections[index as usize].as_ref()?.short?;
+        (self.now.ns_since(since) > OVERTAKEN_NS_MAX).then_some(bytes)
+    }
+
+    /// A buffer that is not kept for another command.
+    #[inline]
+    fn take(pool: &mut Pool, reserved: Option<usize>, bytes: usize) -> Option<Buf> {
+        let buf = pool.take(bytes)?;
+        if reserved.is_some_and(|least| buf.capacity() >= least) {
+            pool.put(buf);
+            return None;
+        }
+        Some(buf)
+    }
+
+    /// Starts up to [`TURN_COMMANDS`] commands of a channel.
+    fn admit_channel(&mut self, index: u32) -> Turn {
+        for count in 0..TURN_COMMANDS {
+            let Some(connection) = &mut self.connections[index as usize] else {
+                return Turn::Empty;
+            };
             if connection.state != State::Live {
-                return false;
+                return Turn::Empty;
             }
-            let Some(recv) = connection.waiting.pop_front() else { return false };
+            let Some(recv) = connection.waiting.pop_front() else { return Turn::Empty };
             let conn = connection.id;
             match self.admit(conn, recv) {
-                Admission::Started => {}
-                Admission::Blocked(recv) => {
+                Admission::Started => self.connection(conn).short = None,
+                Admission::Short(recv, bytes) => {
+                    let now = self.now;
+                    let connection = self.connection(conn);
+                    connection.waiting.push_front(recv);
+                    connection.short.get_or_insert((now, bytes));
+                    return if count == 0 { Turn::Short } else { Turn::Served };
+                }
+                Admission::Full(recv) | Admission::Excluded(recv) => {
                     self.connection(conn).waiting.push_front(recv);
-                    return true;
+                    return Turn::Served;
                 }
                 Admission::Broken(recv) => {
                     self.violation(conn, Some(recv), "malformed_command");
-                    return false;
+                    return Turn::Empty;
                 }
             }
         }
-        self.connections[index as usize].as_ref().is_some_and(|c| !c.waiting.is_empty())
+        match &self.connections[index as usize] {
+            Some(connection) if !connection.waiting.is_empty() => Turn::Served,
+            _ => Turn::Empty,
+        }
     }
 
     #[inline]
     fn admit(&mut self, conn: ConnId, recv: Recv) -> Admission {
         if self.requests.is_full() {
-            return Admission::Blocked(recv);
+            return Admission::Full(recv);
         }
         let Some(plan) = self.plan(conn, &recv) else { return Admission::Broken(recv) };
         match plan.work {
@@ -102,20 +176,24 @@ impl<F: Fabric> Shard<F> {
             }
             Planned::Make { content, allocation } => {
                 let header = plan.header;
-                let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
-                    return Admission::Blocked(recv);
-                };
-                let made = buf.len() as u32;
+                // First the table: making REQUEST SENSE data takes a unit attention.
                 let table = match plan.offered.source {
-                    Source::ExternalTable(seg) => match self.pool.take(seg.len as usize) {
-                        Some(table) => Some(table),
-                        None => {
-                            self.pool.put(buf);
-                            return Admission::Blocked(recv);
+                    Source::ExternalTable(seg) => {
+                        let bytes = seg.len as usize;
+                        match Self::take(&mut self.pool, self.reserved, bytes) {
+                            Some(table) => Some(table),
+                            None => return Admission::Short(recv, bytes),
                         }
-                    },
+                    }
                     _ => None,
                 };
+                let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
+                    if let Some(table) = table {
+                        self.pool.put(table);
+                    }
+                    return Admission::Short(recv, 0);
+                };
+                let made = buf.len() as u32;
                 let mut request = Request::new(conn, recv, header, Job::Reply, self.now);
                 request.data = Some(buf);
                 request.direction = Some(Direction::In);
@@ -154,8 +232,10 @@ impl<F: Fabric> Shard<F> {
             return Admission::Started;
         }
         let mapping = header.mapping.expect("jobs have a logical unit");
-        let Some(bufs) = self.take_bufs(conn, mapping, &offered, &job, direction, wanted) else {
-            return Admission::Blocked(recv);
+        let bufs = match self.take_bufs(conn, mapping, &offered, &job, direction, wanted) {
+            Ok(bufs) => bufs,
+            Err(Lack::Bufs(bytes)) => return Admission::Short(recv, bytes),
+            Err(Lack::Unit) => return Admission::Excluded(recv),
         };
         let mut request = Request::new(conn, recv, header, job, self.now);
         request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());
@@ -179,7 +259,7 @@ impl<F: Fabric> Shard<F> {
         job: &Job,
         direction: Option<Direction>,
         wanted: u32,
-    ) -> Option<Bufs> {
+    ) -> Result<Bufs, Lack> {
         let mut bufs = Bufs::default();
         let mapping = self.luns.mapping(mapping);
         if let (Source::Direct(seg), Job::Io(_)) = (offered.source, job)
@@ -188,7 +268,7 @@ impl<F: Fabric> Shard<F> {
         {
             bufs.data = self.fabric.place(conn, seg, mapping.geometry.buf_align);
             if bufs.data.is_some() {
-                return Some(bufs);
+                return Ok(bufs);
             }
         }
         let (scratch_bytes, exclusive) = match job {
@@ -202,19 +282,20 @@ impl<F: Fabric> Shard<F> {
         let needs = [wanted as usize, scratch_bytes, table_bytes];
         let [data, scratch, table] = needs.map(|bytes| match bytes {
             0 => Some(None),
-            bytes => self.pool.take(bytes).map(Some),
+            bytes => Self::take(&mut self.pool, self.reserved, bytes).map(Some),
         });
         let short = data.is_none() || scratch.is_none() || table.is_none();
         if short || (exclusive && !mapping.lu.try_enter()) {
             for buf in [data, scratch, table].into_iter().flatten().flatten() {
                 self.pool.put(buf);
             }
-            return None;
+            let least = needs.into_iter().filter(|bytes| *bytes > 0).min().unwrap_or(0);
+            return Err(if short { Lack::Bufs(least) } else { Lack::Unit });
         }
         bufs.data = data.flatten();
         bufs.scratch = scratch.flatten();
         bufs.table = table.flatten();
-        Some(bufs)
+        Ok(bufs)
     }
 
     /// Takes a slot for an admitted command.
@@ -241,7 +322,7 @@ impl<F: Fabric> Shard<F> {
             Content::Unit(_) | Content::Sense { .. } => ANSWER_BYTES_MAX,
         };
         let bytes = whole.min(usize::try_from(allocation).unwrap_or(usize::MAX));
-        let mut buf = self.pool.take(bytes)?;
+        let mut buf = Self::take(&mut self.pool, self.reserved, bytes)?;
         let out = buf.private_mut().expect("pool buffers are private");
         let made = match content {
             Content::Unit(answer) => match mapping {
@@ -273,13 +354,18 @@ impl<F: Fabric> Shard<F> {
             Ok(cmd) => cmd,
             Err(CmdError::Malformed(_)) => return None,
             Err(CmdError::Invalid(bad)) => {
-                let header = Header { tag: bad.tag, sol_not: bad.sol_not, mapping: None };
+                let header = Header {
+                    tag: bad.tag,
+                    sol_not: bad.sol_not,
+                    lun: bad.lun.number(),
+                    mapping: None,
+                };
                 return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
             }
         };
         let number = cmd.lun.number();
         let mapping = number.and_then(|lun| self.luns.find(connection.target, lun));
-        let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, mapping };
+        let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, lun: number, mapping };
         let decoded = match (mapping, number) {
             (Some(mapping), Some(lun)) => {
                 if !attention::bypasses_attention(cmd.cdb[0])

@@ -53,6 +53,9 @@ pub struct Connection {
     pub imm_data_offset: Option<u32>,
     /// Received commands that have not been admitted, oldest first.
     pub waiting: VecDeque<Recv>,
+    /// Since when the oldest waiting command has found too few buffers, and the bytes of the
+    /// smallest one that it needs.
+    pub short: Option<(Instant, usize)>,
     /// In the shard's list of channels with waiting commands.
     pub queued: bool,
     /// Credits the initiator holds (SRP request limit).
@@ -85,6 +88,7 @@ impl Connection {
             nexus: None,
             imm_data_offset: None,
             waiting: VecDeque::new(),
+            short: None,
             queued: false,
             req_lim: 0,
             owed: 0,

@@ -246,11 +246,17 @@ pub enum AbortScope {
     TaskSet {
         /// The session.
         session: u64,
+        /// The LUN that it named. Its commands to it are meant even if the map has changed since.
+        lun: u16,
         /// [`LogicalUnit::id`].
         unit: u32,
     },
     /// CLEAR TASK SET and LOGICAL UNIT RESET: all commands of all sessions to a logical unit.
     Unit {
+        /// The session that asked.
+        session: u64,
+        /// The LUN that it named. Its commands to it are meant even if the map has changed since.
+        lun: u16,
         /// [`LogicalUnit::id`].
         unit: u32,
     },

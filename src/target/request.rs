@@ -76,6 +76,8 @@ pub struct Header {
     pub tag: [u8; 8],
     /// When the response is solicited.
     pub sol_not: SolNot,
+    /// LUN, if it has the form of one.
+    pub lun: Option<u16>,
     /// The logical unit's mapping.
     pub mapping: Option<Tag>,
 }
@@ -192,6 +194,8 @@ pub struct Request {
     pub phase: Phase,
     /// What it does.
     pub job: Job,
+    /// LUN, if it has the form of one.
+    pub lun: Option<u16>,
     /// The logical unit's mapping.
     pub mapping: Option<Tag>,
     /// Which way data moves.
@@ -227,6 +231,7 @@ impl Request {
             sol_not: header.sol_not,
             phase: Phase::Executing,
             job,
+            lun: header.lun,
             mapping: header.mapping,
             direction: None,
             bytes: 0,

@@ -42,6 +42,8 @@ pub struct Shard<F: Fabric> {
     pub(super) connections: Vec<Option<Connection>>,
     /// Channels with waiting commands, in the order in which they are served.
     pub(super) ready: VecDeque<u32>,
+    /// Buffers of at least so many bytes are kept for the first of them this turn.
+    pub(super) reserved: Option<usize>,
     /// On [`REGISTRY_CORE`] only.
     pub(super) registry: Option<Registry>,
     pub(super) tasks: Tasks,
@@ -72,6 +74,7 @@ impl<F: Fabric> Shard<F> {
             requests: Slab::new(limits.slots),
             connections: (0..connections).map(|_| None).collect(),
             ready: VecDeque::with_capacity(connections),
+            reserved: None,
             tasks: Tasks::new(),
             counters: Counters::default(),
             segs: Vec::with_capacity(SEGMENTS_MAX),
@@ -138,6 +141,10 @@ impl<F: Fabric> Shard<F> {
                     return self.violation(conn, Some(recv), "unasked_response");
                 }
                 self.fabric.repost(conn, recv);
+                // What came to be owed meanwhile had to wait for this answer.
+                if self.connection(conn).in_flight == 0 {
+                    self.on_idle(conn);
+                }
             }
             Ok(_) => self.violation(conn, Some(recv), "unexpected_opcode"),
             Err(_) => self.violation(conn, Some(recv), "malformed_iu"),

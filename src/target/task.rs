@@ -67,15 +67,15 @@ impl<F: Fabric> Shard<F> {
         self.counters.count("task_management");
         let target = self.connection(conn).target;
         let session = self.connection(conn).session().expect("live channels have a session");
-        let unit = request
-            .lun
-            .number()
-            .and_then(|lun| self.luns.find(target, lun))
-            .map(|mapping| self.luns.mapping(mapping).lu.id);
+        let lun = request.lun.number().unwrap_or(u16::MAX);
+        let mapping = request.lun.number().and_then(|lun| self.luns.find(target, lun));
+        let unit = mapping.map(|mapping| self.luns.mapping(mapping).lu.id);
         let scope = match (request.tmf(), unit) {
             (Some(Tmf::AbortTask), _) => AbortScope::Task { session, tag: request.task_tag },
-            (Some(Tmf::AbortTaskSet), Some(unit)) => AbortScope::TaskSet { session, unit },
-            (Some(Tmf::ClearTaskSet | Tmf::LunReset), Some(unit)) => AbortScope::Unit { unit },
+            (Some(Tmf::AbortTaskSet), Some(unit)) => AbortScope::TaskSet { session, lun, unit },
+            (Some(Tmf::ClearTaskSet | Tmf::LunReset), Some(unit)) => {
+                AbortScope::Unit { session, lun, unit }
+            }
             (Some(Tmf::AbortTaskSet | Tmf::ClearTaskSet | Tmf::LunReset), None) => {
                 return self.answer_function(conn, recv, &request, response_code::FAILED);
             }
@@ -134,7 +134,9 @@ impl<F: Fabric> Shard<F> {
             let session =
                 connections[request.conn.index as usize].as_ref().and_then(|c| c.session());
             let unit = request.mapping.map(|mapping| luns.mapping(mapping).lu.id);
-            if request.phase != Phase::Replying && in_scope(scope, session, unit, request.tag) {
+            if request.phase != Phase::Replying
+                && in_scope(scope, session, request.lun, unit, request.tag)
+            {
                 request.aborts |= 1 << number;
                 abort.left += 1;
                 abort.count += 1;
@@ -158,7 +160,7 @@ impl<F: Fabric> Shard<F> {
             let hit = cmd.is_ok_and(|cmd| {
                 let mapping = cmd.lun.number().and_then(|lun| self.luns.find(target, lun));
                 let unit = mapping.map(|mapping| self.luns.mapping(mapping).lu.id);
-                in_scope(scope, session, unit, cmd.tag)
+                in_scope(scope, session, cmd.lun.number(), unit, cmd.tag)
             });
             if hit {
                 self.fabric.repost(conn, recv);
@@ -201,7 +203,8 @@ impl<F: Fabric> Shard<F> {
         let function = self.tasks.functions.remove(task).expect("looked at above");
         let conn = function.conn;
         let Some(recv) = function.recv else { return self.end_function(conn) };
-        let header = Header { tag: function.tag, sol_not: function.sol_not, mapping: None };
+        let header =
+            Header { tag: function.tag, sol_not: function.sol_not, lun: None, mapping: None };
         self.send_response(conn, recv, header, response_code::SUCCESS);
         self.end_function(conn);
     }
@@ -216,7 +219,8 @@ impl<F: Fabric> Shard<F> {
 
     /// Answers a function that is not carried out.
     fn answer_function(&mut self, conn: ConnId, recv: Recv, request: &TskMgmt, code: u8) {
-        let header = Header { tag: request.tag, sol_not: request.sol_not, mapping: None };
+        let header =
+            Header { tag: request.tag, sol_not: request.sol_not, lun: None, mapping: None };
         self.send_response(conn, recv, header, code);
     }
 
@@ -253,10 +257,21 @@ impl<F: Fabric> Shard<F> {
     }
 }
 
-fn in_scope(scope: AbortScope, session: Option<u64>, unit: Option<u32>, tag: [u8; 8]) -> bool {
+/// Whether a command is meant: by its session, its LUN, its logical unit if it has one, its tag.
+fn in_scope(
+    scope: AbortScope,
+    session: Option<u64>,
+    lun: Option<u16>,
+    unit: Option<u32>,
+    tag: [u8; 8],
+) -> bool {
     match scope {
         AbortScope::Task { session: of, tag: which } => session == Some(of) && tag == which,
-        AbortScope::TaskSet { session: of, unit: at } => session == Some(of) && unit == Some(at),
-        AbortScope::Unit { unit: at } => unit == Some(at),
+        AbortScope::TaskSet { session: of, lun: named, unit: at } => {
+            session == Some(of) && (unit == Some(at) || lun == Some(named))
+        }
+        AbortScope::Unit { session: of, lun: named, unit: at } => {
+            unit == Some(at) || (session == Some(of) && lun == Some(named))
+        }
     }
 }

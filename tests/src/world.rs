@@ -3,8 +3,8 @@
 //! The shards are the production ones; only network and clock differ. [`World::step`] moves the
 //! time and turns every shard once: the same seed and the same calls give the same run.
 //!
-//! Nothing waits without bound: whoever waits says for how many steps, and a world that does not get
-//! there panics with what it was waiting for.
+//! Nothing waits without bound: a world that does not get where a test wants it panics with what
+//! was waited for.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};

@@ -49,7 +49,13 @@ fn table<'a>(port: &Port, segs: &'a [RemoteSeg], in_iu: usize) -> Table<'a> {
     Table { memory: port.memory.seg(TABLE, len as u32), total_len, in_iu: &segs[..in_iu] }
 }
 
-fn write_then_read(world: &mut World, port: &Port, bytes: usize, segs: &[RemoteSeg], external: bool) {
+fn write_then_read(
+    world: &mut World,
+    port: &Port,
+    bytes: usize,
+    segs: &[RemoteSeg],
+    external: bool,
+) {
     let blocks = (bytes / 512) as u32;
     let expected = pattern(bytes as u64 + segs.len() as u64, bytes);
     scatter(port, segs, &expected);
@@ -97,7 +103,10 @@ fn immediate_data_is_written() {
         let outcome = world.run(&port, 0, &cdb, Data::OutImmediate(&bytes));
         assert_eq!((code(&outcome), outcome.residual), (None, None));
         assert_eq!(gate.medium(9, blocks), bytes);
-        assert_eq!(gate.seen().last(), Some(&IoOp::Write { lba: 9, blocks: blocks as u32, fua: true }));
+        assert_eq!(
+            gate.seen().last(),
+            Some(&IoOp::Write { lba: 9, blocks: blocks as u32, fua: true })
+        );
     }
     world.assert_home();
 }
@@ -115,7 +124,7 @@ fn tables_that_promise_too_much_or_have_no_length_are_invalid_fields() {
         ("not whole entries", Table { memory: memory(65), ..good }),
         ("no entries", Table { memory: memory(0), in_iu: &[], ..good }),
         ("fewer than in the IU", Table { memory: memory(48), ..good }),
-        ("huge", Table { memory: memory(u32::MAX & !15), ..good }),
+        ("huge", Table { memory: memory(!15), ..good }),
         ("one too many", Table { memory: memory(2049 * 16), in_iu: &[], ..good }),
     ];
     for (what, table) in wrong {

@@ -4,7 +4,7 @@ use srpt_tests::world::{GUID, Login, Options, World};
 use srpt_tgt::target::message::Action;
 use transport::initiator::{Data, cdb};
 use transport::sim::SimMemory;
-use transport::srp::{LoginForm, LoginReq, OtherChannels, RejectReason};
+use transport::srp::{LoginForm, OtherChannels, RejectReason};
 
 use crate::common::{GOOD, POWER_ON, TUR, code, gated, pattern, seg};
 
@@ -244,14 +244,4 @@ fn a_login_in_progress_can_be_broken_off_at_any_time() {
     }
     world.assert_home();
     assert!(world.reports().iter().all(|report| report.channels.is_empty()));
-}
-
-#[test]
-fn flags_of_solicited_events_do_not_change_the_login() {
-    let (mut world, _gate) = gated(&Options::default());
-    let all = LoginReq::FLAG_LOGOUT_SOLICITED
-        | LoginReq::FLAG_CRED_REQ_SOLICITED
-        | LoginReq::FLAG_AER_SOLICITED;
-    let port = world.login(0, &Login::of(1).flags(all));
-    assert_eq!(port.inner().rsp.other_channels, OtherChannels::None);
 }

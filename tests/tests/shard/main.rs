@@ -1,6 +1,13 @@
 //! The production shard in the simulated world.
 
 mod attention;
+mod commands;
 mod common;
+mod credits;
 mod data;
+mod endings;
 mod login;
+mod resources;
+mod soak;
+mod tasks;
+mod violations;

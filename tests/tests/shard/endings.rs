@@ -1,0 +1,266 @@
+//! How channels, sessions, LUNs and targets end.
+
+use reactor::Tag;
+use srpt_tests::gate::Gate;
+use srpt_tests::port::{End, Port};
+use srpt_tests::world::{Login, Options, World};
+use srpt_tgt::target::message::Action;
+use transport::CloseReason;
+use transport::initiator::{Data, Table, cdb};
+use transport::srp::{Tmf, encode_table};
+
+use crate::common::{CHECK, GOOD, NO_LUN, TUR, code, gated, pattern, seg};
+
+/// Commands of every kind, more than there are slots.
+fn workload(port: &Port) -> Vec<Tag> {
+    let segs: Vec<_> = (0..16).map(|n| seg(port, n * 1000, 512)[0]).collect();
+    let mut encoded = [0; 256];
+    encode_table(&segs, &mut encoded);
+    port.memory_write(1 << 20, &encoded);
+    let table = Table { memory: seg(port, 1 << 20, 256)[0], total_len: 8192, in_iu: &segs[..2] };
+    let mut tags = Vec::new();
+    for round in 0..3 {
+        let lba = round * 64;
+        tags.push(port.submit(0, &cdb::read10(lba, 16), Data::InTable(table)));
+        tags.push(port.submit(0, &cdb::write10(lba, 16, false), Data::OutTable(table)));
+        tags.push(port.submit(0, &cdb::write10(lba + 20, 1, true), Data::Out(&segs[..1])));
+        tags.push(port.submit(0, &cdb::read10(lba, 2), Data::In(&segs[..2])));
+        tags.push(port.submit(0, &cdb::compare_and_write(500, 1), Data::Out(&segs[..2])));
+        tags.push(port.submit(0, &cdb::inquiry(Some(0x83), 200), Data::In(&segs[..1])));
+        tags.push(port.submit(
+            0,
+            &cdb::write10(lba + 30, 2, false),
+            Data::OutImmediate(&[7; 1024]),
+        ));
+        tags.push(port.submit(0, &TUR, Data::None));
+    }
+    tags
+}
+
+fn scan(seed: u64) -> (World, Gate, Port, Port) {
+    let mut options = Options { seed, ..Options::cores(2) };
+    options.limits.slots = 6;
+    let (mut world, gate) = gated(&options);
+    gate.random(seed, 10, 0);
+    let port = world.ready(0, &Login::of(1), &[0]);
+    let good = world.ready(0, &Login::of(2), &[0]);
+    (world, gate, port, good)
+}
+
+/// Ends a channel after every number of steps of a fixed workload, another's commands unharmed.
+fn at_every_moment(end: impl Fn(&mut World, &Port)) {
+    for steps in 0..200 {
+        let (mut world, _gate, port, good) = scan(steps);
+        workload(&port);
+        let tags = workload(&good);
+        world.steps(steps as usize);
+        end(&mut world, &port);
+        world.until("the close", |_| port.closed());
+        for tag in tags {
+            assert!(matches!(world.wait(&good, tag), End::Answered(_)), "step {steps}");
+        }
+        assert_eq!(good.protocol_errors() + port.protocol_errors(), 0);
+        world.assert_home();
+        assert_eq!(world.net.connections(0), 1);
+    }
+}
+
+#[test]
+fn an_initiator_can_vanish_at_any_moment() {
+    at_every_moment(|_, port| port.disconnect());
+}
+
+#[test]
+fn an_initiator_can_log_out_at_any_moment() {
+    at_every_moment(|world, port| {
+        port.logout();
+        world.step();
+    });
+}
+
+#[test]
+fn a_session_can_be_ended_at_any_moment_and_is_told() {
+    at_every_moment(|world, port| {
+        let abort = port.credits() > 0 && world.steps % 3 == 0;
+        if abort {
+            port.task(Tmf::AbortTaskSet as u8, 0, None);
+        }
+        let reports = world.reports();
+        let own = reports[0].channels.iter().find(|c| c.initiator_port_id[15] == 1);
+        let session = own.expect("a session").session;
+        world.control(Action::Disconnect { session });
+        world.until("the end", |_| port.closed());
+        assert!(port.inner().logout, "SRP_T_LOGOUT came");
+    });
+}
+
+#[test]
+fn what_runs_at_a_disconnect_is_answered_first() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let port = world.ready(0, &Login::of(1), &[0]);
+    let second = world.login(1, &Login::multi(1));
+    let other = world.ready(1, &Login::of(2), &[0]);
+    gate.shut();
+    port.memory_write(0, &pattern(2, 512));
+    let write = port.submit(0, &cdb::write10(0, 1, false), Data::Out(&seg(&port, 0, 512)));
+    world.until("the write at the device", |_| gate.held() == 1);
+    let session = world.reports()[0].channels[0].session;
+    world.control(Action::Disconnect { session });
+    world.until("the idle channel to end", |_| second.closed());
+    assert!(second.inner().logout);
+    world.steps(100);
+    assert!(!port.closed() && !port.inner().logout);
+    gate.open();
+    world.until("the end", |_| port.closed());
+    assert!(matches!(port.end(write), Some(End::Answered(o)) if o.status == GOOD));
+    assert!(port.inner().logout);
+    assert_eq!(gate.medium(0, 1), pattern(2, 512));
+    assert!(!other.closed());
+    world.assert_home();
+    assert_eq!(world.closed(CloseReason::Local), 2);
+}
+
+#[test]
+fn a_function_that_runs_at_a_disconnect_is_answered_and_the_logout_comes_after_it() {
+    let (mut world, gate) = gated(&Options::default());
+    let port = world.ready(0, &Login::of(1), &[0]);
+    gate.shut();
+    port.submit(0, &cdb::read10(0, 1), Data::In(&seg(&port, 0, 512)));
+    world.until("the read at the device", |_| gate.held() == 1);
+    let task = port.task(Tmf::LunReset as u8, 0, None);
+    world.steps(20);
+    let session = world.reports()[0].channels[0].session;
+    world.control(Action::Disconnect { session });
+    gate.open();
+    world.until("the end", |_| port.closed());
+    assert_eq!(port.end(task), Some(End::Task(Some(0))));
+    assert!(port.inner().logout);
+    world.assert_home();
+}
+
+#[test]
+fn patience_with_a_stuck_device_ends() {
+    let (mut world, gate) = gated(&Options::default());
+    let port = world.ready(0, &Login::of(1), &[0]);
+    gate.shut();
+    port.submit(0, &cdb::read10(0, 1), Data::In(&seg(&port, 0, 512)));
+    world.until("the read at the device", |_| gate.held() == 1);
+    let session = world.reports()[0].channels[0].session;
+    world.control(Action::Disconnect { session });
+    world.steps(100);
+    assert!(!port.closed());
+    world.clock.advance(std::time::Duration::from_secs(1));
+    world.until("the end", |_| port.closed());
+    gate.open();
+    world.assert_home();
+}
+
+#[test]
+fn a_target_is_deleted_under_load() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    world.create_target("u");
+    world.map("u", 0, "gate");
+    let ports = [world.ready(0, &Login::of(1), &[0]), world.ready(1, &Login::of(2), &[0])];
+    let elsewhere = world.ready(1, &Login::of(1).to("u"), &[0]);
+    gate.random(1, 30, 0);
+    ports.iter().for_each(|port| drop(workload(port)));
+    let other = workload(&elsewhere);
+    world.steps(20);
+    let token = world.begin(Action::DeleteTarget { target: "t".to_owned() });
+    world.until("the deletion", |world| world.answered(token));
+    assert!(ports.iter().all(|port| port.closed() && port.inner().logout));
+    assert!(ports.iter().all(|port| port.protocol_errors() == 0));
+    assert!(world.try_login(0, &Login::of(1)).is_err());
+    for tag in other {
+        world.wait(&elsewhere, tag);
+    }
+    world.assert_home();
+    world.control(Action::DeleteTarget { target: "t".to_owned() });
+    world.create_target("t");
+    world.map("t", 0, "gate");
+    assert_eq!(code(&world.run(&elsewhere, 0, &TUR, Data::None)), None);
+    world.ready(0, &Login::of(1), &[0]);
+}
+
+#[test]
+fn a_lun_goes_when_its_last_command_has_ended() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let ports = [world.ready(0, &Login::of(1), &[0]), world.ready(1, &Login::of(2), &[0])];
+    gate.shut();
+    let tags: Vec<_> = ports.iter().map(read).collect();
+    world.until("both at the device", |_| gate.held() == 2);
+    let token = world.begin(Action::UnmapLun { target: "t".to_owned(), lun: 0 });
+    world.steps(100);
+    for port in &ports {
+        assert_eq!(code(&world.run(port, 0, &TUR, Data::None)), Some(NO_LUN));
+        let data = Data::In(&seg(port, 0, 96));
+        assert_eq!(world.run(port, 0, &cdb::inquiry(None, 96), data).status, GOOD);
+        assert_eq!(port.bytes(0, 1), [0x20], "LUN 0 always answers");
+    }
+    let number = gate.seen().len() - 1;
+    gate.release(number);
+    world.steps(100);
+    assert!(!world.answered(token), "one core still has a command");
+    gate.open();
+    world.until("the answer", |world| world.answered(token));
+    for (port, tag) in ports.iter().zip(tags) {
+        assert!(matches!(world.wait(port, tag), End::Answered(o) if o.status == GOOD));
+    }
+    world.assert_home();
+    // The same device under the same number again, while old commands run to nothing.
+    world.map("t", 0, "gate");
+    let outcome = world.run(&ports[0], 0, &TUR, Data::None);
+    assert_eq!(outcome.status, CHECK);
+    assert_eq!(world.run(&ports[0], 0, &TUR, Data::None).status, GOOD);
+}
+
+fn read(port: &Port) -> Tag {
+    port.submit(0, &cdb::read10(0, 1), Data::In(&seg(port, 0, 512)))
+}
+
+#[test]
+fn luns_come_and_go_under_load() {
+    let (mut world, gate, port, good) = scan(3);
+    gate.random(4, 20, 0);
+    for _ in 0..20 {
+        let mut tags = workload(&port).into_iter().map(|tag| (&port, tag)).collect::<Vec<_>>();
+        tags.extend(workload(&good).into_iter().map(|tag| (&good, tag)));
+        world.steps(7);
+        world.unmap("t", 0);
+        world.map("t", 0, "gate");
+        for (port, tag) in tags {
+            assert!(matches!(world.wait(port, tag), End::Answered(_)));
+        }
+        port.forget_ends();
+        good.forget_ends();
+    }
+    world.unmap("t", 0);
+    let bdev = world.bdevs.find("gate").expect("there");
+    world.control(Action::CloseBdev { bdev });
+    assert!(world.reports().iter().all(|report| report.bdevs.is_empty()));
+    world.assert_home();
+}
+
+#[test]
+fn a_shutdown_under_load_ends() {
+    for seed in 0..20 {
+        let (mut world, gate, port, good) = scan(seed);
+        let far = world.ready(1, &Login::of(3), &[0]);
+        gate.random(seed, 40, 0);
+        let tags = workload(&port);
+        workload(&good);
+        workload(&far);
+        world.steps(seed as usize * 3);
+        world.control(Action::Shutdown);
+        world.until("the end", World::stopped);
+        for port in [&port, &good, &far] {
+            world.until("the close", |_| port.closed());
+            assert!(port.inner().logout, "seed {seed}");
+            assert_eq!(port.protocol_errors(), 0);
+        }
+        // Only what waited for a slot was dropped.
+        let answered = tags.iter().filter(|tag| port.end(**tag).is_some()).count();
+        assert!(answered > 0 || seed < 5, "seed {seed}: nothing was answered");
+        assert_eq!(gate.held(), 0);
+    }
+}
