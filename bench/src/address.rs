@@ -1,6 +1,7 @@
 //! Where a target listens, and who it is.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -11,6 +12,8 @@ use crate::size::{ParseError, parse_bytes};
 pub enum Address {
     /// `shm:PATH`: shared memory on this host, met at a Unix socket.
     Shm(PathBuf),
+    /// `rdma:IP:PORT`, an IPv6 address in brackets: RDMA/CM.
+    Rdma(SocketAddr),
     /// `ideal:SIZE`: no target at all, but [`crate::ideal`] with so many bytes.
     Ideal(u64),
 }
@@ -21,6 +24,9 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, ParseError> {
         match text.split_once(':') {
             Some(("shm", path)) if !path.is_empty() => Ok(Address::Shm(path.into())),
+            Some(("rdma", address)) => address.parse().map(Address::Rdma).map_err(|_| {
+                ParseError::new(text, "an address like rdma:192.0.2.1:5555 is needed")
+            }),
             Some(("ideal", size)) => Ok(Address::Ideal(parse_bytes(size)?)),
             _ => Err(ParseError::new(text, "an address like shm:/run/srpt.sock is needed")),
         }
@@ -31,6 +37,7 @@ impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Address::Shm(path) => write!(f, "shm:{}", path.display()),
+            Address::Rdma(address) => write!(f, "rdma:{address}"),
             Address::Ideal(bytes) => write!(f, "ideal:{bytes}"),
         }
     }
@@ -61,7 +68,9 @@ mod tests {
         assert_eq!(address, Address::Shm("/run/a:b.sock".into()));
         assert_eq!(address.to_string(), "shm:/run/a:b.sock");
         assert_eq!("ideal:64m".parse(), Ok(Address::Ideal(64 << 20)));
-        for text in ["", "shm:", "ideal:", "/run/a.sock", "tcp:1.2.3.4"] {
+        let address: Address = "rdma:[fd77::1]:5555".parse().unwrap();
+        assert_eq!(address.to_string(), "rdma:[fd77::1]:5555");
+        for text in ["", "rdma:1.2.3.4", "shm:", "ideal:", "/run/a.sock", "tcp:1.2.3.4"] {
             assert!(text.parse::<Address>().is_err(), "{text}");
         }
     }

@@ -1,9 +1,10 @@
 //! The rdma fabric and the rdma connector against each other over a real device.
 //!
 //! Needs an RDMA device with the address in `RDMA_TEST_ADDRESS`; without one every test says that
-//! it is skipped. `scripts/guest/rdma.sh` runs them over soft-RoCE.
+//! it is skipped. `scripts/guest/test.sh` runs them over soft-RoCE.
 mod rdma_host;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rdma_host::{CLOSE, CREDITS, ECHO, FETCH, Host, WRITE, ZERO, checksum, command, pattern};
@@ -46,7 +47,8 @@ impl World {
         let (hosts, doors) = (0..cores).map(|_| Host::start(options)).unzip();
         let listener = Listener::start(doors).unwrap();
         listener.add_listener("target", address, port).unwrap();
-        let connector = RdmaConnector::new(address, port, None, WAIT).unwrap();
+        let peer = SocketAddr::new(address.parse().unwrap(), port.parse().unwrap());
+        let connector = RdmaConnector::new(peer, WAIT).unwrap();
         let memory = connector.memory(8 << 20).unwrap();
         Some(World { listener, hosts, connector, memory })
     }

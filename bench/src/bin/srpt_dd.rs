@@ -3,6 +3,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -14,7 +15,11 @@ use srpt_bench::port::Unit;
 use srpt_bench::session::{self, Identity, SrpPort};
 use srpt_bench::size::parse_bytes;
 use transport::initiator::{Connector, DataMemory, Link};
+use transport::rdma::RdmaConnector;
 use transport::shm::ShmConnector;
+
+/// Time to find the device that leads to a target.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 /// Largest block of a copy.
 const BS_MAX: u64 = 64 << 20;
@@ -23,7 +28,7 @@ const BS_MAX: u64 = 64 << 20;
 #[derive(Debug, Parser)]
 #[command(version, group(ArgGroup::new("file").required(true).args(["input", "output"])))]
 struct Options {
-    /// Where the target listens: shm:PATH; ideal:SIZE is no target but a model in this process
+    /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in this process
     #[arg(short = 'r', long)]
     target: Address,
     /// Logical unit
@@ -72,6 +77,9 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let copied = match &options.target {
         Address::Shm(path) => run(&options, &ShmConnector::new(path)),
+        Address::Rdma(address) => RdmaConnector::new(*address, CONNECT_WAIT)
+            .map_err(anyhow::Error::from)
+            .and_then(|connector| run(&options, &connector)),
         Address::Ideal(bytes) => run(&options, &Ideal::new(*bytes as usize)),
     };
     match copied {

@@ -17,7 +17,11 @@ use srpt_bench::report::Report;
 use srpt_bench::session::{self, Identity, SrpPort};
 use srpt_bench::size::{Luns, Sizes, parse_bytes};
 use transport::initiator::Connector;
+use transport::rdma::RdmaConnector;
 use transport::shm::ShmConnector;
+
+/// Time to find the device that leads to a target.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 /// Largest tested range per logical unit of a verified run, unless --range says otherwise.
 const VERIFY_RANGE_BYTES: u64 = 1 << 30;
@@ -26,7 +30,7 @@ const VERIFY_RANGE_BYTES: u64 = 1 << 30;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
-    /// Where the target listens: shm:PATH; ideal:SIZE is no target but a model in this process
+    /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in this process
     #[arg(short = 'r', long)]
     target: Address,
     /// Commands in flight per channel
@@ -107,6 +111,7 @@ fn run(options: &Options) -> Result<bool> {
     }
     match &options.target {
         Address::Shm(path) => run_on(options, &ShmConnector::new(path)),
+        Address::Rdma(address) => run_on(options, &RdmaConnector::new(*address, CONNECT_WAIT)?),
         Address::Ideal(bytes) => run_on(options, &Ideal::new(*bytes as usize)),
     }
 }

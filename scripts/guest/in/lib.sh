@@ -23,7 +23,7 @@ until_true() {
 }
 
 rxe_up() {
-    modprobe --all dummy rdma_rxe ib_uverbs ib_umad rdma_ucm || return 1
+    modprobe --all dummy virtio_net rdma_rxe ib_uverbs ib_umad rdma_ucm || return 1
     # A fixed address: the GUIDs come from it.
     [ -e "/sys/class/net/$NETDEV" ] ||
         ip link add "$NETDEV" address 02:00:00:00:77:01 type dummy || return 1

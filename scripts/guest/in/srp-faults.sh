@@ -1,12 +1,12 @@
 # shellcheck shell=bash
 # What goes wrong around a target over soft-RoCE: logins by the hundred, a removed device, a killed
-# target; each with the kernel's initiator. LOGINS and REJECTS set the counts.
+# target; each with the kernel's initiator. Arguments: number of logins, number of rejects.
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 # shellcheck source=target.sh
 . /host/guest/target.sh
-LOGINS=${LOGINS:-20}
-REJECTS=${REJECTS:-50}
+LOGINS=${1:-20}
+REJECTS=${2:-50}
 rxe_up || fail "soft-RoCE"
 target_configure 64
 target_start || fail "srpt_tgt"

@@ -194,9 +194,11 @@ impl Operation {
             return 0;
         }
         let address = seg.addr.wrapping_add(u64::from(self.seg_done));
-        let bytes = match self.data {
-            Data::Zeroes => left.min(ZERO_BYTES * device.segments),
-            Data::Read | Data::Write => left.min(MESSAGE_BYTES_MAX),
+        let bytes = match &self.buf {
+            Some(buf) if self.data != Data::Zeroes => {
+                left.min(MESSAGE_BYTES_MAX).min(device.pool.reach(buf, self.done as usize))
+            }
+            _ => left.min(ZERO_BYTES * device.segments),
         };
         match (self.data, &self.buf) {
             (Data::Read, Some(buf)) => {

@@ -19,6 +19,7 @@ use super::sys::{
 };
 use crate::RemoteSeg;
 use crate::initiator::{ConnectError, Connector, DataMemory, Link, LinkError};
+use crate::srp::{LoginForm, LoginReq};
 
 /// Receives posted, and sends in flight at a time; a target that grants more credits is used up
 /// to this many.
@@ -29,6 +30,8 @@ const RECEIVE_BYTES: u32 = 1024;
 const SEND_BYTES: u32 = 16 << 10;
 /// Empty polls between two looks for a disconnect.
 const EMPTY_POLLS: u32 = 4096;
+/// Empty polls after which the processor is offered to others: soft-RoCE works on it.
+const YIELD_POLLS: u32 = 256;
 const POLL_MAX: usize = 32;
 
 /// Opens links to a listener at an address and port.
@@ -94,21 +97,17 @@ fn wait(channel: &EventChannel, until: Instant) -> Option<CmEvent> {
 }
 
 impl RdmaConnector {
-    /// Finds the device that leads to `traddr`, an IP address, and `trsvcid`, a port; from the
-    /// local address `local` if given. Fails without RDMA or route.
-    pub fn new(
-        traddr: &str,
-        trsvcid: &str,
+    /// Finds the device that leads to `peer`. Fails without RDMA or a route to it.
+    pub fn new(peer: SocketAddr, timeout: Duration) -> Result<Self, ConnectError> {
+        Self::from_local(None, peer, timeout)
+    }
+
+    /// As [`RdmaConnector::new`], from a local address: chooses among several devices.
+    pub fn from_local(
         local: Option<IpAddr>,
+        peer: SocketAddr,
         timeout: Duration,
     ) -> Result<Self, ConnectError> {
-        let bad = |what: &str| ConnectError::Failed {
-            what: format!("{traddr} port {trsvcid}"),
-            reason: format!("{what} does not parse"),
-        };
-        let ip: IpAddr = traddr.trim_matches(['[', ']']).parse().map_err(|_| bad("the address"))?;
-        let port = trsvcid.parse().map_err(|_| bad("the port"))?;
-        let peer = SocketAddr::new(ip, port);
         let local = local.map(|ip| SocketAddr::new(ip, 0));
         let channel = EventChannel::new()?;
         let id = channel.id(0).map_err(failed("an identifier"))?;
@@ -194,8 +193,9 @@ impl Connector for RdmaConnector {
         let until = Instant::now() + timeout;
         let link = self.link(until)?;
         let limits = self.device.limits();
+        let (login_req, len) = rdma_form(login_req);
         link.id
-            .connect(login_req, limits.reads_in, limits.reads_out)
+            .connect(&login_req[..len], limits.reads_in, limits.reads_out)
             .map_err(failed(self.peer.to_string()))?;
         let refused = |reason: String| ConnectError::Failed {
             what: format!("{}: connecting", self.peer),
@@ -215,6 +215,21 @@ impl Connector for RdmaConnector {
             None => Err(refused("no answer in time".into())),
         }
     }
+}
+
+/// The RDMA/CM form of a login request (SRP 16A, B.4): RDMA/CM carries no more than its 56 bytes.
+/// What is no login request goes as it is, cut to them.
+fn rdma_form(login_req: &[u8]) -> ([u8; LoginReq::LEN_RDMA_CM], usize) {
+    let mut bytes = [0; LoginReq::LEN_RDMA_CM];
+    let len = match LoginReq::parse(login_req) {
+        Ok(request) => LoginReq { form: LoginForm::RdmaCm, ..request }.emit(&mut bytes),
+        Err(_) => {
+            let len = login_req.len().min(bytes.len());
+            bytes[..len].copy_from_slice(&login_req[..len]);
+            len
+        }
+    };
+    (bytes, len)
 }
 
 /// A reject by the CM itself has no private data, or nothing but padding.
@@ -291,15 +306,20 @@ impl Link for RdmaLink {
             self.gone = true;
         }
         if count == 0 {
-            self.look_for_disconnect();
+            self.on_nothing();
+        } else {
+            self.empty_polls = 0;
         }
         if arrived == 0 && self.gone { Err(LinkError::Closed) } else { Ok(arrived) }
     }
 }
 
 impl RdmaLink {
-    fn look_for_disconnect(&mut self) {
+    fn on_nothing(&mut self) {
         self.empty_polls += 1;
+        if self.empty_polls > YIELD_POLLS {
+            rustix::thread::sched_yield();
+        }
         if self.empty_polls < EMPTY_POLLS {
             return;
         }

@@ -151,6 +151,7 @@ impl RdmaFabric {
         operation.tag = tag;
         operation.aim(segs);
         let connection = self.connection(conn);
+        assert_ne!(connection.state, State::Closed, "an operation after the end");
         let tail = std::mem::replace(&mut connection.tail, place);
         if connection.head == NIL {
             connection.head = place;

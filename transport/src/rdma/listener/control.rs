@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use rustix::event::{Timespec, epoll};
 
 use super::super::door::{Accept, CoreDoor, DEVICES_MAX, Login, ToControl, ToCore};
-use super::super::resources::{DeviceControl, open_device, prepare};
+use super::super::resources::{CoreDevice, DeviceControl, open_device, prepare};
 use super::super::sys::abi::*;
 use super::super::sys::cm::forget_dead_devices;
-use super::super::sys::{CmEvent, CmId, EventChannel, RdmaError};
+use super::super::sys::{CmEvent, CmId, Device, EventChannel, RdmaError};
 use super::{Counters, ListenError, ListenerOptions, bump};
 use crate::srp::{LoginRej, RejectReason};
 use crate::{CloseReason, ConnId, PeerInfo};
@@ -82,6 +82,8 @@ pub(super) struct Control {
     cores: Vec<Core>,
     listeners: Vec<Listening>,
     listener_number: u64,
+    /// Removed devices that cores have given back, until the last has.
+    departed: Vec<Arc<Device>>,
     half_open: usize,
     again: Option<Instant>,
     options: ListenerOptions,
@@ -122,6 +124,7 @@ impl Control {
             cores,
             listeners: Vec::new(),
             listener_number: 0,
+            departed: Vec::new(),
             half_open: 0,
             again: None,
             options,
@@ -483,17 +486,22 @@ impl Control {
         self.recall_device(core_index, connection.device);
     }
 
-    fn on_device_home(
-        &mut self,
-        core: usize,
-        place: usize,
-        part: Option<Box<super::super::resources::CoreDevice>>,
-    ) {
+    fn on_device_home(&mut self, core: usize, place: usize, part: Option<Box<CoreDevice>>) {
         drop(part);
-        if let Some(device) = self.cores[core].devices[place].take() {
-            let _ = epoll::delete(&self.epoll, device.channel.as_fd());
+        let Some(control) = self.cores[core].devices[place].take() else { return };
+        let _ = epoll::delete(&self.epoll, control.channel.as_fd());
+        let device = Arc::clone(&control.device);
+        drop(control);
+        let mut in_use = self.cores.iter().flat_map(|core| core.devices.iter().flatten());
+        if in_use.any(|other| other.device.is(&device)) {
+            self.departed.push(device);
+        } else {
+            device.abandon();
+            self.departed.retain(|other| !other.is(&device));
+            drop(device);
+            forget_dead_devices();
+            tracing::info!(core, "a removed RDMA device has been let go");
         }
-        forget_dead_devices();
     }
 
     // --- what the operator asks for ---

@@ -1,6 +1,6 @@
 //! Devices and the queues that belong to no connection.
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -85,6 +85,28 @@ impl Device {
     /// True for the device that `id` is bound to.
     pub fn is_of(&self, id: &CmId) -> bool {
         id.verbs() == Some(self.verbs)
+    }
+
+    /// True when both are one device context of the process.
+    pub fn is(&self, other: &Device) -> bool {
+        self.verbs == other.verbs
+    }
+
+    /// Gives the descriptors of a removed device back, so that the kernel can finish the removal:
+    /// librdmacm keeps the context of its last device open for ever. The context stays, with
+    /// descriptors that lead nowhere. To be called when nothing else of the process uses it.
+    pub fn abandon(&self) {
+        // SAFETY: the anchor keeps the context allocated.
+        let (command, events) = unsafe {
+            let context = self.verbs.as_ptr();
+            ((*context).cmd_fd, (*context).async_fd)
+        };
+        let Ok(nowhere) = std::fs::File::open("/dev/null") else { return };
+        for descriptor in [command, events] {
+            // SAFETY: both descriptors are open and belong to the context, which has no user left;
+            // the library closes the numbers when it drops the context.
+            unsafe { libc::dup2(nowhere.as_raw_fd(), descriptor) };
+        }
     }
 
     /// What it can do.

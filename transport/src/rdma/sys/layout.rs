@@ -37,6 +37,14 @@ macro_rules! constants {
 
 fn facts() -> Vec<Fact> {
     let mut facts = Vec::new();
+    of_devices(&mut facts);
+    of_queues(&mut facts);
+    of_connections(&mut facts);
+    of_constants(&mut facts);
+    facts
+}
+
+fn of_devices(facts: &mut Vec<Fact>) {
     sizes!(
         facts,
         ibv_device_attr,
@@ -81,6 +89,9 @@ fn facts() -> Vec<Fact> {
     );
     offsets!(facts, ibv_mr { addr, length, lkey, rkey });
     offsets!(facts, ibv_comp_channel { fd });
+}
+
+fn of_queues(facts: &mut Vec<Fact>) {
     offsets!(facts, ibv_cq { context, channel, cqe });
     offsets!(facts, ibv_srq { context });
     offsets!(facts, ibv_qp { context, qp_num });
@@ -94,6 +105,9 @@ fn facts() -> Vec<Fact> {
     offsets!(facts, ibv_qp_cap { max_send_wr, max_recv_wr, max_send_sge, max_recv_sge });
     offsets!(facts, ibv_qp_init_attr { send_cq, recv_cq, srq, cap, qp_type, sq_sig_all });
     offsets!(facts, ibv_srq_init_attr { max_wr = "attr.max_wr", max_sge = "attr.max_sge" });
+}
+
+fn of_connections(facts: &mut Vec<Fact>) {
     offsets!(facts, rdma_cm_id {
         verbs, channel, context, qp, src_addr = "route.addr.src_addr",
         dst_addr = "route.addr.dst_addr"
@@ -111,6 +125,9 @@ fn facts() -> Vec<Fact> {
         }
     );
     offsets!(facts, rdma_cm_event { id, listen_id, event, status, conn = "param.conn" });
+}
+
+fn of_constants(facts: &mut Vec<Fact>) {
     constants!(
         facts,
         IBV_WC_SUCCESS,
@@ -139,7 +156,6 @@ fn facts() -> Vec<Fact> {
         RDMA_CM_EVENT_DEVICE_REMOVAL,
         RDMA_PS_TCP,
     );
-    facts
 }
 
 #[test]

@@ -148,8 +148,15 @@ impl PoolKeys {
         Ok(PoolKeys { chunks, memory: Arc::clone(memory) })
     }
 
-    /// A range of a pool buffer. Panics outside of the buffer's capacity and for a buffer of
-    /// another pool.
+    /// Bytes from a place in a pool buffer to the end of the registration that it is in.
+    #[inline]
+    pub fn reach(&self, buf: &Buf, offset: usize) -> u32 {
+        let from_base = buf.as_ptr() as usize + offset - self.memory.at(0).as_ptr() as usize;
+        (Memory::CHUNK_BYTES - from_base % Memory::CHUNK_BYTES) as u32
+    }
+
+    /// A range of a pool buffer, not beyond [`PoolKeys::reach`]. Panics outside of the buffer's
+    /// capacity and for a buffer of another pool.
     #[inline]
     pub fn local(&self, buf: &Buf, offset: usize, len: u32) -> Local {
         assert!(offset + len as usize <= buf.capacity(), "range beyond the buffer");
