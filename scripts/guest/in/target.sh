@@ -6,6 +6,8 @@ TARGET_ARGUMENTS=${TARGET_ARGUMENTS:---cpumask 0x1 --mem-size 64 --no-huge --idl
 rpc_socket=/run/srpt_tgt.sock
 target_log=/run/vm/target.log
 target_config=/run/target.json
+# Not that of an earlier run in the same results directory.
+: >$target_log
 
 rpc() { python3 /host/scripts/rpc.py -s $rpc_socket "$@"; }
 
