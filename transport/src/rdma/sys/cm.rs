@@ -120,7 +120,8 @@ pub enum ChannelError {
     Library(#[from] LibraryError),
     /// The kernel has no RDMA devices or no RDMA/CM.
     #[error(
-        "no RDMA on this machine ({0}): is there a device (`rdma link`), is the module rdma_ucm loaded?"
+        "no RDMA on this machine ({0}): is there a device (`rdma link`), is the module rdma_ucm \
+         loaded?"
     )]
     NoRdma(RdmaError),
 }
