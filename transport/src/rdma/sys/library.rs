@@ -22,7 +22,10 @@ pub enum LibraryError {
 }
 
 macro_rules! functions {
-    ($(#[$doc:meta])* $table:ident { $($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)* }) => {
+    (
+        $(#[$doc:meta])*
+        $table:ident { $($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)* }
+    ) => {
         $(#[$doc])*
         pub struct $table {
             $(pub $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
