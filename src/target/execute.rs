@@ -235,7 +235,7 @@ impl<F: Fabric> Shard<F> {
         if std::mem::take(&mut request.exclusive) {
             self.luns.mapping(mapping).lu.leave();
         }
-        if let Some(token) = self.luns.end_use(mapping) {
+        for token in self.luns.end_use(mapping) {
             self.answer(token);
         }
     }

@@ -254,8 +254,7 @@ impl<F: Fabric> Shard<F> {
         let ended = |target: &usize| connections.iter().flatten().all(|c| c.target != *target);
         let ready: Vec<_> = self.deletes.extract_if(.., |(_, target)| ended(target)).collect();
         for (token, target) in ready {
-            let name = self.luns.target(target).spec.name.clone();
-            self.luns.delete_target(&name);
+            self.luns.delete_target(target);
             self.answer(token);
         }
     }
