@@ -76,7 +76,7 @@ impl Control {
     /// Shows a bdev to the initiators of a target; answers the LUN.
     pub fn map_lun(&mut self, request: &MapRequest) -> Result<u16, Refused> {
         let target = &request.target;
-        self.target(target)?;
+        self.whole_target(target)?;
         let bdev = self.bdev(&request.bdev_name)?;
         let lun = self.free_lun(request, bdev.name())?;
         let known = self.units.iter().find(|unit| unit.lu.bdev.name() == bdev.name());
