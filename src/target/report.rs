@@ -37,11 +37,12 @@ impl Counters {
 }
 
 impl IoCounts {
-    /// Accounts for one operation that took `took_ns`.
+    /// Accounts for one operation that took `took_ns`; of one that failed only that it did.
     #[inline]
     pub fn count(&mut self, op: &IoOp, block_bytes: u32, status: IoStatus, took_ns: u64) {
         if !status.is_good() {
             self.errors += 1;
+            return;
         }
         let block_bytes = u64::from(block_bytes);
         let (bytes, ops, ns, max, min, moved) = match *op {
