@@ -345,6 +345,10 @@ fn the_client_prints_results_and_reasons_where_they_belong() {
     assert_eq!((code, out.as_str()), (1, ""));
     assert_eq!(error, "rpc.py: bdev_malloc_create: File exists: bdev M (code -17)\n");
     assert_eq!(run(&["bdev_malloc_create", "1"]).0, 2);
+    let wrong_block = run(&["bdev_malloc_create", "1", "-512"]).2;
+    assert!(wrong_block.contains("block_size: "), "{wrong_block}");
+    let wrong_lun = run(&["srpt_unmap_lun", "t", "x"]).2;
+    assert!(wrong_lun.contains("argument lun: x is not a number"), "{wrong_lun}");
     assert_eq!(run(&["log_get_level"]).1, "\"NOTICE\"\n");
     assert_eq!(run(&["bdev_malloc_delete", "M"]), (0, String::new(), String::new()));
 }
