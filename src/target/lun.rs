@@ -17,8 +17,8 @@ use crate::scsi::Identity;
 /// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
 pub const LUN_MAX: u16 = 16383;
 
-/// Mappings of one core, over all targets.
-const MAPPINGS_MAX: usize = 16384;
+/// Mappings of all targets together: every core has a place for each.
+pub const MAPPINGS_MAX: usize = 16384;
 
 /// A logical unit: one bdev with its SCSI identity. The same for every target that maps the bdev.
 #[derive(Debug)]
@@ -170,8 +170,10 @@ impl Luns {
         let target = target.expect("the control plane maps only into targets that exist");
         let (uses, leaving) = (0, Vec::new());
         let mapping = Mapping { lu, lun, read_only, geometry, device, target, uses, leaving };
-        let tag =
-            self.mappings.insert(mapping).unwrap_or_else(|_| panic!("more mappings than LUNs"));
+        let tag = self
+            .mappings
+            .insert(mapping)
+            .unwrap_or_else(|_| panic!("the control plane keeps to the limit"));
         self.devices[device].as_mut().expect("just opened").mappings += 1;
         let target = self.target_mut(target);
         let old = target.luns.insert(lun, tag);

@@ -125,6 +125,31 @@ fn a_deletion_that_failed_on_the_way_frees_what_it_took_away() {
 }
 
 #[test]
+fn the_cores_are_never_asked_for_more_mappings_than_they_hold() {
+    let bench = Bench::new();
+    for number in 0..128 {
+        let bdev = json!({"name": format!("N{number}"), "num_blocks": 8, "block_size": 512});
+        bench.ok("bdev_null_create", &bdev.to_string());
+    }
+    let map = |target: usize, bdev: usize| {
+        json!({"target": format!("t{target}"), "bdev_name": format!("N{bdev}")}).to_string()
+    };
+    for target in 0..129 {
+        bench.ok("srpt_create_target", &json!({"name": format!("t{target}")}).to_string());
+        (0..128).filter(|_| target < 128).for_each(|bdev| {
+            bench.ok("srpt_map_lun", &map(target, bdev));
+        });
+    }
+    bench.actions();
+    let error = bench.fail("srpt_map_lun", &map(128, 0));
+    assert_eq!(error.code, -28);
+    assert!(error.message.contains("16384 LUNs of all targets"), "{}", error.message);
+    assert_eq!(bench.actions(), [""; 0]);
+    bench.ok("srpt_unmap_lun", r#"{"target":"t5","lun":3}"#);
+    bench.ok("srpt_map_lun", &map(128, 0));
+}
+
+#[test]
 fn two_targets_share_one_logical_unit_until_the_last_unmap() {
     let bench = Bench::with_target();
     bench.ok("srpt_create_target", r#"{"name":"t1"}"#);
