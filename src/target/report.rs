@@ -103,7 +103,7 @@ impl<F: Fabric> Shard<F> {
                     self.close(conn, CloseReason::Local);
                 }
             }
-            CoreMessage::ChannelGone { channel, session: _ } => {
+            CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
                 registry.on_channel_gone(channel, &mut self.out);
             }
