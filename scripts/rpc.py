@@ -95,7 +95,10 @@ def quiet(_):
 
 
 def positive_float(text):
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
@@ -103,7 +106,10 @@ def positive_float(text):
 
 def natural(text):
     """A number in decimal or, with 0x, hexadecimal."""
-    value = int(text, 0)
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
@@ -195,10 +201,8 @@ def config_commands(commands):
 
 def sized(args, *names):
     """Parameters of a bdev whose size is given in MiB."""
-    if args.block_size <= 0:
-        blocks = 0
-    else:
-        blocks = int(args.total_size * MIB / args.block_size)
+    # The target refuses a block size that can't be divided by, and says why.
+    blocks = int(args.total_size * MIB / args.block_size) if args.block_size > 0 else 1
     params = {"num_blocks": blocks, "block_size": args.block_size}
     params.update(given(args, "physical_block_size", "name", "uuid", *names))
     return params

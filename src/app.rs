@@ -351,7 +351,12 @@ fn refused(error: shm::ListenError) -> ListenError {
             return ListenError::Address { parameter: "traddr", reason: error.to_string() };
         }
         shm::ListenError::InUse { .. } => Errno::ADDRINUSE,
-        _ => Errno::IO,
+        shm::ListenError::NotASocket { .. } => Errno::EXIST,
+        shm::ListenError::NotFound { .. } => Errno::NODEV,
+        shm::ListenError::System { what, errno } => {
+            return ListenError::Os { what: what.clone(), errno: *errno };
+        }
+        shm::ListenError::Stopped => Errno::SRCH,
     };
     ListenError::Os { what: error.to_string(), errno }
 }
@@ -364,4 +369,19 @@ fn host_id() -> String {
         .map(|text| text.trim().to_owned())
         .find(|text| !text.is_empty())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Refused;
+
+    #[test]
+    fn the_systems_reason_for_no_listener_is_the_answers_code() {
+        let what = "listening on /x/y".to_owned();
+        let error = shm::ListenError::System { what, errno: Errno::NOENT };
+        let refusal = Refused::from(refused(error));
+        assert_eq!(refusal.errno, Errno::NOENT);
+        assert_eq!(refusal.to_string(), "No such file or directory: listening on /x/y");
+    }
 }

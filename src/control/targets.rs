@@ -30,6 +30,8 @@ pub struct Target {
     pub(super) guid_given: bool,
     pub(super) luns: BTreeMap<u16, Mapping>,
     pub(super) listeners: Vec<Listener>,
+    /// The cores were told to forget it, and not all have done so.
+    deleting: bool,
 }
 
 impl Target {
@@ -90,6 +92,7 @@ impl Control {
             guid_given: request.service_guid.is_some(),
             luns: BTreeMap::new(),
             listeners: Vec::new(),
+            deleting: false,
         });
         Ok(())
     }
@@ -112,8 +115,15 @@ impl Control {
 
     /// Removes a target's listeners, takes its LUNs away, ends its sessions and forgets it. When a
     /// step fails the target is still there, without what was removed before, and the call can be
-    /// repeated.
+    /// repeated; in the last step nothing else can be done with it.
     pub fn delete_target(&mut self, name: &str) -> Result<(), Refused> {
+        let ended = self.end_target(name);
+        // After a failure too: what was unmapped before it is free.
+        self.close_unused_units();
+        ended
+    }
+
+    fn end_target(&mut self, name: &str) -> Result<(), Refused> {
         for listener in self.target(name)?.listeners.clone() {
             self.remove_listener(name, &listener)?;
         }
@@ -122,16 +132,27 @@ impl Control {
             self.all(&Action::UnmapLun { target: name.to_owned(), lun })?;
             self.target_mut(name)?.luns.remove(&lun);
         }
+        self.target_mut(name)?.deleting = true;
         self.all(&Action::DeleteTarget { target: name.to_owned() })?;
         self.targets.retain(|target| target.name() != name);
         tracing::info!("target {name}: deleted");
-        self.close_unused_units();
         Ok(())
+    }
+
+    /// A target that every core has.
+    pub(super) fn whole_target(&self, name: &str) -> Result<&Target, Refused> {
+        let target = self.target(name)?;
+        if target.deleting {
+            return Err(Refused::busy(format!(
+                "target {name} is being deleted: repeat srpt_delete_target"
+            )));
+        }
+        Ok(target)
     }
 
     /// Lets initiators reach a target.
     pub fn add_listener(&mut self, target: &str, listener: &Listener) -> Result<(), Refused> {
-        self.target(target)?;
+        self.whole_target(target)?;
         let same = |other: &Listener| {
             other.trtype == listener.trtype
                 && other.traddr == listener.traddr

@@ -66,6 +66,7 @@ impl<F: Fabric> Shard<F> {
                 let buf = request.data.take();
                 let mapping = request.mapping.expect("jobs have a logical unit");
                 let device = self.luns.mapping(mapping).device;
+                request.submitted = self.now;
                 self.luns.submit(device, Io { tag, op, buf });
             }
             Job::Steps(_) => self.step(tag, IoStatus::Good),
@@ -101,6 +102,7 @@ impl<F: Fabric> Shard<F> {
             IoOp::Flush | IoOp::WriteZeroes { .. } | IoOp::Unmap { .. } => None,
         };
         let device = mapping.device;
+        request.submitted = self.now;
         self.luns.submit(device, Io { tag, op, buf });
     }
 
@@ -112,10 +114,11 @@ impl<F: Fabric> Shard<F> {
         let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
         let (device, block_bytes) = (mapping.device, mapping.geometry.block_bytes);
         let counts = self.luns.on_done(device);
+        let took_ns = self.now.ns_since(request.submitted);
         match request.job {
             Job::Io(op) => {
                 request.data = buf;
-                counts.count(&op, block_bytes, status, self.now.ns_since(request.started));
+                counts.count(&op, block_bytes, status, took_ns);
                 if !self.goes_on(tag) {
                     return;
                 }
@@ -127,14 +130,7 @@ impl<F: Fabric> Shard<F> {
                 if buf.is_some() {
                     request.scratch = buf;
                 }
-                if status == IoStatus::GoodNoData
-                    && let Some(scratch) = &mut request.scratch
-                {
-                    let len = scratch.len();
-                    scratch.fill(0..len, 0);
-                }
                 if let Some(op) = steps.running() {
-                    let took_ns = self.now.ns_since(request.started);
                     counts.count(&op, block_bytes, status, took_ns);
                 }
                 if self.goes_on(tag) {
@@ -235,7 +231,7 @@ impl<F: Fabric> Shard<F> {
         if std::mem::take(&mut request.exclusive) {
             self.luns.mapping(mapping).lu.leave();
         }
-        if let Some(token) = self.luns.end_use(mapping) {
+        for token in self.luns.end_use(mapping) {
             self.answer(token);
         }
     }

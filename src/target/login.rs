@@ -239,12 +239,11 @@ impl<F: Fabric> Shard<F> {
     /// Nothing of a closed channel is left.
     fn release(&mut self, conn: ConnId) {
         let slot = self.connections[conn.index as usize].take();
-        let connection = slot.expect("released once");
+        assert!(slot.is_some(), "released once");
         self.ready.retain(|index| *index != conn.index);
         self.fabric.release(conn);
         let channel = ChannelAt { core: self.out.core(), conn };
-        let session = connection.session();
-        self.out.send(REGISTRY_CORE, CoreMessage::ChannelGone { channel, session });
+        self.out.send(REGISTRY_CORE, CoreMessage::ChannelGone { channel });
         self.check_deletes();
     }
 
@@ -254,8 +253,7 @@ impl<F: Fabric> Shard<F> {
         let ended = |target: &usize| connections.iter().flatten().all(|c| c.target != *target);
         let ready: Vec<_> = self.deletes.extract_if(.., |(_, target)| ended(target)).collect();
         for (token, target) in ready {
-            let name = self.luns.target(target).spec.name.clone();
-            self.luns.delete_target(&name);
+            self.luns.delete_target(target);
             self.answer(token);
         }
     }
@@ -283,7 +281,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Reports a changed LUN map to initiators that asked to be notified of asynchronous events
-    /// (SRP_AER_REQ; SRP 16A, 6.12), on one channel of each session.
+    /// (SRP_AER_REQ; SRP 16A, 6.12), on one of each session's channels on this core.
     pub(super) fn report_event(&mut self, target: &str) {
         let mut told = Vec::new();
         for index in 0..self.connections.len() {

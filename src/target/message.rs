@@ -295,8 +295,6 @@ pub enum CoreMessage {
     ChannelGone {
         /// Where it was.
         channel: ChannelAt,
-        /// Its session; `None` when the login was still under way.
-        session: Option<u64>,
     },
     /// To the registry: raise a unit attention for every session of a target, at a LUN or at all.
     Attention {

@@ -37,11 +37,12 @@ impl Counters {
 }
 
 impl IoCounts {
-    /// Accounts for one operation that took `took_ns`.
+    /// Accounts for one operation that took `took_ns`; of one that failed only that it did.
     #[inline]
     pub fn count(&mut self, op: &IoOp, block_bytes: u32, status: IoStatus, took_ns: u64) {
         if !status.is_good() {
             self.errors += 1;
+            return;
         }
         let block_bytes = u64::from(block_bytes);
         let (bytes, ops, ns, max, min, moved) = match *op {
@@ -102,7 +103,7 @@ impl<F: Fabric> Shard<F> {
                     self.close(conn, CloseReason::Local);
                 }
             }
-            CoreMessage::ChannelGone { channel, session: _ } => {
+            CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
                 registry.on_channel_gone(channel, &mut self.out);
             }

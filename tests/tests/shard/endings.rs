@@ -219,6 +219,44 @@ fn read(port: &Port) -> Tag {
 }
 
 #[test]
+fn an_unmap_that_is_asked_for_again_waits_like_the_first() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let port = world.ready(0, &Login::of(1), &[0]);
+    gate.shut();
+    let tag = read(&port);
+    world.until("the read at the device", |_| gate.held() == 1);
+    let unmap = || Action::UnmapLun { target: "t".to_owned(), lun: 0 };
+    let tokens = [world.begin(unmap()), world.begin(unmap())];
+    world.steps(100);
+    assert!(!tokens.iter().any(|token| world.answered(*token)), "the device still works");
+    gate.open();
+    world.until("both answers", |world| tokens.iter().all(|token| world.answered(*token)));
+    assert!(matches!(world.wait(&port, tag), End::Answered(o) if o.status == GOOD));
+    let bdev = world.bdevs.find("gate").expect("there");
+    world.control(Action::CloseBdev { bdev });
+    assert!(world.reports().iter().all(|report| report.bdevs.is_empty()));
+}
+
+#[test]
+fn a_deletion_that_is_asked_for_again_is_answered_with_the_first() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let port = world.ready(0, &Login::of(1), &[0]);
+    gate.shut();
+    read(&port);
+    world.until("the read at the device", |_| gate.held() == 1);
+    let delete = || Action::DeleteTarget { target: "t".to_owned() };
+    let tokens = [world.begin(delete()), world.begin(delete())];
+    world.steps(100);
+    assert!(!tokens.iter().any(|token| world.answered(*token)), "the channel still lives");
+    gate.open();
+    world.until("both answers", |world| tokens.iter().all(|token| world.answered(*token)));
+    assert!(port.closed());
+    world.create_target("t");
+    world.map("t", 0, "gate");
+    world.ready(0, &Login::of(1), &[0]);
+}
+
+#[test]
 fn luns_come_and_go_under_load() {
     let (mut world, gate, port, good) = scan(3);
     gate.random(4, 20, 0);
