@@ -216,11 +216,14 @@ impl<F: Fabric> Shard<F> {
         let slot = self.connections[index as usize].as_mut();
         let connection = slot.expect("a channel is released after all its replies have ended");
         connection.own_in_flight -= 1;
-        if connection.own_in_flight == 0
-            && let State::Leaving { said: true, .. } = connection.state
-        {
-            let conn = connection.id;
-            self.close(conn, CloseReason::Local);
+        if connection.own_in_flight > 0 {
+            return;
+        }
+        let conn = connection.id;
+        match connection.state {
+            State::Leaving { said: true, .. } => self.close(conn, CloseReason::Local),
+            State::Gone if connection.in_flight == 0 => self.on_idle(conn),
+            _ => {}
         }
     }
 
