@@ -1,10 +1,10 @@
 //! Instructions of the target per command, counted by callgrind.
 //!
 //! One core's target over shared memory and an initiator run by hand in one thread. A turn of the
-//! target is a function of its own, so that callgrind can be told to count nothing else:
+//! target under load is a function of its own, so that callgrind can be told to count nothing else:
 //!
 //! ```text
-//! valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*target_turn*' \
+//! valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*loaded_turn*' \
 //!     instructions read 32 20000
 //! ```
 //!
@@ -48,8 +48,8 @@ struct Rig {
 
 /// What callgrind counts.
 #[inline(never)]
-fn target_turn(shard: &mut Shard<ShmFabric>, now: Instant, inbox: &mut Batch<Message>) {
-    shard.turn(now, inbox);
+fn loaded_turn(rig: &mut Rig) {
+    rig.turn();
 }
 
 impl Rig {
@@ -58,7 +58,7 @@ impl Rig {
             self.inbox.push(message);
         }
         self.now_ns += 1000;
-        target_turn(&mut self.shard, Instant::from_ns(self.now_ns), &mut self.inbox);
+        self.shard.turn(Instant::from_ns(self.now_ns), &mut self.inbox);
     }
 
     fn order(&mut self, action: Action) {
@@ -152,7 +152,7 @@ fn main() {
             sent += 1;
         }
         channels[0].flush().expect("open");
-        rig.turn();
+        loaded_turn(&mut rig);
         turns += 1;
         let polled = channels[0].poll(|event| match event {
             Event::Done(completion) => {
