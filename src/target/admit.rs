@@ -298,8 +298,9 @@ impl<F: Fabric> Shard<F> {
         Ok(bufs)
     }
 
-    /// Takes a slot for an admitted command.
-    #[inline]
+    /// Takes a slot for an admitted command. Always inlined: a request is large, and should be made
+    /// in its slot instead of being passed on.
+    #[inline(always)]
     fn begin(&mut self, request: Request) -> Tag {
         if let Some(mapping) = request.mapping {
             self.luns.begin_use(mapping);

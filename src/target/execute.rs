@@ -144,7 +144,8 @@ impl<F: Fabric> Shard<F> {
     /// Builds and sends the response. `no_data`: a read whose data is all zeros and nowhere.
     pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome, no_data: bool) {
         let good = outcome.status == ScsiStatus::Good;
-        let moves = good && self.request(tag).reads() && self.request(tag).bytes > 0;
+        let request = self.request(tag);
+        let moves = good && request.reads() && request.bytes > 0;
         if moves {
             let covered = self.collect_segs(tag);
             debug_assert!(covered, "checked when the table was fetched");
@@ -212,11 +213,14 @@ impl<F: Fabric> Shard<F> {
         let slot = self.connections[index as usize].as_mut();
         let connection = slot.expect("a channel is released after all its replies have ended");
         connection.own_in_flight -= 1;
-        if connection.own_in_flight == 0
-            && let State::Leaving { said: true, .. } = connection.state
-        {
-            let conn = connection.id;
-            self.close(conn, CloseReason::Local);
+        if connection.own_in_flight > 0 {
+            return;
+        }
+        let conn = connection.id;
+        match connection.state {
+            State::Leaving { said: true, .. } => self.close(conn, CloseReason::Local),
+            State::Gone if connection.in_flight == 0 => self.on_idle(conn),
+            _ => {}
         }
     }
 
@@ -224,8 +228,11 @@ impl<F: Fabric> Shard<F> {
     #[inline]
     fn let_go(&mut self, tag: Tag) {
         let request = self.requests.get_mut(tag).expect("begun");
-        for buf in [request.scratch.take(), request.table.take()].into_iter().flatten() {
-            self.pool.put(buf);
+        if let Some(scratch) = request.scratch.take() {
+            self.pool.put(scratch);
+        }
+        if let Some(table) = request.table.take() {
+            self.pool.put(table);
         }
         let Some(mapping) = request.mapping.take() else { return };
         if std::mem::take(&mut request.exclusive) {

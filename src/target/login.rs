@@ -191,7 +191,7 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
-    /// The fabric has ended a channel: no event follows.
+    /// The fabric has ended a channel: only the ends of what it was given too late may follow.
     pub(super) fn on_closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.counters.closed(reason);
         if self.connections[conn.index as usize].as_ref().is_none_or(|c| c.id != conn) {
@@ -232,6 +232,8 @@ impl<F: Fabric> Shard<F> {
                 TLogout { tag: [0; 8], solicited, reason }.emit(&mut iu);
                 self.say(conn, &iu, solicited);
             }
+            // What was said to a channel whose end was not known yet comes back first.
+            State::Gone if connection.own_in_flight > 0 => {}
             State::Gone => self.release(conn),
         }
     }

@@ -49,7 +49,11 @@ fn scan(seed: u64) -> (World, Gate, Port, Port) {
 
 /// Ends a channel after every number of steps of a fixed workload, another's commands unharmed.
 fn at_every_moment(end: impl Fn(&mut World, &Port)) {
-    for steps in 0..200 {
+    at_every_moment_of(200, end);
+}
+
+fn at_every_moment_of(moments: u64, end: impl Fn(&mut World, &Port)) {
+    for steps in 0..moments {
         let (mut world, _gate, port, good) = scan(steps);
         workload(&port);
         let tags = workload(&good);
@@ -92,6 +96,20 @@ fn a_session_can_be_ended_at_any_moment_and_is_told() {
         world.until("the end", |_| port.closed());
         assert!(port.inner().logout, "SRP_T_LOGOUT came");
     });
+}
+
+#[test]
+fn an_initiator_can_vanish_at_any_moment_of_a_disconnect() {
+    for steps in 0..60 {
+        at_every_moment_of(10, |world, port| {
+            let reports = world.reports();
+            let own = reports[0].channels.iter().find(|c| c.initiator_port_id[15] == 1);
+            let session = own.expect("a session").session;
+            world.begin(Action::Disconnect { session });
+            world.steps(steps);
+            port.disconnect();
+        });
+    }
 }
 
 #[test]
