@@ -25,7 +25,7 @@ pub use connector::{RdmaConnector, RdmaLink, RdmaMemory};
 pub use door::CoreDoor;
 pub use fabric::{FabricOptions, RdmaCounts, RdmaFabric};
 pub use listener::{ListenError, Listener, ListenerCounts, ListenerOptions};
-pub use options::{OptionError, RdmaOptions, RdmaValues};
+pub use options::{OptionError, RdmaOptions, RdmaValues, range};
 pub use sys::LibraryError;
 
 /// RDMA devices of this machine can be used. The error says what is missing.
