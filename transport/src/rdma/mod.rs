@@ -11,6 +11,7 @@
 //! Per I/O a core writes work requests into arrays made beforehand and rings at most one doorbell
 //! per queue pair and turn for sends, and one for receives.
 
+mod address;
 mod connection;
 mod connector;
 mod door;
@@ -21,6 +22,7 @@ mod resources;
 #[allow(unsafe_code)]
 mod sys;
 
+pub use address::ListenAddress;
 pub use connector::{RdmaConnector, RdmaLink, RdmaMemory};
 pub use door::CoreDoor;
 pub use fabric::{FabricOptions, RdmaCounts, RdmaFabric};
