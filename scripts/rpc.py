@@ -293,6 +293,35 @@ def iostat_params(args):
     return {"per_channel": args.per_channel, **given(args, "reset_mode", "names")}
 
 
+OPTIONS = (
+    ("srp-max-req-size", natural, "largest IU from an initiator, 996 to 65536 bytes"),
+    ("srp-max-rsp-size", natural, "largest IU to an initiator, 54 to 8276 bytes"),
+    ("srp-max-rdma-size", natural, "advertised transfer size, 256 to 16777216 bytes"),
+    ("srpt-srq-size", natural, "receives of a shared receive queue, 4 to 65535"),
+    ("srpt-sq-size", natural, "send work requests of a connection, 16 to 65535"),
+    ("srpt-service-guid", str, "service GUID of targets created without one; 0: derived"),
+    ("rdma-cm-port", natural, "port of rdma listeners without one; 0: none"),
+)
+
+
+def option_commands(commands):
+    names = [name.replace("-", "_") for name, _, _ in OPTIONS] + ["use_srq"]
+    p = commands.add(
+        "srpt_set_options",
+        "Set parameters of ib_srpt; sizes only before the first rdma listener",
+        lambda args: given(args, *names),
+        quiet,
+    )
+    for name, kind, text in OPTIONS:
+        p.add_argument(f"--{name}", type=kind, help=text)
+    p.add_argument(
+        "--use-srq",
+        action=argparse.BooleanOptionalAction,
+        help="connections of a core and device share their receives",
+    )
+    commands.add("srpt_get_options", "Show the parameters of ib_srpt")
+
+
 def target_commands(commands):
     p = commands.add(
         "srpt_create_target",
@@ -325,7 +354,7 @@ def target_commands(commands):
         p.add_argument("target", help="name of the target")
         p.add_argument("-t", "--trtype", required=True, help="shm or rdma")
         p.add_argument("-a", "--traddr", required=True, help="socket path (shm) or address")
-        p.add_argument("-s", "--trsvcid", help="port, for rdma")
+        p.add_argument("-s", "--trsvcid", help="port, for rdma; rdma_cm_port if absent")
 
     p = commands.add(
         "srpt_map_lun",
@@ -385,6 +414,7 @@ def command_line():
     app_commands(commands)
     config_commands(commands)
     bdev_commands(commands)
+    option_commands(commands)
     target_commands(commands)
     return parser
 

@@ -16,7 +16,7 @@ use crate::target::message::Action;
 pub struct TargetRequest {
     /// Unique name.
     pub name: String,
-    /// Service GUID; derived from host and name when absent.
+    /// Service GUID; when absent that of [`super::Options`], or derived from host and name.
     pub service_guid: Option<u64>,
     /// Relative target port identifier; the lowest free one when absent.
     pub relative_port: Option<u16>,
@@ -73,7 +73,8 @@ impl Control {
         if self.target(name).is_ok() {
             return Err(Refused::exists(format!("target {name}")));
         }
-        let service_guid = request.service_guid.unwrap_or_else(|| self.derived_guid(name));
+        let given = request.service_guid.or(self.options().srpt_service_guid);
+        let service_guid = given.unwrap_or_else(|| self.derived_guid(name));
         if let Some(other) = self.targets.iter().find(|t| t.service_guid() == service_guid) {
             let other = other.name();
             return Err(Refused::exists(format!(
@@ -89,7 +90,7 @@ impl Control {
         tracing::info!("target {name}: created, service GUID {service_guid:016x}");
         self.targets.push(Target {
             spec,
-            guid_given: request.service_guid.is_some(),
+            guid_given: given.is_some(),
             luns: BTreeMap::new(),
             listeners: Vec::new(),
             deleting: false,
@@ -148,6 +149,15 @@ impl Control {
             )));
         }
         Ok(target)
+    }
+
+    /// The listener with the port that is meant when an rdma listener names none.
+    pub fn with_default_port(&self, mut listener: Listener) -> Listener {
+        let port = self.options().rdma_cm_port;
+        if listener.trtype == "rdma" && listener.trsvcid.is_none() && port != 0 {
+            listener.trsvcid = Some(port.to_string());
+        }
+        listener
     }
 
     /// Lets initiators reach a target.

@@ -1,7 +1,7 @@
 //! Loading a configuration: all of it or nothing.
 //!
 //! A configuration is the document that `save_config` gives. Its entries are brought into the
-//! order bdevs, targets, LUNs, listeners, whatever their order in the document; when one fails,
+//! order options, bdevs, targets, LUNs, listeners, whatever their order in the document; when one fails,
 //! those before it are taken back, last first.
 
 use std::fs;
@@ -24,10 +24,11 @@ pub(super) const SUBSYSTEMS: [&str; 2] = ["bdev", "srpt"];
 /// a half-built target.
 fn rank(method: &str) -> u32 {
     match method {
-        "srpt_create_target" => 1,
-        "srpt_map_lun" => 2,
-        "srpt_add_listener" => 3,
-        _ => 0,
+        "srpt_set_options" => 0,
+        "srpt_create_target" => 2,
+        "srpt_map_lun" => 3,
+        "srpt_add_listener" => 4,
+        _ => 1,
     }
 }
 

@@ -171,7 +171,8 @@ impl<F: Fabric> Shard<F> {
             sense: &sense[..sense_len],
             response_code: None,
         };
-        let len = rsp.emit(&mut self.rsp);
+        let room = self.rsp.len().min(connection.ti_bytes_max as usize);
+        let len = rsp.emit(&mut self.rsp[..room]);
         connection.commands += 1;
         if good {
             match request.direction {

@@ -98,8 +98,10 @@ impl<F: Fabric> Shard<F> {
         let Some(connection) = self.asking(conn) else { return };
         let login = connection.login;
         let iu_bytes_max = self.limits.iu_bytes_max;
+        let ti_bytes_max = self.limits.rsp_bytes_max;
         let credits = self.limits.credits;
         let connection = self.connection(conn);
+        (connection.iu_bytes_max, connection.ti_bytes_max) = (iu_bytes_max, ti_bytes_max);
         let offset = login.immediate_data().filter(|offset| {
             (IMM_DATA_OFFSET_MIN..).contains(offset) && u32::from(*offset) < iu_bytes_max
         });
@@ -112,7 +114,7 @@ impl<F: Fabric> Shard<F> {
             tag: login.tag,
             req_lim_delta: credits as i32,
             max_it_iu_len: iu_bytes_max,
-            max_ti_iu_len: self.limits.rsp_bytes_max,
+            max_ti_iu_len: ti_bytes_max,
             buf_fmt: BUF_FMT,
             other_channels,
             immediate_data: offset.is_some(),
@@ -120,7 +122,7 @@ impl<F: Fabric> Shard<F> {
         let mut bytes = [0; LoginRsp::LEN];
         rsp.emit(&mut bytes);
         let receives = credits + RECEIVES_EXTRA;
-        self.fabric.accept(conn, &bytes, receives, iu_bytes_max, self.limits.rsp_bytes_max);
+        self.fabric.accept(conn, &bytes, receives, iu_bytes_max, ti_bytes_max);
         let connection = self.connection(conn);
         tracing::info!(
             session = connection.session(),

@@ -153,6 +153,11 @@ impl<F: Fabric> Shard<F> {
             Action::Disconnect { session } => {
                 self.leave_where(|connection| connection.session() == Some(session));
             }
+            Action::SetIuSizes { iu_bytes_max, rsp_bytes_max } => {
+                (self.limits.iu_bytes_max, self.limits.rsp_bytes_max) =
+                    (iu_bytes_max, rsp_bytes_max);
+                self.limits.check();
+            }
             Action::ResetIoCounts { bdevs, sums } => self.luns.reset_counts(&bdevs, sums),
             Action::Report => {
                 let report = self.report();
@@ -186,10 +191,10 @@ impl<F: Fabric> Shard<F> {
     }
 
     fn report(&self) -> Report {
-        let (credits, iu_bytes_max) = (self.limits.credits, self.limits.iu_bytes_max);
+        let credits = self.limits.credits;
         let connections = || self.connections.iter().flatten();
         Report {
-            channels: connections().filter_map(|c| c.report(credits, iu_bytes_max)).collect(),
+            channels: connections().filter_map(|c| c.report(credits)).collect(),
             buffers: self.pool.counts().collect(),
             slots_total: self.requests.capacity() as u32,
             slots_used: self.requests.len() as u32,
