@@ -197,7 +197,7 @@ fn channels_of_a_core_share_a_ring_and_close_in_any_order() {
     let mut done = Batch::new(1);
     while done.is_empty() {
         rig.channel().flush();
-        rig.channel().poll(&mut done);
+        rig.channel().poll(reactor::Instant::default(), &mut done);
     }
     let item = done.pop().unwrap();
     assert_eq!((item.tag, item.status), (tag, IoStatus::Good));
@@ -272,7 +272,7 @@ fn a_completion_wakes_an_armed_core_and_only_then(uring: &Uring, delivery: Deliv
                 assert_eq!(ready, 1, "a completion did not wake its core");
                 sleeps += 1;
             }
-            channel.poll(&mut done);
+            channel.poll(reactor::Instant::default(), &mut done);
         }
         assert_eq!(done.pop().unwrap().status, IoStatus::Good);
     }
@@ -280,7 +280,7 @@ fn a_completion_wakes_an_armed_core_and_only_then(uring: &Uring, delivery: Deliv
     for _ in 0..64 {
         submit_sync(channel.as_mut());
         while done.is_empty() {
-            channel.poll(&mut done);
+            channel.poll(reactor::Instant::default(), &mut done);
         }
         assert_eq!(done.pop().unwrap().status, IoStatus::Good);
     }
