@@ -18,6 +18,7 @@ mod sessions;
 mod stats;
 mod targets;
 mod threads;
+mod vbdevs;
 
 pub use config::saved;
 
@@ -99,11 +100,12 @@ const fn change(name: &'static str, run: Change) -> Method {
     Method { name, run: Run::Change(run) }
 }
 
-const GROUPS: [&[Method]; 9] = [
+const GROUPS: [&[Method]; 10] = [
     &app::METHODS,
     &threads::METHODS,
     &config::METHODS,
     &bdevs::METHODS,
+    &vbdevs::METHODS,
     &iostat::METHODS,
     &targets::METHODS,
     &luns::METHODS,
