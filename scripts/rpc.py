@@ -251,7 +251,7 @@ def bdev_commands(commands):
     )
     p.add_argument("name", help="its name")
 
-    for kind in ("null", "malloc", "uring"):
+    for kind in ("null", "malloc", "uring", "passthru", "delay", "error"):
         delete_command(commands, kind)
 
     p = commands.add(
@@ -274,6 +274,82 @@ def bdev_commands(commands):
     p.add_argument("--reset-mode", choices=["none", "all", "maxmin"], help="what to start anew")
 
 
+def stacked_bdev_commands(commands):
+    p = commands.add(
+        "bdev_passthru_create",
+        "Create a bdev that hands everything on to another one",
+        lambda args: given(args, "base_bdev_name", "name", "uuid"),
+        bare,
+    )
+    p.add_argument("-b", "--base-bdev-name", required=True, help="name of the bdev below")
+    p.add_argument("-p", "--name", required=True, help="its name")
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+
+    p = commands.add(
+        "bdev_delay_create", "Create a bdev that makes another one slow", delay_params, bare
+    )
+    p.add_argument("-b", "--base-bdev-name", required=True, help="name of the bdev below")
+    p.add_argument("-d", "--delay-bdev-name", dest="name", required=True, help="its name")
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    for letter, option, dest, text in (
+        ("-r", "--avg-read-latency", "avg_read_latency", "of 99 reads in 100"),
+        ("-t", "--nine-nine-read-latency", "p99_read_latency", "of 1 read in 100"),
+        ("-w", "--avg-write-latency", "avg_write_latency", "of 99 writes in 100"),
+        ("-n", "--nine-nine-write-latency", "p99_write_latency", "of 1 write in 100"),
+    ):
+        p.add_argument(
+            letter, option, dest=dest, type=natural, required=True, help=f"microseconds {text}"
+        )
+
+    p = commands.add(
+        "bdev_delay_update_latency",
+        "Change one latency of a delay bdev",
+        lambda args: given(args, "delay_bdev_name", "latency_type", "latency_us"),
+    )
+    p.add_argument("delay_bdev_name", help="its name")
+    p.add_argument("latency_type", help="avg_read, p99_read, avg_write or p99_write")
+    p.add_argument("latency_us", type=natural, help="microseconds")
+
+    p = commands.add(
+        "bdev_error_create",
+        "Create a bdev EE_NAME that makes another one, NAME, fail on demand",
+        lambda args: given(args, "base_name", "uuid"),
+    )
+    p.add_argument("--uuid", help="identity; derived from host and name when absent")
+    p.add_argument("base_name", help="name of the bdev below")
+
+    p = commands.add(
+        "bdev_error_inject_error", "Make operations of an error bdev fail", inject_params, quiet
+    )
+    p.add_argument("name", help="its name")
+    p.add_argument("io_type", help="read, write, unmap, flush, write_zeroes, all, or clear: none")
+    p.add_argument("error_type", help="failure, pending or corrupt_data")
+    p.add_argument("-n", "--num", type=natural, help="how many operations; one when absent")
+    p.add_argument(
+        "-q", "--queue-depth", type=natural, help="only while so many are under way on a core"
+    )
+    p.add_argument("-o", "--corrupt-offset", type=natural, help="place of the byte to change")
+    p.add_argument("-v", "--corrupt-value", type=natural, help="exclusive-or with it, 1 to 255")
+
+    p = commands.add(
+        "bdev_error_resume_pending",
+        "Let the pending operations of an error bdev go on",
+        lambda args: given(args, "name"),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+
+
+def delay_params(args):
+    latencies = ("avg_read_latency", "p99_read_latency", "avg_write_latency", "p99_write_latency")
+    return given(args, "base_bdev_name", "name", "uuid", *latencies)
+
+
+def inject_params(args):
+    optional = ("num", "queue_depth", "corrupt_offset", "corrupt_value")
+    return given(args, "name", "io_type", "error_type", *optional)
+
+
 def uring_params(args):
     names = ("name", "block_size", "uuid", "read_only", "direct", "write_cache", "rotational")
     return {"filename": os.path.abspath(args.filename), **given(args, *names)}
@@ -282,7 +358,7 @@ def uring_params(args):
 def delete_command(commands, kind):
     p = commands.add(
         f"bdev_{kind}_delete",
-        f"Delete a {kind} bdev that no LUN uses",
+        f"Delete a {kind} bdev that neither a LUN nor a bdev uses",
         lambda args: given(args, "name"),
         quiet,
     )
@@ -414,6 +490,7 @@ def command_line():
     app_commands(commands)
     config_commands(commands)
     bdev_commands(commands)
+    stacked_bdev_commands(commands)
     option_commands(commands)
     target_commands(commands)
     return parser

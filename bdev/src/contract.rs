@@ -5,21 +5,28 @@
 //! the device's first megabyte or so.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use reactor::pool::{Buf, SizeClass};
 use reactor::sys::memory::Memory;
-use reactor::{Batch, Pool, Tag};
+use reactor::time::Manual;
+use reactor::{Batch, Clock, Pool, Tag};
 
 use crate::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus};
 
 /// Turns of a core without a completion after which an operation counts as lost.
 const TURNS_MAX: u64 = 200_000_000;
 
+/// Time of a turn.
+const TURN: Duration = Duration::from_micros(1);
+
 /// A channel and all that a core would have around it.
 pub struct Rig {
     channel: Box<dyn IoChannel>,
     /// The core's side: kept so that more channels can share its ring.
     pub core: CoreContext,
+    /// The time, a microsecond later with every turn.
+    pub clock: Manual,
     pool: Pool,
     done: Batch<IoDone>,
     in_flight: Vec<Option<Tag>>,
@@ -45,6 +52,7 @@ impl Rig {
         Rig {
             channel,
             core,
+            clock: Manual::default(),
             pool,
             done: Batch::new(depth as usize),
             in_flight: vec![None; depth as usize],
@@ -80,19 +88,36 @@ impl Rig {
         tag
     }
 
+    /// Flushes and polls once.
+    fn turn(&mut self) {
+        self.clock.advance(TURN);
+        self.channel.flush();
+        self.channel.poll(self.clock.now(), &mut self.done);
+    }
+
+    /// What has completed, if something has; checks that its tag was in flight.
+    fn completed(&mut self) -> Option<IoDone> {
+        let done = self.done.pop()?;
+        let slot = &mut self.in_flight[done.tag.index()];
+        assert_eq!(*slot, Some(done.tag), "a tag came back that was not in flight");
+        *slot = None;
+        Some(done)
+    }
+
+    /// Runs so many turns, or fewer if something completes.
+    pub fn wait_turns(&mut self, turns: u64) -> Option<IoDone> {
+        for _ in 0..turns {
+            if let Some(done) = self.completed() {
+                return Some(done);
+            }
+            self.turn();
+        }
+        self.completed()
+    }
+
     /// Flushes and polls until something completes; checks that its tag was in flight.
     pub fn wait(&mut self) -> IoDone {
-        for _ in 0..TURNS_MAX {
-            if let Some(done) = self.done.pop() {
-                let slot = &mut self.in_flight[done.tag.index()];
-                assert_eq!(*slot, Some(done.tag), "a tag came back that was not in flight");
-                *slot = None;
-                return done;
-            }
-            self.channel.flush();
-            self.channel.poll(&mut self.done);
-        }
-        panic!("an operation never completed");
+        self.wait_turns(TURNS_MAX).expect("every operation completes")
     }
 
     /// Runs one operation without data.
@@ -131,8 +156,7 @@ impl Rig {
             let done = self.wait();
             self.put(done.buf);
         }
-        self.channel.flush();
-        self.channel.poll(&mut self.done);
+        self.turn();
         assert!(self.done.is_empty(), "a completion came twice");
         assert!(self.pool.counts().all(|count| count.free == count.total), "a buffer is missing");
     }

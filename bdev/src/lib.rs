@@ -12,13 +12,16 @@ use std::fmt;
 use std::sync::Arc;
 
 use reactor::pool::Buf;
-use reactor::{Batch, Tag};
+use reactor::{Batch, Instant, Tag};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 pub mod contract;
+pub mod delay;
+pub mod error;
 pub mod malloc;
 pub mod null;
+pub mod passthru;
 pub mod registry;
 #[allow(unsafe_code)]
 pub(crate) mod sys;
@@ -226,9 +229,11 @@ pub trait IoChannel {
     fn flush(&mut self);
     /// Appends what has completed, up to the room in `done`. Completions of other channels that
     /// share a queue with this one on the same core may come out here too: tags tell them apart.
-    fn poll(&mut self, done: &mut Batch<IoDone>);
+    /// `now` is the time of the core's turn.
+    fn poll(&mut self, now: Instant, done: &mut Batch<IoDone>);
     /// Before the core sleeps: makes sure that a completion will raise the core's wake-up
-    /// descriptor. False when completions are waiting already.
+    /// descriptor. False when completions are waiting already, or wait for a time to come: nothing
+    /// would wake the core for that.
     fn arm(&mut self) -> bool {
         true
     }
@@ -245,6 +250,15 @@ pub struct CoreContext {
     /// Descriptor to raise when a completion arrives while the core sleeps; `None`: the core never
     /// sleeps.
     pub wake: Option<Arc<rustix::fd::OwnedFd>>,
+}
+
+impl CoreContext {
+    /// A context of the same core that shares no ring. Whoever must see every completion of a
+    /// channel opens it with this: no other channel can take them.
+    pub fn apart(&self) -> CoreContext {
+        let CoreContext { memory, ring: _, depth, wake } = self;
+        CoreContext { memory: Arc::clone(memory), ring: None, depth: *depth, wake: wake.clone() }
+    }
 }
 
 /// Why a channel could not be opened.

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use reactor::Batch;
+use reactor::{Batch, Instant};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -186,7 +186,7 @@ impl IoChannel for MallocChannel {
     fn flush(&mut self) {}
 
     #[inline]
-    fn poll(&mut self, done: &mut Batch<IoDone>) {
+    fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
         while !done.is_full() {
             let Some(item) = self.done.pop() else { break };
             done.push(item);

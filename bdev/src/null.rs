@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reactor::Batch;
+use reactor::{Batch, Instant};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -167,7 +167,7 @@ impl IoChannel for NullChannel {
     fn flush(&mut self) {}
 
     #[inline]
-    fn poll(&mut self, done: &mut Batch<IoDone>) {
+    fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
         while !done.is_full() {
             let Some(item) = self.done.pop() else { break };
             done.push(item);

@@ -2,7 +2,7 @@
 //!
 //! A [`Registry`] makes devices from the parameters of their RPCs, keeps them in the order of
 //! creation, and knows who uses which. Names and identities are unique, and a device in use can't
-//! be deleted.
+//! be deleted. A virtual device is the user of its base.
 //!
 //! Identities are stable: without a `uuid` parameter a device's UUID follows from the host, the
 //! kind of device and its name, so an initiator finds the same disk after a restart and never the
@@ -15,10 +15,14 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use crate::delay::Delay;
+use crate::error::ErrorInjection;
 use crate::malloc::{self, Malloc, MallocOptions};
 use crate::null::{self, Null, NullOptions};
 use crate::uring::{self, Uring, UringOptions};
 use crate::{Bdev, Geometry};
+
+mod stacked;
 
 /// Why a device could not be made, found, claimed or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -176,6 +180,8 @@ pub(crate) fn check_block_bytes(name: &str, block_bytes: u32) -> Result<(), Bdev
 
 /// What a device was made as, for the calls that need its own type.
 enum Kind {
+    Delay(Arc<Delay>),
+    Error(Arc<ErrorInjection>),
     Null(Arc<Null>),
     Uring(Arc<Uring>),
     Other(Arc<dyn Bdev>),
@@ -184,6 +190,8 @@ enum Kind {
 impl Kind {
     fn bdev(&self) -> Arc<dyn Bdev> {
         match self {
+            Kind::Delay(delay) => Arc::clone(delay) as Arc<dyn Bdev>,
+            Kind::Error(error) => Arc::clone(error) as Arc<dyn Bdev>,
             Kind::Null(null) => Arc::clone(null) as Arc<dyn Bdev>,
             Kind::Uring(uring) => Arc::clone(uring) as Arc<dyn Bdev>,
             Kind::Other(bdev) => Arc::clone(bdev),
@@ -195,6 +203,8 @@ struct Entry {
     kind: Kind,
     bdev: Arc<dyn Bdev>,
     claimed_by: Option<String>,
+    /// Name of the device that this one is over and has claimed.
+    base: Option<String>,
 }
 
 /// All devices, in the order of their creation.
@@ -293,8 +303,8 @@ impl Registry {
         self.entries[self.position(name).ok()?].claimed_by.as_deref()
     }
 
-    /// Removes a device that nobody uses; `method` must be the one for its kind. Channels that are
-    /// still open keep the device alive.
+    /// Removes a device that nobody uses, and releases its base; `method` must be the one for its
+    /// kind. Channels that are still open keep the device alive.
     pub fn delete(&mut self, name: &str, method: &str) -> Result<Arc<dyn Bdev>, BdevError> {
         let at = self.position(name)?;
         let bdev = &self.entries[at].bdev;
@@ -302,7 +312,11 @@ impl Registry {
             return Err(wrong_kind(bdev.as_ref(), method));
         }
         self.refuse_claimed(at)?;
-        Ok(self.entries.remove(at).bdev)
+        let entry = self.entries.remove(at);
+        if let Some(base) = &entry.base {
+            self.release(base)?;
+        }
+        Ok(entry.bdev)
     }
 
     /// Changes the size of a null device, in blocks (`bdev_null_resize`).
@@ -325,7 +339,7 @@ impl Registry {
 
     fn keep(&mut self, kind: Kind) -> Arc<dyn Bdev> {
         let bdev = kind.bdev();
-        self.entries.push(Entry { kind, bdev: Arc::clone(&bdev), claimed_by: None });
+        self.entries.push(Entry { kind, bdev: Arc::clone(&bdev), claimed_by: None, base: None });
         bdev
     }
 
@@ -470,6 +484,23 @@ fn supported_io_types(geometry: &Geometry) -> Value {
         "nvme_nssr": false,
         "write_uncorrectable": false,
     })
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Bases for the tests of virtual devices.
+
+    use super::*;
+
+    pub(crate) fn malloc(blocks: u64, block_bytes: u32) -> Arc<dyn Bdev> {
+        let shape = Shape { blocks, block_bytes, physical_bytes: block_bytes };
+        Arc::new(Malloc::new("base".into(), Uuid::nil(), shape).unwrap())
+    }
+
+    pub(crate) fn null(blocks: u64) -> Arc<dyn Bdev> {
+        let shape = Shape { blocks, block_bytes: 512, physical_bytes: 512 };
+        Arc::new(Null::new("base".into(), Uuid::nil(), shape))
+    }
 }
 
 #[cfg(test)]

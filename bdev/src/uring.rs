@@ -19,7 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reactor::Batch;
+use reactor::{Batch, Instant};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -320,7 +320,7 @@ impl IoChannel for UringChannel {
     }
 
     #[inline]
-    fn poll(&mut self, done: &mut Batch<IoDone>) {
+    fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
         self.ring.borrow_mut().poll(done);
     }
 

@@ -130,8 +130,10 @@ impl Control {
         self.all(&Action::ResetIoCounts { bdevs, sums }).map(drop)
     }
 
-    /// Asks every core to stop: what runs is answered, then the channels end.
+    /// Asks every core to stop: what runs is answered, then the channels end. What an error bdev
+    /// holds goes on.
     pub fn stop(&mut self) -> Result<(), Refused> {
+        self.bdevs.end_injections();
         self.all(&Action::Shutdown).map(drop)
     }
 
@@ -140,25 +142,44 @@ impl Control {
         Ok(self.bdevs.find(name)?)
     }
 
-    /// Deletes a bdev that no LUN uses. `method` is that of the bdev's kind, such as
+    /// Fails when a LUN shows a bdev, naming one.
+    pub fn refuse_mapped(&self, bdev: &str) -> Result<(), Refused> {
+        match self.mapping_of(bdev) {
+            Some((target, lun)) => {
+                Err(Refused::busy(format!("bdev {bdev} is mapped as LUN {lun} of target {target}")))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Deletes a bdev that neither a LUN nor another bdev uses. `method` is that of the bdev's kind, such as
     /// `bdev_null_delete`.
     pub fn delete_bdev(&mut self, method: &str, name: &str) -> Result<(), Refused> {
         let bdev = self.bdev(name)?;
         let name = bdev.name();
-        let mapping = self.mapping_of(name).filter(|_| bdev.delete_method() == method);
-        if let Some((target, lun)) = mapping {
-            return Err(Refused::busy(format!(
-                "bdev {name} is mapped as LUN {lun} of target {target}"
-            )));
+        if bdev.delete_method() == method {
+            self.refuse_mapped(name)?;
         }
         self.bdevs.delete(name, method)?;
         tracing::info!("bdev {name}: deleted");
         Ok(())
     }
 
-    /// Brings a new size of a bdev to the cores and their sessions. The bdev has it already.
+    /// Brings a new size of a bdev, and with it of the bdevs over it, to the cores and their
+    /// sessions. The bdev has it already.
     pub fn capacity_changed(&mut self, bdev: &str) -> Result<(), Refused> {
-        self.all(&Action::CapacityChanged { bdev: bdev.to_owned() }).map(drop)
+        self.all(&Action::CapacityChanged { bdev: bdev.to_owned() })?;
+        for bdev in self.bdevs.names_over(bdev) {
+            self.all(&Action::CapacityChanged { bdev })?;
+        }
+        Ok(())
+    }
+
+    /// Lets the pending operations of an error bdev go on. Every core has seen it when this
+    /// returns: the question wakes those that sleep.
+    pub fn resume_pending(&mut self, bdev: &str) -> Result<(), Refused> {
+        self.bdevs.resume_pending(bdev)?;
+        self.reports().map(drop)
     }
 
     /// Ends a session on every core.

@@ -1,9 +1,10 @@
 //! Loading a configuration: all of it or nothing.
 //!
 //! A configuration is the document that `save_config` gives. Its entries are brought into the
-//! order options, bdevs, targets, LUNs, listeners, whatever their order in the document; when one fails,
-//! those before it are taken back, last first.
+//! order options, bdevs, bdevs over them, targets, LUNs, listeners, whatever their order in the
+//! document; when one fails, those before it are taken back, last first.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -21,14 +22,52 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub(super) const SUBSYSTEMS: [&str; 2] = ["bdev", "srpt"];
 
 /// Where a method's entries come among the others: listeners last, so that no initiator logs in to
-/// a half-built target.
-fn rank(method: &str) -> u32 {
-    match method {
-        "srpt_set_options" => 0,
-        "srpt_create_target" => 2,
-        "srpt_map_lun" => 3,
-        "srpt_add_listener" => 4,
-        _ => 1,
+/// a half-built target. Bdevs come by their height over a bdev that needs no other.
+fn rank(step: &Step<'_>, heights: &Heights) -> (u32, usize) {
+    match step.method.as_str() {
+        "srpt_set_options" => (0, 0),
+        "srpt_create_target" => (2, 0),
+        "srpt_map_lun" => (3, 0),
+        "srpt_add_listener" => (4, 0),
+        _ => (1, heights.of(step)),
+    }
+}
+
+/// Names of a bdev over another one and of its base.
+#[derive(Deserialize)]
+struct Stacked {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(alias = "base_bdev_name")]
+    base_name: String,
+}
+
+impl Stacked {
+    /// Of an entry that makes such a bdev. Wrong parameters are for the method to refuse.
+    fn of(step: &Step<'_>) -> Option<Stacked> {
+        let mut stacked: Stacked = serde_json::from_str(step.params?.get()).ok()?;
+        if step.method == "bdev_error_create" {
+            stacked.name = Some(format!("EE_{}", stacked.base_name));
+        }
+        Some(stacked)
+    }
+}
+
+/// The base of each bdev over another one that a configuration makes.
+struct Heights(BTreeMap<String, String>);
+
+impl Heights {
+    fn new(steps: &[Step<'_>]) -> Heights {
+        let stacked = steps.iter().filter_map(Stacked::of);
+        Heights(stacked.filter_map(|bdev| Some((bdev.name?, bdev.base_name))).collect())
+    }
+
+    /// Bdevs of the configuration below the one that an entry makes. Those that go round in a
+    /// circle have no order; the first of them fails for want of its base.
+    fn of(&self, step: &Step<'_>) -> usize {
+        let base = Stacked::of(step).map(|bdev| bdev.base_name);
+        let below = std::iter::successors(base.as_ref(), |name| self.0.get(*name));
+        below.take(self.0.len() + 1).count()
     }
 }
 
@@ -109,7 +148,8 @@ pub fn load_file(control: &mut Control, path: &Path) -> Result<(), FileError> {
 /// Loads a document into the control plane.
 pub fn load(control: &mut Control, text: &str) -> Result<(), LoadError> {
     let mut steps = steps(text)?;
-    steps.sort_by_key(|step| rank(&step.method));
+    let heights = Heights::new(&steps);
+    steps.sort_by_cached_key(|step| rank(step, &heights));
     let mut done = Vec::new();
     for step in steps {
         match (step.change)(control, step.params) {

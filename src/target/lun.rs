@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError};
-use reactor::{Batch, Slab, Tag};
+use reactor::{Batch, Instant, Slab, Tag};
 
 use super::message::{IoCounts, Token};
 use crate::scsi::Identity;
@@ -317,9 +317,10 @@ impl Luns {
 
     /// Collects completions of the devices that have something in flight.
     #[inline]
-    pub fn poll(&mut self, done: &mut Batch<IoDone>) {
+    pub fn poll(&mut self, now: Instant, done: &mut Batch<IoDone>) {
         for device in &self.active {
-            self.devices[*device].as_mut().expect("active devices are open").channel.poll(done);
+            let open = self.devices[*device].as_mut().expect("active devices are open");
+            open.channel.poll(now, done);
         }
     }
 

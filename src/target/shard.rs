@@ -220,7 +220,7 @@ impl<F: Fabric> Service for Shard<F> {
         }
         self.admit_ready();
         self.luns.flush();
-        self.luns.poll(&mut self.done);
+        self.luns.poll(now, &mut self.done);
         if !self.done.is_empty() {
             while let Some(done) = self.done.pop() {
                 self.on_done(done);

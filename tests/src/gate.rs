@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bdev::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError};
-use reactor::Batch;
+use reactor::{Batch, Instant};
 use serde_json::{Map, Value, json};
 use transport::sim::Rng;
 use uuid::Uuid;
@@ -246,7 +246,7 @@ impl IoChannel for GateChannel {
 
     fn flush(&mut self) {}
 
-    fn poll(&mut self, done: &mut Batch<IoDone>) {
+    fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
         let mut state = self.gate.state();
         for _ in 0..self.held.len() {
             let mut held = self.held.pop_front().expect("counted");

@@ -83,6 +83,47 @@ fn a_claimed_device_stays() {
 }
 
 #[test]
+fn a_virtual_device_claims_its_base_and_releases_it() {
+    let mut registry = Registry::with_host("host");
+    let base = registry.create_null(null(Some("a"))).unwrap();
+    let passthru = |name: &str, base: &str| crate::passthru::PassthruOptions {
+        name: name.into(),
+        base: base.into(),
+        uuid: None,
+    };
+    // A base can be named by its identity, too.
+    registry.create_passthru(passthru("p", &base.uuid().to_string())).unwrap();
+    let error = registry.create_passthru(passthru("q", "a")).unwrap_err();
+    assert_eq!(error.to_string(), "bdev a is in use by passthru bdev p");
+    assert_eq!(error.errno(), -16);
+    assert_eq!(registry.claim("a", "other").unwrap_err().errno(), -16);
+    assert_eq!(registry.delete("a", "bdev_null_delete").unwrap_err().errno(), -16);
+    assert_eq!(registry.create_passthru(passthru("x", "x")).unwrap_err().errno(), -19);
+    registry.create_passthru(passthru("q", "p")).unwrap();
+    assert_eq!(registry.names_over("a"), ["p", "q"]);
+    assert_eq!(registry.names_over("p"), ["q"]);
+    assert_eq!(registry.delete("p", "bdev_passthru_delete").unwrap_err().errno(), -16);
+    registry.delete("q", "bdev_passthru_delete").unwrap();
+    registry.delete("p", "bdev_passthru_delete").unwrap();
+    assert_eq!(registry.claimed_by("a"), None);
+    registry.delete("a", "bdev_null_delete").unwrap();
+}
+
+#[test]
+fn a_virtual_device_that_is_refused_claims_nothing() {
+    let mut registry = Registry::with_host("host");
+    registry.create_null(null(Some("a"))).unwrap();
+    registry.create_null(null(Some("EE_a"))).unwrap();
+    let latencies = crate::delay::Latencies { avg_read_us: 1, ..Default::default() };
+    let delay =
+        crate::delay::DelayOptions { name: "d".into(), base: "a".into(), uuid: None, latencies };
+    assert_eq!(registry.create_delay(delay).unwrap_err().errno(), -22);
+    let error = crate::error::ErrorOptions { base: "a".into(), uuid: None };
+    assert_eq!(registry.create_error(error).unwrap_err().errno(), -17);
+    assert_eq!(registry.claimed_by("a"), None);
+}
+
+#[test]
 fn each_kind_has_its_own_methods() {
     let mut registry = Registry::with_host("host");
     let options = parsed(json!({ "name": "m", "num_blocks": 8, "block_size": 512 }));

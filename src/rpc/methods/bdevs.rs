@@ -114,14 +114,14 @@ struct UringParams {
 }
 
 /// Wrong values that only the device could see are parameter errors too.
-fn refused(error: BdevError) -> RpcError {
+pub(super) fn refused(error: BdevError) -> RpcError {
     match error {
         BdevError::Invalid(why) => RpcError::invalid_params(why),
         error => Refused::from(error).into(),
     }
 }
 
-fn made(bdev: &Arc<dyn Bdev>) -> (Value, Undo) {
+pub(super) fn made(bdev: &Arc<dyn Bdev>) -> (Value, Undo) {
     let undo = Undo::Bdev { method: bdev.delete_method(), name: bdev.name().to_owned() };
     tracing::info!("bdev {}: created, {}", bdev.name(), bdev.product_name());
     (json!(bdev.name()), undo)
@@ -182,11 +182,11 @@ fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NameParams {
-    name: BdevName,
+pub(super) struct NameParams {
+    pub(super) name: BdevName,
 }
 
-fn delete(control: &mut Control, method: &str, params: Params<'_>) -> Outcome {
+pub(super) fn delete(control: &mut Control, method: &str, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
     control.delete_bdev(method, &name.0)?;
     Ok(json!(true))

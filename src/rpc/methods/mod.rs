@@ -19,6 +19,7 @@ mod sessions;
 mod stats;
 mod targets;
 mod threads;
+mod vbdevs;
 
 pub use config::saved;
 
@@ -108,6 +109,7 @@ const GROUPS: [&[Method]; 10] = [
     &threads::METHODS,
     &config::METHODS,
     &bdevs::METHODS,
+    &vbdevs::METHODS,
     &iostat::METHODS,
     &options::METHODS,
     &targets::METHODS,

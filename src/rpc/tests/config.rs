@@ -28,6 +28,19 @@ fn rich() -> Bench {
         "srpt_map_lun",
         r#"{"target":"t1","bdev_name":"Malloc0","vendor":"ACME","product":"Disk","serial":"9"}"#,
     );
+    // Over each other, and with names against that order.
+    bench.ok("bdev_null_create", r#"{"name":"Zero","num_blocks":64,"block_size":512}"#);
+    bench.ok(
+        "bdev_delay_create",
+        r#"{"base_bdev_name":"Zero","name":"Y","avg_read_latency":1,"p99_read_latency":20,
+            "avg_write_latency":3,"p99_write_latency":40}"#,
+    );
+    bench.ok("bdev_error_create", r#"{"base_name":"Y"}"#);
+    bench.ok(
+        "bdev_passthru_create",
+        r#"{"base_bdev_name":"EE_Y","name":"A","uuid":"3b1d2a30-1111-4222-8333-444455557777"}"#,
+    );
+    bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"A"}"#);
     bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"SHM","traddr":"/run/t1"}"#);
     bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"shm","traddr":"/run/t2"}"#);
     bench
@@ -75,6 +88,22 @@ fn a_file_keeps_every_option() {
 }
 
 #[test]
+fn bdevs_that_are_over_each_other_in_a_circle_are_refused() {
+    let passthru = |base: &str, name: &str| {
+        json!({
+            "method": "bdev_passthru_create",
+            "params": { "base_bdev_name": base, "name": name },
+        })
+    };
+    let config = [passthru("B", "A"), passthru("A", "B"), passthru("C", "C")];
+    let bench = Bench::new();
+    let document = json!({ "subsystems": [{ "subsystem": "bdev", "config": config }] });
+    let error = bench.fail("load_config", &document.to_string());
+    assert_eq!(error.code, -19);
+    assert_eq!(bench.saved(), empty());
+}
+
+#[test]
 fn listeners_come_last_whatever_the_order_of_the_document() {
     let mut document = rich().saved();
     for subsystem in document["subsystems"].as_array_mut().expect("an array") {
@@ -88,6 +117,10 @@ fn listeners_come_last_whatever_the_order_of_the_document() {
     let last_create = actions.iter().rposition(|action| action.contains("create"));
     let first_map = actions.iter().position(|action| action.contains("map"));
     assert!(last_create < first_map, "{actions:?}");
+    let bdevs = bench.ok("bdev_get_bdevs", "");
+    let names = bdevs.as_array().expect("an array").iter().map(|bdev| bdev["name"].clone());
+    let names: Vec<Value> = names.collect();
+    assert_eq!(names[names.len() - 3..], ["Y", "EE_Y", "A"].map(Value::from));
 }
 
 const FILE: &str = r#"{

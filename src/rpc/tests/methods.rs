@@ -321,6 +321,94 @@ fn a_bdev_in_a_map_is_claimed() {
     assert_eq!(claimed(&bench), json!(false));
 }
 
+/// The bdevs Zero, delay D over it, and EE_D over that.
+fn with_stack() -> Bench {
+    let bench = Bench::with_target();
+    bench.ok("bdev_null_create", r#"{"name":"Zero","num_blocks":2048,"block_size":512}"#);
+    let delay = r#"{"base_bdev_name":"Zero","name":"D","avg_read_latency":100,
+        "p99_read_latency":1000,"avg_write_latency":200,"p99_write_latency":2000}"#;
+    assert_eq!(bench.ok("bdev_delay_create", delay), "D");
+    assert_eq!(bench.ok("bdev_error_create", r#"{"base_name":"D"}"#), json!(true));
+    bench.actions();
+    bench
+}
+
+#[test]
+fn a_bdev_over_another_claims_it_until_it_is_deleted() {
+    let bench = with_stack();
+    let show =
+        |name: &str| bench.ok("bdev_get_bdevs", &json!({ "name": name }).to_string())[0].clone();
+    let claim = |name: &str| {
+        let bdev = show(name);
+        (bdev["claimed"].clone(), bdev.get("claim_type").cloned())
+    };
+    let taken = (json!(true), Some(json!("exclusive_write")));
+    let free = (json!(false), None);
+    assert_eq!([claim("Zero"), claim("D"), claim("EE_D")], [taken.clone(), taken, free.clone()]);
+    assert_eq!(show("EE_D")["driver_specific"], json!({"error_disk": {"base_bdev": "D"}}));
+    let delay = show("D");
+    assert_eq!(
+        delay["driver_specific"],
+        json!({"delay": {
+            "name": "D", "base_bdev_name": "Zero", "uuid": delay["uuid"],
+            "avg_read_latency": 100, "p99_read_latency": 1000,
+            "avg_write_latency": 200, "p99_write_latency": 2000,
+        }})
+    );
+    bench.ok("bdev_error_delete", r#"{"name":"EE_D"}"#);
+    assert_eq!(claim("D"), free);
+    bench.ok("bdev_delay_delete", r#"{"name":"D"}"#);
+    assert_eq!(claim("Zero"), free);
+    bench.ok("bdev_passthru_create", r#"{"base_bdev_name":"Zero","name":"P"}"#);
+    bench.ok("bdev_passthru_delete", r#"{"name":"P"}"#);
+    bench.ok("bdev_null_delete", r#"{"name":"Zero"}"#);
+}
+
+#[test]
+fn a_new_size_shows_in_all_bdevs_over_the_one_that_has_it() {
+    let bench = with_stack();
+    bench.ok("bdev_null_resize", r#"{"name":"Zero","new_size":2}"#);
+    assert_eq!(
+        bench.actions(),
+        [
+            "0: resized Zero",
+            "1: resized Zero",
+            "0: resized D",
+            "1: resized D",
+            "0: resized EE_D",
+            "1: resized EE_D"
+        ]
+    );
+    assert_eq!(bench.ok("bdev_get_bdevs", r#"{"name":"EE_D"}"#)[0]["num_blocks"], 4096);
+}
+
+#[test]
+fn a_latency_can_be_changed_and_is_saved() {
+    let bench = with_stack();
+    let update = r#"{"delay_bdev_name":"D","latency_type":"p99_read","latency_us":777}"#;
+    assert_eq!(bench.ok("bdev_delay_update_latency", update), json!(true));
+    let saved = bench.saved();
+    assert_eq!(saved["subsystems"][0]["config"][3]["params"]["p99_read_latency"], 777);
+}
+
+#[test]
+fn errors_are_injected_and_what_is_pending_is_resumed_on_every_core() {
+    let bench = with_stack();
+    let wake = |bench: &Bench| bench.seen.lock().unwrap().actions.clone();
+    for params in [
+        r#"{"name":"EE_D","io_type":"read","error_type":"failure","num":5}"#,
+        r#"{"name":"EE_D","io_type":"all","error_type":"pending","queue_depth":3}"#,
+        r#"{"name":"EE_D","io_type":"write","error_type":"corrupt_data","corrupt_value":255,
+            "corrupt_offset":7}"#,
+        r#"{"name":"EE_D","io_type":"clear","error_type":"failure"}"#,
+    ] {
+        assert_eq!(bench.ok("bdev_error_inject_error", params), json!(true));
+        assert_eq!(wake(&bench), Vec::<String>::new(), "no core needs to know");
+    }
+    assert_eq!(bench.ok("bdev_error_resume_pending", r#"{"name":"EE_D"}"#), json!(true));
+    assert_eq!(wake(&bench), ["0: report", "1: report"], "a core that sleeps must wake");
+}
+
 #[test]
 fn signals_are_raised_by_name() {
     let bench = Bench::new();
@@ -375,5 +463,17 @@ fn the_client_prints_results_and_reasons_where_they_belong() {
     let wrong_lun = run(&["srpt_unmap_lun", "t", "x"]).2;
     assert!(wrong_lun.contains("argument lun: x is not a number"), "{wrong_lun}");
     assert_eq!(run(&["log_get_level"]).1, "\"NOTICE\"\n");
-    assert_eq!(run(&["bdev_malloc_delete", "M"]), (0, String::new(), String::new()));
+    let delay = ["bdev_delay_create", "-b", "M", "-d", "D", "-r", "1", "-t", "2", "-w", "3"];
+    assert_eq!(run(&[&delay[..], &["-n", "4"]].concat()), (0, "D\n".to_owned(), String::new()));
+    assert_eq!(run(&["bdev_delay_update_latency", "D", "avg_read", "2"]).1, "true\n");
+    assert_eq!(run(&["bdev_error_create", "D"]).1, "true\n");
+    let inject = ["bdev_error_inject_error", "EE_D", "read", "corrupt_data", "-n", "5"];
+    let quiet = (0, String::new(), String::new());
+    assert_eq!(run(&[&inject[..], &["-q", "1", "-o", "3", "-v", "255"]].concat()), quiet);
+    assert_eq!(run(&["bdev_error_resume_pending", "EE_D"]), quiet);
+    assert_eq!(run(&["bdev_passthru_create", "-b", "EE_D", "-p", "P"]).1, "P\n");
+    for (kind, name) in [("passthru", "P"), ("error", "EE_D"), ("delay", "D")] {
+        assert_eq!(run(&[&format!("bdev_{kind}_delete"), name]), quiet);
+    }
+    assert_eq!(run(&["bdev_malloc_delete", "M"]), quiet);
 }

@@ -112,6 +112,131 @@ const WRONG: &[(&str, &str, i32, &str)] = &[
     ("bdev_uring_create", r#"{"filename":"/x","direct":"maybe"}"#, -32602, "`auto`"),
     ("bdev_uring_delete", r#"{"name":"M0"}"#, -19, "bdev M0"),
     ("bdev_uring_rescan", r#"{"name":"M0"}"#, -19, "bdev M0"),
+    ("bdev_passthru_create", r#"{"name":"P"}"#, -32602, "`base_bdev_name`"),
+    ("bdev_passthru_create", r#"{"base_bdev_name":"free"}"#, -32602, "`name`"),
+    (
+        "bdev_passthru_create",
+        r#"{"base_bdev_name":"Nope","name":"P"}"#,
+        -19,
+        "No such device: bdev Nope",
+    ),
+    (
+        "bdev_passthru_create",
+        r#"{"base_bdev_name":"free","name":"M0"}"#,
+        -17,
+        "File exists: bdev M0",
+    ),
+    (
+        "bdev_passthru_create",
+        r#"{"base_bdev_name":"Null0","name":"P"}"#,
+        -16,
+        "Device or resource busy: bdev Null0 is mapped as LUN 0 of target t0",
+    ),
+    (
+        "bdev_passthru_create",
+        r#"{"base_bdev_name":"base","name":"P"}"#,
+        -16,
+        "Device or resource busy: bdev base is in use by delay bdev D",
+    ),
+    ("bdev_passthru_delete", r#"{"name":"D"}"#, -19, "bdev D is a delay"),
+    (
+        "bdev_delay_create",
+        r#"{"base_bdev_name":"free","name":"X","avg_read_latency":1,"p99_read_latency":1,
+            "avg_write_latency":1}"#,
+        -32602,
+        "`p99_write_latency`",
+    ),
+    (
+        "bdev_delay_create",
+        r#"{"base_bdev_name":"free","name":"X","avg_read_latency":2,"p99_read_latency":1,
+            "avg_write_latency":1,"p99_write_latency":1}"#,
+        -32602,
+        "p99_read_latency 1 is below avg_read_latency 2",
+    ),
+    (
+        "bdev_delay_create",
+        r#"{"base_bdev_name":"free","name":"X","avg_read_latency":0,"p99_read_latency":0,
+            "avg_write_latency":1,"p99_write_latency":3600000001}"#,
+        -32602,
+        "p99_write_latency: 3600000001 is not in 0..=3600000000",
+    ),
+    (
+        "bdev_delay_create",
+        r#"{"base_bdev_name":"D","name":"X","avg_read_latency":0,"p99_read_latency":0,
+            "avg_write_latency":0,"p99_write_latency":0}"#,
+        -16,
+        "bdev D is in use by error bdev EE_D",
+    ),
+    ("bdev_delay_delete", r#"{"name":"D"}"#, -16, "bdev D is in use by error bdev EE_D"),
+    ("bdev_null_delete", r#"{"name":"base"}"#, -16, "bdev base is in use by delay bdev D"),
+    ("srpt_map_lun", r#"{"target":"t0","bdev_name":"D"}"#, -16, "in use by error bdev EE_D"),
+    (
+        "bdev_delay_update_latency",
+        r#"{"delay_bdev_name":"D","latency_type":"p50_read","latency_us":1}"#,
+        -32602,
+        "latency_type: unknown variant `p50_read`, expected one of `avg_read`",
+    ),
+    (
+        "bdev_delay_update_latency",
+        r#"{"delay_bdev_name":"D","latency_type":"avg_read","latency_us":11}"#,
+        -32602,
+        "p99_read_latency 10 is below avg_read_latency 11",
+    ),
+    (
+        "bdev_delay_update_latency",
+        r#"{"delay_bdev_name":"M0","latency_type":"avg_read","latency_us":1}"#,
+        -19,
+        "bdev M0 is a Malloc disk",
+    ),
+    ("bdev_error_create", "", -32602, "`base_name`"),
+    ("bdev_error_create", r#"{"base_name":"D"}"#, -17, "File exists: bdev EE_D"),
+    ("bdev_error_create", r#"{"base_name":"M0"}"#, -16, "LUN 7 of target t0"),
+    ("bdev_error_create", r#"{"base_name":"free","uuid":"x"}"#, -32602, "uuid: "),
+    ("bdev_error_delete", r#"{"name":"free"}"#, -19, "bdev free is a Malloc disk"),
+    (
+        "bdev_error_inject_error",
+        r#"{"name":"EE_D","io_type":"reset","error_type":"failure"}"#,
+        -32602,
+        "io_type: unknown variant `reset`, expected one of `clear`, `read`",
+    ),
+    (
+        "bdev_error_inject_error",
+        r#"{"name":"EE_D","io_type":"read","error_type":"fail"}"#,
+        -32602,
+        "error_type: unknown variant `fail`, expected one of `failure`",
+    ),
+    (
+        "bdev_error_inject_error",
+        r#"{"name":"EE_D","io_type":"read","error_type":"nomem"}"#,
+        -32602,
+        "error_type: nomem is not supported",
+    ),
+    (
+        "bdev_error_inject_error",
+        r#"{"name":"EE_D","io_type":"read","error_type":"corrupt_data","corrupt_offset":1}"#,
+        -32602,
+        "corrupt_value: ",
+    ),
+    (
+        "bdev_error_inject_error",
+        r#"{"name":"EE_D","io_type":"read","error_type":"corrupt_data","corrupt_value":256}"#,
+        -32602,
+        "corrupt_value: 256 is not in 1..=255",
+    ),
+    (
+        "bdev_error_inject_error",
+        r#"{"name":"EE_D","io_type":"read","error_type":"failure","num":-1}"#,
+        -32602,
+        "num: -1 is not in 0..=4294967295",
+    ),
+    (
+        "bdev_error_inject_error",
+        r#"{"name":"D","io_type":"read","error_type":"failure"}"#,
+        -19,
+        "bdev D is a delay",
+    ),
+    ("bdev_error_resume_pending", r#"{"name":"D"}"#, -19, "bdev D is a delay"),
+    ("bdev_error_resume_pending", r#"{"name":"Nope"}"#, -19, "No such device: bdev Nope"),
     ("bdev_get_bdevs", r#"{"name":"Nope"}"#, -19, "No such device: bdev Nope"),
     ("bdev_get_bdevs", r#"{"name":"Nope","timeout":1}"#, -110, "Connection timed out: bdev Nope"),
     ("bdev_get_bdevs", r#"{"timeout":-1}"#, -32602, "timeout: -1 is not in 0..="),
@@ -320,6 +445,13 @@ const WRONG: &[(&str, &str, i32, &str)] = &[
 fn every_refusal_names_its_reason_and_changes_nothing() {
     let bench = Bench::with_target();
     bench.ok("bdev_malloc_create", r#"{"name":"free","num_blocks":8,"block_size":512}"#);
+    bench.ok("bdev_null_create", r#"{"name":"base","num_blocks":8,"block_size":512}"#);
+    bench.ok(
+        "bdev_delay_create",
+        r#"{"base_bdev_name":"base","name":"D","avg_read_latency":1,"p99_read_latency":10,
+            "avg_write_latency":1,"p99_write_latency":10}"#,
+    );
+    bench.ok("bdev_error_create", r#"{"base_name":"D"}"#);
     bench.ok("srpt_create_target", r#"{"name":"t1"}"#);
     bench.actions();
     let before = bench.saved();

@@ -8,6 +8,7 @@ mod idle;
 mod refusals;
 mod rpc;
 mod sockets;
+mod stacked;
 mod startup;
 mod stop;
 mod syscalls;

@@ -9,5 +9,6 @@ mod endings;
 mod login;
 mod resources;
 mod soak;
+mod stacked;
 mod tasks;
 mod violations;

@@ -1,0 +1,133 @@
+//! Devices over other devices: each claims its base as long as it exists.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{BdevError, Entry, Kind, Registry, wrong_kind};
+use crate::Bdev;
+use crate::delay::{Delay, DelayOptions, LatencyType};
+use crate::error::{ErrorInjection, ErrorOptions, Injection, IoType};
+use crate::passthru::{Passthru, PassthruOptions};
+
+/// What a virtual device is made of: all checked, nothing claimed yet.
+struct Parts {
+    name: String,
+    uuid: Uuid,
+    base: Arc<dyn Bdev>,
+}
+
+impl Registry {
+    /// Makes a device that hands everything on (`bdev_passthru_create`).
+    pub fn create_passthru(
+        &mut self,
+        options: PassthruOptions,
+    ) -> Result<Arc<dyn Bdev>, BdevError> {
+        let Parts { name, uuid, base } =
+            self.parts("passthru", &options.base, options.name, options.uuid)?;
+        let passthru = Passthru::new(name, uuid, Arc::clone(&base));
+        Ok(self.stack(Kind::Other(Arc::new(passthru)), "passthru", base.as_ref()))
+    }
+
+    /// Makes a slow device (`bdev_delay_create`).
+    pub fn create_delay(&mut self, options: DelayOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let Parts { name, uuid, base } =
+            self.parts("delay", &options.base, options.name, options.uuid)?;
+        let delay = Delay::new(name, uuid, Arc::clone(&base), &options.latencies)?;
+        Ok(self.stack(Kind::Delay(Arc::new(delay)), "delay", base.as_ref()))
+    }
+
+    /// Makes a device that fails on demand (`bdev_error_create`), named `EE_` and its base's name.
+    pub fn create_error(&mut self, options: ErrorOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let name = format!("EE_{}", self.find(&options.base)?.name());
+        let Parts { name, uuid, base } = self.parts("error", &options.base, name, options.uuid)?;
+        let error = ErrorInjection::new(name, uuid, Arc::clone(&base));
+        Ok(self.stack(Kind::Error(Arc::new(error)), "error", base.as_ref()))
+    }
+
+    /// Changes one latency of a slow device, in microseconds (`bdev_delay_update_latency`).
+    pub fn update_latency(&self, name: &str, which: LatencyType, us: u64) -> Result<(), BdevError> {
+        let entry = &self.entries[self.position(name)?];
+        match &entry.kind {
+            Kind::Delay(delay) => delay.update(which, us),
+            _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_delay_update_latency")),
+        }
+    }
+
+    /// Injects an error (`bdev_error_inject_error`), or with `None` ends all injections.
+    pub fn inject_error(
+        &self,
+        name: &str,
+        io_types: &[IoType],
+        injection: Option<Injection>,
+    ) -> Result<(), BdevError> {
+        let error = self.error_injection(name, "bdev_error_inject_error")?;
+        match injection {
+            Some(injection) => error.inject(io_types, injection),
+            None => error.clear(),
+        }
+        Ok(())
+    }
+
+    /// Lets pending operations go on (`bdev_error_resume_pending`). A core that sleeps must be
+    /// woken to do so.
+    pub fn resume_pending(&self, name: &str) -> Result<(), BdevError> {
+        self.error_injection(name, "bdev_error_resume_pending")?.resume_pending();
+        Ok(())
+    }
+
+    /// Ends all injections of all devices and lets pending operations go on.
+    pub fn end_injections(&self) {
+        for entry in &self.entries {
+            if let Kind::Error(error) = &entry.kind {
+                error.clear();
+                error.resume_pending();
+            }
+        }
+    }
+
+    /// The names of the virtual devices over a device, from the lowest to the highest.
+    pub fn names_over(&self, name: &str) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        // A base is created before what is over it.
+        for entry in &self.entries {
+            let below = entry.base.as_deref();
+            if below.is_some_and(|base| base == name || names.iter().any(|over| over == base)) {
+                names.push(entry.bdev.name().to_owned());
+            }
+        }
+        names
+    }
+
+    fn error_injection(&self, name: &str, method: &str) -> Result<&ErrorInjection, BdevError> {
+        let entry = &self.entries[self.position(name)?];
+        match &entry.kind {
+            Kind::Error(error) => Ok(error),
+            _ => Err(wrong_kind(entry.bdev.as_ref(), method)),
+        }
+    }
+
+    fn parts(
+        &self,
+        module: &str,
+        base: &str,
+        name: String,
+        uuid: Option<Uuid>,
+    ) -> Result<Parts, BdevError> {
+        let at = self.position(base)?;
+        let name = self.fresh_name(Some(name), "")?;
+        let uuid = self.fresh_uuid(uuid, module, &name)?;
+        self.refuse_claimed(at)?;
+        Ok(Parts { name, uuid, base: Arc::clone(&self.entries[at].bdev) })
+    }
+
+    /// Claims the base and takes the device in.
+    fn stack(&mut self, kind: Kind, module: &str, base: &dyn Bdev) -> Arc<dyn Bdev> {
+        let bdev = kind.bdev();
+        let by = format!("{module} bdev {}", bdev.name());
+        self.claim(base.name(), &by).expect("found and free just now");
+        let base = Some(base.name().to_owned());
+        self.entries.push(Entry { kind, bdev: Arc::clone(&bdev), claimed_by: None, base });
+        bdev
+    }
+}
