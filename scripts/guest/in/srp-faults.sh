@@ -1,12 +1,12 @@
 # shellcheck shell=bash
 # What goes wrong around a target over soft-RoCE: logins by the hundred, a removed device, a killed
-# target; each with the kernel's initiator. Arguments: number of logins, number of rejects.
+# target; each with the kernel's initiator. Argument: yes for the long form.
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 # shellcheck source=target.sh
 . /host/guest/target.sh
-LOGINS=${1:-20}
-REJECTS=${2:-50}
+LOGINS=20 REJECTS=50
+[ "${1:-no}" = no ] || LOGINS=200 REJECTS=2000
 rxe_up || fail "soft-RoCE"
 target_configure 64
 target_start || fail "srpt_tgt"
