@@ -56,12 +56,12 @@ PYTHON
 }
 
 shell_scripts() {
-    local script scripts=(scripts/*.sh scripts/guest/*.sh scripts/guest/in/* .ci/run)
+    local script scripts=(scripts/*.sh scripts/guest/*.sh scripts/guest/in/{*.sh,init} .ci/run)
     for script in "${scripts[@]}"; do
         bash -n "$script"
     done
     if command -v shellcheck >/dev/null; then
-        shellcheck --external-sources "${scripts[@]}"
+        shellcheck "${scripts[@]}"
     else
         echo "shellcheck is not installed: syntax checked only"
     fi

@@ -5,15 +5,15 @@
 #     --full     the suites' long forms, and every suite
 #     --debug    binaries with debug assertions, slower
 #
-# Suites: contract (fabric against connector), smoke (the kernel's initiator), disks (SCSI tools,
-# file systems), faults (logins by the hundred, killed target, removed device), restart (kill and
-# SIGTERM under load), matrix (fio verify over the initiator's parameters): the quick set. Then
-# logins, reset, multipath, perf (srpt_perf over RDMA), compare (with the kernel's own target) and
-# kernel (the harness itself). A table of them ends the output. Status 1 if one failed.
+# Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
+# (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
+# removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
+# initiator's parameters). Then: reset, multipath, perf (srpt_perf over RDMA), compare (with the
+# kernel's own target), kernel (the harness itself). A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks faults restart matrix)
+quick=(contract smoke disks logins faults restart matrix)
 full=no profile=release suites=()
 for option; do
     case $option in
@@ -31,7 +31,7 @@ for option; do
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(logins reset multipath perf compare kernel)
+    [ $full = no ] || suites+=(reset multipath perf compare kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile

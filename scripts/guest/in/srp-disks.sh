@@ -39,17 +39,17 @@ for lun in 0 1 2; do
     for page in $pages; do clean sg_vpd --page="0x$page" "$sg"; done
     clean sg_vpd --all "$sg"
 done
-say "SCSI tools: clean; VPD pages $(echo $pages)"
+say "SCSI tools: clean; VPD pages$pages"
 [ "$(sg_luns "/dev/$(srp_sg 0)" | grep --count '^ *0')" = 3 ] || fail "sg_luns: not 3 LUNs"
 
-# shellcheck disable=SC2086
 tar --create --file=/tmp/tree.tar --directory=/ $TREE 2>/dev/null
 say "tree of $(du --summarize --block-size=1M /tmp/tree.tar | cut --fields=1) MB, $(tar --list --file=/tmp/tree.tar | wc --lines) files"
 sums() { # DIRECTORY
     (cd "$1" && find . -type f -print0 | sort --zero-terminated | xargs --null sha1sum)
 }
 fill() { # LUN TYPE
-    local disk=/dev/$(srp_disk "$1")
+    local disk
+    disk=/dev/$(srp_disk "$1")
     case $2 in
         ext4) mkfs.ext4 -q -F "$disk" >/tmp/out 2>&1 ;;
         xfs) mkfs.xfs -q -f "$disk" >/tmp/out 2>&1 ;;
@@ -60,7 +60,8 @@ fill() { # LUN TYPE
     umount /mnt || fail "umount"
 }
 check() { # LUN TYPE
-    local disk=/dev/$(srp_disk "$1")
+    local disk
+    disk=/dev/$(srp_disk "$1")
     case $2 in
         ext4) e2fsck -f -n "$disk" >/tmp/out 2>&1 ;;
         xfs) xfs_repair -n "$disk" >/tmp/out 2>&1 ;;

@@ -39,7 +39,6 @@ cell() { # CH_COUNT CMD_SG_ENTRIES NEVER_REGISTER USE_IMM_DATA MODE...
 }
 
 for srq in ${SRQ_OPTIONS:-""}; do
-    # shellcheck disable=SC2034
     TARGET_OPTIONS=$srq
     target_luns malloc:32
     target_start || fail "srpt_tgt"
