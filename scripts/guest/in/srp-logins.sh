@@ -19,16 +19,16 @@ perf() { # SECONDS
     unshare --pid --fork /host/bin/srpt_perf --target "rdma:$ADDRESS:$PORT" --guid "$GUID" -l 0 -w randread -q 4 -t "$1"
 }
 session_ids() { rpc srpt_get_sessions | grep --only-matching '"id":[0-9]*,"target"' | tr --complement --delete '0-9\n'; }
-one_session() { [ "$(session_ids | wc --lines)" = 1 ]; }
-other_session() { one_session && [ "$(session_ids)" != "$first" ]; }
+one_session() { now=$(session_ids) && [[ $now =~ ^[0-9]+$ ]]; }
+other_session() { one_session && [ "$now" != "$first" ]; }
 perf 60 >/tmp/first 2>&1 &
 first_pid=$!
 until_true 10 one_session || fail "first login: $(cat /tmp/first)"
-first=$(session_ids)
+first=$now
 perf 5 >/tmp/second 2>&1 &
 second_pid=$!
 until_true 10 other_session || fail "the second login did not end the first: sessions $(session_ids)"
-say "session $first ended, session $(session_ids) serves"
+say "session $first ended, session $now serves"
 ! wait $first_pid || fail "the first session's initiator noticed nothing"
 say "first initiator: $(tail --lines=1 /tmp/first)"
 wait $second_pid || { cat /tmp/second; fail "the second initiator was disturbed"; }
