@@ -104,7 +104,7 @@ const fn change(name: &'static str, run: Change) -> Method {
     Method { name, run: Run::Change(run) }
 }
 
-const GROUPS: [&[Method]; 10] = [
+const GROUPS: [&[Method]; 11] = [
     &app::METHODS,
     &threads::METHODS,
     &config::METHODS,
