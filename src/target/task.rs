@@ -187,6 +187,7 @@ impl<F: Fabric> Shard<F> {
             if hit {
                 self.fabric.repost(conn, recv);
                 connection.owed += 1;
+                connection.short = None;
                 count += 1;
             } else {
                 connection.waiting.push_back(recv);

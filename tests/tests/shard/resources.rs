@@ -4,7 +4,7 @@ use srpt_tests::port::{End, Port};
 use srpt_tests::world::{Login, Options};
 use transport::initiator::{Data, Table, cdb};
 use transport::sim::Rng;
-use transport::srp::encode_table;
+use transport::srp::{Tmf, encode_table};
 
 use crate::common::{GOOD, gated, pattern, seg};
 
@@ -103,6 +103,38 @@ fn a_stuck_device_with_all_large_buffers_leaves_the_small_ones_to_others() {
         let read = world.run(&other, 1, &cdb::read16(0, 1), Data::In(&seg(&other, 0, 512)));
         assert_eq!(read.status, GOOD);
     }
+    gate.open();
+    world.assert_home();
+}
+
+#[test]
+fn buffers_are_not_kept_for_a_command_that_was_aborted() {
+    let mut options = Options::tight(16, &[(4096, 2), (1 << 20, 3)]);
+    options.limits.credits = 8;
+    let (mut world, gate) = gated(&options);
+    world.add(1, std::sync::Arc::new(srpt_tests::gate::Gate::new("fine", 64)));
+    let hog = world.ready(0, &Login::of(1), &[0]);
+    let stuck = world.ready(0, &Login::of(2), &[0]);
+    let other = world.ready(0, &Login::of(3), &[1]);
+    gate.shut();
+    for blocks in [2048, 2048, 2048, 1, 1] {
+        let data = seg(&hog, 0, blocks as usize * 512);
+        hog.submit(0, &cdb::read16(0, blocks), Data::In(&data));
+    }
+    world.until("every buffer at the device", |_| gate.held() == 5);
+    stuck.submit(0, &cdb::read16(0, 1), Data::In(&seg(&stuck, 0, 512)));
+    world.steps(50);
+    let abort = stuck.task(Tmf::AbortTaskSet as u8, 0, None);
+    assert_eq!(world.wait(&stuck, abort), End::Task(Some(0)));
+    // Now it wants a large buffer, and small ones are free.
+    gate.release(3);
+    gate.release(4);
+    world.until("two small buffers", |_| gate.held() == 3);
+    stuck.submit(0, &cdb::read16(0, 2048), Data::In(&seg(&stuck, 0, 1 << 20)));
+    world.steps(50);
+    world.clock.advance(std::time::Duration::from_millis(5));
+    let read = world.run(&other, 1, &cdb::read16(0, 1), Data::In(&seg(&other, 0, 512)));
+    assert_eq!(read.status, GOOD);
     gate.open();
     world.assert_home();
 }
