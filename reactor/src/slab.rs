@@ -87,6 +87,8 @@ impl<T> Slab<T> {
     pub fn insert(&mut self, value: T) -> Result<Tag, T> {
         let Some(index) = self.free.pop() else { return Err(value) };
         let slot = &mut self.slots[index as usize];
+        // Also spares the store a look at whether there is something to drop.
+        assert!(slot.value.is_none(), "a free slot in use");
         slot.value = Some(value);
         Ok(Tag::new(index, slot.generation))
     }

@@ -118,6 +118,13 @@ impl Connection {
         self.nexus.as_ref().map(|nexus| nexus.id)
     }
 
+    /// Counts a request against the request limit. False: the initiator had no credit for it.
+    #[inline]
+    pub fn spend_credit(&mut self) -> bool {
+        self.req_lim -= 1;
+        self.req_lim >= 0
+    }
+
     /// Takes the credits that the next response returns: its own and what is owed.
     #[inline]
     pub fn grant(&mut self) -> i32 {

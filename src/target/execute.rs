@@ -4,7 +4,7 @@ use bdev::{Io, IoDone, IoOp, IoStatus};
 use reactor::Tag;
 use reactor::pool::Buf;
 use transport::srp::{Direction, Rsp};
-use transport::{CloseReason, DataIn, Fabric};
+use transport::{CloseReason, ConnId, DataIn, Fabric};
 
 use super::connection::State;
 use super::request::{Job, Outcome, Phase, Request};
@@ -205,8 +205,9 @@ impl<F: Fabric> Shard<F> {
         if tag.index() == u32::MAX as usize {
             return self.on_own_sent(tag.generation());
         }
-        let request = self.requests.remove(tag).expect("every reply ends once");
-        self.end_request(&request);
+        let conn = self.request(tag).conn;
+        self.requests.remove(tag);
+        self.end_request(conn);
     }
 
     /// An information unit that belongs to no request has been sent. SRP_T_LOGOUT is the last one.
@@ -256,14 +257,15 @@ impl<F: Fabric> Shard<F> {
             self.connection(request.conn).owed += 1;
         }
         self.settle_aborts(request.aborts);
-        self.end_request(&request);
+        self.end_request(request.conn);
     }
 
-    fn end_request(&mut self, request: &Request) {
-        let connection = self.connection(request.conn);
+    #[inline]
+    fn end_request(&mut self, conn: ConnId) {
+        let connection = self.connection(conn);
         connection.in_flight -= 1;
         if connection.in_flight == 0 && (connection.owed > 0 || connection.state != State::Live) {
-            self.on_idle(request.conn);
+            self.on_idle(conn);
         }
     }
 }

@@ -114,10 +114,9 @@ impl<F: Fabric> Shard<F> {
         }
         match opcode {
             Ok(Opcode::Cmd) => {
-                if !self.spend_credit(conn) {
+                if !connection.spend_credit() {
                     return self.violation(conn, Some(recv), "credit_overrun");
                 }
-                let connection = self.connection(conn);
                 connection.waiting.push_back(recv);
                 if !connection.queued {
                     connection.queued = true;
@@ -125,7 +124,7 @@ impl<F: Fabric> Shard<F> {
                 }
             }
             Ok(Opcode::TskMgmt) => {
-                if !self.spend_credit(conn) {
+                if !connection.spend_credit() {
                     return self.violation(conn, Some(recv), "credit_overrun");
                 }
                 self.on_task_management(conn, recv);
@@ -154,13 +153,6 @@ impl<F: Fabric> Shard<F> {
     /// What arrives while a channel ends: answers to our own requests are fine, the rest is void.
     fn on_received_late(&mut self, conn: ConnId, recv: Recv) {
         self.fabric.repost(conn, recv);
-    }
-
-    #[inline]
-    fn spend_credit(&mut self, conn: ConnId) -> bool {
-        let connection = self.connection(conn);
-        connection.req_lim -= 1;
-        connection.req_lim >= 0
     }
 
     /// The peer broke the protocol: count it, say so once, and end the channel.

@@ -27,7 +27,7 @@ use path::Bound;
 /// Limits of the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerOptions {
-    /// Peers that have connected but not said hello; one more drops the oldest.
+    /// Peers that have connected but not said hello; one more drops the oldest. At least 1.
     pub half_open_max: usize,
     /// Time from connect to hello.
     pub hello_wait: Duration,

@@ -206,7 +206,7 @@ impl Control {
                 }
             };
             bump(&self.counters.connected);
-            while self.half_open >= self.options.half_open_max {
+            while self.half_open >= self.options.half_open_max.max(1) {
                 self.drop_oldest();
             }
             if self.deadlines.len() > 2 * self.options.half_open_max {

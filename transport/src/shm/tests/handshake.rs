@@ -194,6 +194,14 @@ fn a_silent_peer_is_dropped_and_harms_nobody() {
 }
 
 #[test]
+fn a_limit_of_no_silent_peers_still_lets_one_say_hello() {
+    let options = ListenerOptions { half_open_max: 0, ..ListenerOptions::default() };
+    let mut rig = Rig::with(4, options);
+    let (_, _link) = rig.connect(&memory(4096), 4);
+    assert_eq!(rig.fabric.connections_live(), 1);
+}
+
+#[test]
 fn a_peer_that_leaves_before_its_hello_is_forgotten() {
     let rig = Rig::new();
     drop(raw(&rig));
