@@ -95,7 +95,10 @@ def quiet(_):
 
 
 def positive_float(text):
-    value = float(text)
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is not a positive number")
     return value
@@ -103,7 +106,10 @@ def positive_float(text):
 
 def natural(text):
     """A number in decimal or, with 0x, hexadecimal."""
-    value = int(text, 0)
+    try:
+        value = int(text, 0)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text} is not a number") from None
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative")
     return value
@@ -195,10 +201,8 @@ def config_commands(commands):
 
 def sized(args, *names):
     """Parameters of a bdev whose size is given in MiB."""
-    if args.block_size <= 0:
-        blocks = 0
-    else:
-        blocks = int(args.total_size * MIB / args.block_size)
+    # The target refuses a block size that can't be divided by, and says why.
+    blocks = int(args.total_size * MIB / args.block_size) if args.block_size > 0 else 1
     params = {"num_blocks": blocks, "block_size": args.block_size}
     params.update(given(args, "physical_block_size", "name", "uuid", *names))
     return params
@@ -365,6 +369,35 @@ def iostat_params(args):
     return {"per_channel": args.per_channel, **given(args, "reset_mode", "names")}
 
 
+OPTIONS = (
+    ("srp-max-req-size", natural, "largest IU from an initiator, 996 to 65536 bytes"),
+    ("srp-max-rsp-size", natural, "largest IU to an initiator, 54 to 8276 bytes"),
+    ("srp-max-rdma-size", natural, "advertised transfer size, 256 to 16777216 bytes"),
+    ("srpt-srq-size", natural, "receives of a shared receive queue, 4 to 65535"),
+    ("srpt-sq-size", natural, "send work requests of a connection, 16 to 65535"),
+    ("srpt-service-guid", str, "service GUID of targets created without one; 0: derived"),
+    ("rdma-cm-port", natural, "port of rdma listeners without one; 0: none"),
+)
+
+
+def option_commands(commands):
+    names = [name.replace("-", "_") for name, _, _ in OPTIONS] + ["use_srq"]
+    p = commands.add(
+        "srpt_set_options",
+        "Set parameters of ib_srpt; sizes only before the first rdma listener",
+        lambda args: given(args, *names),
+        quiet,
+    )
+    for name, kind, text in OPTIONS:
+        p.add_argument(f"--{name}", type=kind, help=text)
+    p.add_argument(
+        "--use-srq",
+        action=argparse.BooleanOptionalAction,
+        help="connections of a core and device share their receives",
+    )
+    commands.add("srpt_get_options", "Show the parameters of ib_srpt")
+
+
 def target_commands(commands):
     p = commands.add(
         "srpt_create_target",
@@ -397,7 +430,7 @@ def target_commands(commands):
         p.add_argument("target", help="name of the target")
         p.add_argument("-t", "--trtype", required=True, help="shm or rdma")
         p.add_argument("-a", "--traddr", required=True, help="socket path (shm) or address")
-        p.add_argument("-s", "--trsvcid", help="port, for rdma")
+        p.add_argument("-s", "--trsvcid", help="port, for rdma; rdma_cm_port if absent")
 
     p = commands.add(
         "srpt_map_lun",
@@ -458,6 +491,7 @@ def command_line():
     config_commands(commands)
     bdev_commands(commands)
     stacked_bdev_commands(commands)
+    option_commands(commands)
     target_commands(commands)
     return parser
 

@@ -4,21 +4,25 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: scripts/setup.sh [--test-tools]
+Usage: scripts/setup.sh [--test-tools [--no-guest]]
 
 Installs what is missing: a C linker, e2fsprogs, python3, strace and Rust 1.95 or later. Needs root
 or sudo only when something is missing.
 
-  --test-tools   also cargo-nextest and cargo-deny, which scripts/test.sh needs
+  --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, and QEMU and debootstrap
+                 for the guest
+  --no-guest     not QEMU and debootstrap
   --help         this text
 USAGE
 }
 
 RUST_MIN="1.95"
 test_tools=no
+guest=yes
 for argument in "$@"; do
     case "$argument" in
         --test-tools) test_tools=yes ;;
+        --no-guest) guest=no ;;
         --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
@@ -63,6 +67,16 @@ have python3 || missing+=(python3)
 have strace || missing+=(strace)
 { have mkfs.ext4 && have e2fsck; } || missing+=(e2fsprogs)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+if [ "$test_tools" = yes ] && [ "$guest" = yes ]; then
+    # What scripts/guest/build.sh and run.sh call.
+    have qemu-system-x86_64 || missing+=(qemu-system-x86)
+    have debootstrap || missing+=(debootstrap)
+    have busybox || missing+=(busybox-static)
+    have modprobe || missing+=(kmod)
+    have cpio || missing+=(cpio)
+    have zstd || missing+=(zstd)
+    have xz || missing+=(xz-utils)
+fi
 [ "${#missing[@]}" -eq 0 ] || install "${missing[@]}"
 
 if ! rust_is_new; then

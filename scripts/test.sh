@@ -5,16 +5,22 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'USAGE'
-Usage: scripts/test.sh
+Usage: scripts/test.sh [--guest-full | --no-guest]
 
-Formatting, lints, licences, build, scripts and all tests. Stops at the first step that fails.
+Formatting, lints, licences, build, scripts, a guest with the stock kernel, and all tests. Stops at
+the first step that fails.
 
-  --help   this text
+  --guest-full   all suites of the guest in their long forms (more than an hour), not the quick set
+  --no-guest     leaves the guest out
+  --help         this text
 USAGE
 }
 
+guest=quick
 case "${1:-}" in
     "") ;;
+    --guest-full) guest=full ;;
+    --no-guest) guest=no ;;
     --help) usage; exit 0 ;;
     *) usage >&2; exit 2 ;;
 esac
@@ -50,17 +56,20 @@ PYTHON
 }
 
 shell_scripts() {
-    for script in scripts/*.sh .ci/run; do
+    local script scripts=(scripts/*.sh scripts/guest/*.sh scripts/guest/in/{*.sh,init} .ci/run)
+    for script in "${scripts[@]}"; do
         bash -n "$script"
     done
     if command -v shellcheck >/dev/null; then
-        shellcheck scripts/*.sh .ci/run
+        shellcheck "${scripts[@]}"
     else
         echo "shellcheck is not installed: syntax checked only"
     fi
 }
 
-step "setup" bash scripts/setup.sh --test-tools
+tools=(--test-tools)
+[ "$guest" != no ] || tools+=(--no-guest)
+step "setup" bash scripts/setup.sh "${tools[@]}"
 step "format" cargo fmt --all --check
 step "lints" cargo clippy --workspace --all-targets -- -D warnings
 step "licences" licences
@@ -68,5 +77,10 @@ step "scripts: python" python_syntax
 step "scripts: shell" shell_scripts
 step "build" cargo build --workspace --all-targets
 step "documentation tests" cargo test --workspace --doc --quiet
+case "$guest" in
+    quick) step "guest" scripts/guest/test.sh ;;
+    full) step "guest" scripts/guest/test.sh --full ;;
+    no) echo "== guest: LEFT OUT (--no-guest): nothing was tried with a stock kernel over RDMA" ;;
+esac
 echo "== tests"
 exec cargo nextest run --workspace --no-fail-fast

@@ -20,7 +20,7 @@ use reactor::{Pool, stats::CoreStats};
 use rustix::io::Errno;
 use rustix::process::{getpid, kill_process};
 use transport::pair::Pair;
-use transport::rdma::{self, RdmaFabric, RdmaOptions, RdmaValues};
+use transport::rdma::{self, RdmaFabric, RdmaOptions};
 use transport::shm::{self, FabricOptions, ShmFabric};
 
 use crate::config::{Config, HugeSize, Idle};
@@ -61,7 +61,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let running = start_cores(&config, &sender)?;
     let (shm_doors, rdma_doors) = running.doors.into_iter().unzip();
     let shm = Arc::new(shm::Listener::start(shm_doors).context("listener of the shm fabric")?);
-    let rdma = Arc::new(Mutex::new(Rdma::Idle(rdma_doors)));
+    let rdma = Arc::new(Mutex::new(Rdma::Idle(rdma_doors, RdmaOptions::default())));
     let mut control = Control::new(Parts {
         cores: Box::new(Mailboxes::new(running.senders, answers)),
         stats: running.stats,
@@ -187,11 +187,12 @@ fn fabrics(
     let options =
         FabricOptions { connections_max: connections_max as u32, ops_max: operations_max };
     let (shm, shm_door) = ShmFabric::new(options, Arc::clone(wake));
-    let rdma = RdmaOptions::new(RdmaValues {
-        srp_max_req_size: limits.iu_bytes_max,
-        srp_max_rsp_size: limits.rsp_bytes_max,
-        ..RdmaValues::default()
-    })?;
+    let rdma = RdmaOptions::default();
+    assert_eq!(
+        (rdma.srp_max_req_size, rdma.srp_max_rsp_size),
+        (limits.iu_bytes_max, limits.rsp_bytes_max),
+        "cores start with the defaults of ib_srpt"
+    );
     let options = rdma::FabricOptions { connections_max, operations_max, rdma };
     let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake));
     Ok((Pair::new(shm, rdma), (shm_door, rdma_door)))
@@ -275,8 +276,8 @@ impl Listeners for ShmListeners {
 /// The control thread of the rdma fabric, started with the first listener: a machine without RDMA
 /// is told so only when it is asked for.
 enum Rdma {
-    Idle(Vec<rdma::CoreDoor>),
-    Running(rdma::Listener),
+    Idle(Vec<rdma::CoreDoor>, RdmaOptions),
+    Running(rdma::Listener, RdmaOptions),
 }
 
 /// Addresses of the rdma fabric as the control plane sees them.
@@ -288,26 +289,43 @@ impl RdmaListeners {
         each: impl FnOnce(&rdma::Listener) -> Result<T, rdma::ListenError>,
     ) -> Result<T, ListenError> {
         let mut rdma = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Rdma::Idle(doors) = &mut *rdma {
+        if let Rdma::Idle(doors, options) = &mut *rdma {
             rdma::available().map_err(rdma_refused)?;
-            let doors = std::mem::take(doors);
-            *rdma = Rdma::Running(rdma::Listener::start(doors).map_err(rdma_refused)?);
+            let (mut doors, options) = (std::mem::take(doors), *options);
+            doors.iter_mut().for_each(|door| door.configure(options));
+            let listener = rdma::Listener::start(doors).map_err(rdma_refused)?;
+            *rdma = Rdma::Running(listener, options);
         }
         match &*rdma {
-            Rdma::Running(listener) => each(listener).map_err(rdma_refused),
-            Rdma::Idle(_) => unreachable!("it was started above"),
+            Rdma::Running(listener, _) => each(listener).map_err(rdma_refused),
+            Rdma::Idle(..) => unreachable!("it was started above"),
         }
     }
 
     fn port(trsvcid: Option<&str>) -> Result<&str, ListenError> {
         trsvcid.ok_or_else(|| ListenError::Address {
             parameter: "trsvcid",
-            reason: "the rdma transport needs a port".to_owned(),
+            reason: "the rdma transport needs a port, here or as rdma_cm_port".to_owned(),
         })
     }
 }
 
 impl Listeners for RdmaListeners {
+    fn configure(&mut self, wanted: &RdmaOptions) -> Result<(), ListenError> {
+        let mut rdma = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &mut *rdma {
+            Rdma::Idle(_, options) => *options = *wanted,
+            Rdma::Running(_, options) => {
+                if let Some(field) = options.laid_out_otherwise(wanted) {
+                    let what = format!("{field} can change only before the first rdma listener");
+                    return Err(ListenError::Os { what, errno: Errno::BUSY });
+                }
+                *options = *wanted;
+            }
+        }
+        Ok(())
+    }
+
     fn add(
         &mut self,
         target: &str,
@@ -351,7 +369,12 @@ fn refused(error: shm::ListenError) -> ListenError {
             return ListenError::Address { parameter: "traddr", reason: error.to_string() };
         }
         shm::ListenError::InUse { .. } => Errno::ADDRINUSE,
-        _ => Errno::IO,
+        shm::ListenError::NotASocket { .. } => Errno::EXIST,
+        shm::ListenError::NotFound { .. } => Errno::NODEV,
+        shm::ListenError::System { what, errno } => {
+            return ListenError::Os { what: what.clone(), errno: *errno };
+        }
+        shm::ListenError::Stopped => Errno::SRCH,
     };
     ListenError::Os { what: error.to_string(), errno }
 }
@@ -364,4 +387,19 @@ fn host_id() -> String {
         .map(|text| text.trim().to_owned())
         .find(|text| !text.is_empty())
         .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::Refused;
+
+    #[test]
+    fn the_systems_reason_for_no_listener_is_the_answers_code() {
+        let what = "listening on /x/y".to_owned();
+        let error = shm::ListenError::System { what, errno: Errno::NOENT };
+        let refusal = Refused::from(refused(error));
+        assert_eq!(refusal.errno, Errno::NOENT);
+        assert_eq!(refusal.to_string(), "No such file or directory: listening on /x/y");
+    }
 }

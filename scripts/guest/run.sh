@@ -44,15 +44,15 @@ done
 if [ -n "$results" ]; then
     mkdir --parents "$results"
     run=$(realpath "$results")
-    rm --force "$run"/{job,status,dmesg,serial.log}
+    rm --force "$run"/{job,started,status,dmesg,serial.log}
 else
     run=$(mktemp --directory)
     trap 'rm --recursive --force "$run"' EXIT
 fi
 if [ -n "$script" ]; then
-    { printf 'set --'; printf ' %q' "$@"; echo; cat "$script"; } >"$run/job"
+    { printf 'echo >/run/vm/started; set --'; printf ' %q' "$@"; echo; cat "$script"; } >"$run/job"
 else
-    printf '%q ' "$@" >"$run/job"
+    { printf 'echo >/run/vm/started; '; printf '%q ' "$@"; } >"$run/job"
 fi
 
 tags=""
@@ -79,23 +79,33 @@ fi
 
 # A slow serial console is kept out of the job's way: its output takes a virtio console. The time
 # stamp counter is declared reliable, or the kernel spends its time in doubt under emulation.
-timeout --kill-after=5 "$limit" qemu-system-x86_64 \
-    -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu qemu64 -smp "$cpus" -m "$memory" \
-    -nodefaults -no-user-config -display none -no-reboot \
-    -kernel "$guest_image/vmlinux" -initrd "$guest_image/initrd.img" \
-    -append "console=ttyS0 quiet loglevel=1 log_buf_len=8M panic=-1 mitigations=off tsc=reliable no_timer_check rcupdate.rcu_expedited=1 nokaslr audit=0 selinux=0 apparmor=0 net.ifnames=0 guest.name=$name guest.shares=$tags guest.udev=$udev $kernel_args" \
-    -drive "file=$guest_image/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe" \
-    -device virtio-blk-pci,drive=root \
-    -device virtio-rng-pci \
-    -serial "file:$run/serial.log" \
-    -device virtio-serial-pci -chardev stdio,id=out,signal=off -device virtconsole,chardev=out \
-    "${devices[@]}" </dev/null &
-machine=$!
-trap 'kill $machine 2>/dev/null || true' INT TERM
-ended=0
-wait $machine || ended=$?
-# A signal ends the first wait early.
-wait $machine 2>/dev/null || true
+power_on() {
+    timeout --kill-after=5 "$limit" qemu-system-x86_64 \
+        -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu qemu64 -smp "$cpus" -m "$memory" \
+        -nodefaults -no-user-config -display none -no-reboot \
+        -kernel "$guest_image/vmlinux" -initrd "$guest_image/initrd.img" \
+        -append "console=ttyS0 quiet loglevel=1 log_buf_len=8M panic=-1 mitigations=off tsc=reliable no_timer_check rcupdate.rcu_expedited=1 nokaslr audit=0 selinux=0 apparmor=0 net.ifnames=0 guest.name=$name guest.shares=$tags guest.udev=$udev $kernel_args" \
+        -drive "file=$guest_image/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe" \
+        -device virtio-blk-pci,drive=root \
+        -device virtio-rng-pci \
+        -serial "file:$run/serial.log" \
+        -device virtio-serial-pci -chardev stdio,id=out,signal=off -device virtconsole,chardev=out \
+        "${devices[@]}" </dev/null &
+    machine=$!
+    ended=0
+    wait $machine || ended=$?
+    # A signal ends the first wait early.
+    wait $machine 2>/dev/null || true
+}
+machine="" stopped=no
+trap 'stopped=yes; [ -z "$machine" ] || kill $machine 2>/dev/null || true' INT TERM
+# QEMU's emulation of code that the kernel patches under way sometimes kills a booting kernel.
+# Nothing of the job has run then, so the guest may be switched on again.
+for _ in 1 2 3; do
+    power_on
+    [ ! -e "$run/started" ] && [ $ended != 124 ] && [ $stopped = no ] || break
+    echo "run.sh: the guest died while booting" >&2
+done
 
 if [ -s "$run/status" ]; then
     exit "$(cat "$run/status")"

@@ -1,48 +1,72 @@
 #!/bin/bash
-# Runs the guest's suites with the binaries of this checkout.
+# Runs the guest's suites with the release binaries of this checkout.
 #
-#   test.sh [--full] [suite...]
-#     --full    the suites' long forms: 200 logins, 2000 rejects
+#   test.sh [--full] [--debug] [suite...]
+#     --full     the suites' long forms, and every suite
+#     --debug    binaries with debug assertions, slower
 #
-# Suites: kernel (the harness itself), contract (fabric against connector), smoke (the kernel's
-# initiator), faults (kill, device removal), perf (srpt_perf over RDMA). Default: all.
+# Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
+# (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
+# removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
+# initiator's parameters). Then: reset, multipath, perf (srpt_perf over RDMA), compare (with the
+# kernel's own target), kernel (the harness itself). A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-full=no suites=()
+quick=(contract smoke disks logins faults restart matrix)
+full=no profile=release suites=()
 for option; do
     case $option in
         --full) full=yes ;;
+        --debug) profile=debug ;;
         -*) sed --quiet '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
-        *) suites+=("$option") ;;
+        *)
+            if ! [ -f "scripts/guest/in/srp-$option.sh" ] && [ "$option" != contract ] && [ "$option" != kernel ]; then
+                echo "test.sh: no suite $option" >&2
+                exit 2
+            fi
+            suites+=("$option")
+            ;;
     esac
 done
-[ ${#suites[@]} -gt 0 ] || suites=(kernel contract smoke faults perf)
+if [ ${#suites[@]} -eq 0 ]; then
+    suites=("${quick[@]}")
+    [ $full = no ] || suites+=(reset multipath perf compare kernel)
+fi
 
-cargo build --workspace --bins
-contract=$(cargo test --package transport --test rdma_contract --no-run --message-format=json |
-    sed --quiet 's/.*"executable":"\([^"]*rdma_contract[^"]*\)".*/\1/p')
-bin=${CARGO_TARGET_DIR:-target}/debug
+bin=${CARGO_TARGET_DIR:-target}/$profile
+flag=()
+[ $profile = debug ] || flag=(--release)
+cargo build --quiet --workspace --bins "${flag[@]}"
+scripts/guest/build.sh
 
 guest() { # SCRIPT [argument]...
-    local results
-    results=$bin/guest/$(basename "$1" .sh)
-    scripts/guest/run.sh --limit 900 --results "$results" --share "bin=$bin" \
-        --share scripts=scripts --script "scripts/guest/in/$1" "${@:2}"
+    local udev=()
+    [ "$suite" != multipath ] || udev=(--udev)
+    scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${udev[@]}" \
+        --share "bin=$bin" --share "tests=${CARGO_TARGET_DIR:-target}/debug/deps" \
+        --script "scripts/guest/in/$1" "${@:2}"
 }
-
-for suite in "${suites[@]}"; do
-    echo "== $suite"
+run() {
     case $suite in
         kernel) guest kernel-smoke.sh ;;
-        contract) guest rdma.sh "/host/bin/deps/$(basename "$contract")" --test-threads=1 ;;
-        smoke) guest srp-smoke.sh ;;
-        faults)
-            counts=(20 50)
-            [ $full = no ] || counts=(200 2000)
-            guest srp-faults.sh "${counts[@]}"
+        contract)
+            local contract
+            contract=$(cargo test --package transport --test rdma_contract --no-run \
+                --message-format=json | sed --quiet 's/.*"executable":"\([^"]*rdma_contract[^"]*\)".*/\1/p')
+            guest rdma.sh "/host/tests/$(basename "$contract")" --test-threads=1
             ;;
-        perf) guest srp-perf.sh ;;
-        *) echo "no suite $suite" >&2; exit 2 ;;
+        *) guest "srp-$suite.sh" $full ;;
     esac
+}
+
+table="" failed=0
+for suite in "${suites[@]}"; do
+    echo "== guest: $suite"
+    started=$SECONDS result=passed
+    run || result="FAILED ($?)"
+    [ "$result" = passed ] || failed=1
+    table+=$(printf '%-10s %-12s %4d s' "$suite" "$result" $((SECONDS - started)))$'\n'
 done
+printf '== guest\n%s' "$table"
+exit $failed

@@ -1,6 +1,7 @@
 //! Where targets can be reached: one implementation per transport type.
 
 use rustix::io::Errno;
+use transport::rdma::RdmaOptions;
 
 use super::refused::Refused;
 
@@ -39,6 +40,12 @@ impl From<ListenError> for Refused {
 
 /// The listeners of one transport type.
 pub trait Listeners: Send {
+    /// Takes note of the parameters of `ib_srpt`, for what is made from now on. Refused when what
+    /// exists is laid out for other ones; then nothing changes.
+    fn configure(&mut self, _options: &RdmaOptions) -> Result<(), ListenError> {
+        Ok(())
+    }
+
     /// Lets initiators reach `target` at an address from now on.
     fn add(&mut self, target: &str, traddr: &str, trsvcid: Option<&str>)
     -> Result<(), ListenError>;

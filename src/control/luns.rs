@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use bdev::Bdev;
+use rustix::io::Errno;
 
 use super::{Control, Refused};
 use crate::scsi::{Identity, IdentityError};
-use crate::target::lun::{LUN_MAX, LogicalUnit};
+use crate::target::lun::{LUN_MAX, LogicalUnit, MAPPINGS_MAX};
 use crate::target::message::Action;
 
 /// Who claims a bdev while it is a logical unit.
@@ -76,9 +77,13 @@ impl Control {
     /// Shows a bdev to the initiators of a target; answers the LUN.
     pub fn map_lun(&mut self, request: &MapRequest) -> Result<u16, Refused> {
         let target = &request.target;
-        self.target(target)?;
+        self.whole_target(target)?;
         let bdev = self.bdev(&request.bdev_name)?;
         let lun = self.free_lun(request, bdev.name())?;
+        if self.targets.iter().map(|target| target.luns.len()).sum::<usize>() >= MAPPINGS_MAX {
+            let what = format!("{MAPPINGS_MAX} LUNs of all targets are mapped, the limit");
+            return Err(Refused::new(Errno::NOSPC, what));
+        }
         let known = self.units.iter().find(|unit| unit.lu.bdev.name() == bdev.name());
         let lu = match known {
             Some(unit) => {
@@ -151,7 +156,7 @@ impl Control {
             },
             None => (0..=LUN_MAX).find(|lun| !luns.contains_key(lun)).ok_or_else(|| {
                 Refused::new(
-                    rustix::io::Errno::NOSPC,
+                    Errno::NOSPC,
                     format!("all {} LUNs of target {target} are in use", u32::from(LUN_MAX) + 1),
                 )
             }),

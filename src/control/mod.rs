@@ -23,12 +23,14 @@ use crate::target::message::{Action, Report};
 pub mod cores;
 pub mod listeners;
 mod luns;
+mod options;
 mod refused;
 mod targets;
 
 pub use cores::{Cores, Mailboxes};
 pub use listeners::{ListenError, Listener, Listeners};
 pub use luns::{MapRequest, Mapping, Overrides, Unit};
+pub use options::Options;
 pub use refused::{Refused, strerror};
 pub use targets::{Target, TargetRequest};
 
@@ -60,6 +62,7 @@ pub struct Control {
     targets: Vec<Target>,
     units: Vec<Unit>,
     units_made: u32,
+    options: Options,
 }
 
 impl Control {
@@ -76,6 +79,7 @@ impl Control {
             targets: Vec::new(),
             units: Vec::new(),
             units_made: 0,
+            options: Options::default(),
         }
     }
 

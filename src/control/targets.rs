@@ -16,7 +16,7 @@ use crate::target::message::Action;
 pub struct TargetRequest {
     /// Unique name.
     pub name: String,
-    /// Service GUID; derived from host and name when absent.
+    /// Service GUID; when absent that of [`super::Options`], or derived from host and name.
     pub service_guid: Option<u64>,
     /// Relative target port identifier; the lowest free one when absent.
     pub relative_port: Option<u16>,
@@ -30,6 +30,8 @@ pub struct Target {
     pub(super) guid_given: bool,
     pub(super) luns: BTreeMap<u16, Mapping>,
     pub(super) listeners: Vec<Listener>,
+    /// The cores were told to forget it, and not all have done so.
+    deleting: bool,
 }
 
 impl Target {
@@ -71,7 +73,8 @@ impl Control {
         if self.target(name).is_ok() {
             return Err(Refused::exists(format!("target {name}")));
         }
-        let service_guid = request.service_guid.unwrap_or_else(|| self.derived_guid(name));
+        let given = request.service_guid.or(self.options().srpt_service_guid);
+        let service_guid = given.unwrap_or_else(|| self.derived_guid(name));
         if let Some(other) = self.targets.iter().find(|t| t.service_guid() == service_guid) {
             let other = other.name();
             return Err(Refused::exists(format!(
@@ -87,9 +90,10 @@ impl Control {
         tracing::info!("target {name}: created, service GUID {service_guid:016x}");
         self.targets.push(Target {
             spec,
-            guid_given: request.service_guid.is_some(),
+            guid_given: given.is_some(),
             luns: BTreeMap::new(),
             listeners: Vec::new(),
+            deleting: false,
         });
         Ok(())
     }
@@ -112,8 +116,15 @@ impl Control {
 
     /// Removes a target's listeners, takes its LUNs away, ends its sessions and forgets it. When a
     /// step fails the target is still there, without what was removed before, and the call can be
-    /// repeated.
+    /// repeated; in the last step nothing else can be done with it.
     pub fn delete_target(&mut self, name: &str) -> Result<(), Refused> {
+        let ended = self.end_target(name);
+        // After a failure too: what was unmapped before it is free.
+        self.close_unused_units();
+        ended
+    }
+
+    fn end_target(&mut self, name: &str) -> Result<(), Refused> {
         for listener in self.target(name)?.listeners.clone() {
             self.remove_listener(name, &listener)?;
         }
@@ -122,16 +133,36 @@ impl Control {
             self.all(&Action::UnmapLun { target: name.to_owned(), lun })?;
             self.target_mut(name)?.luns.remove(&lun);
         }
+        self.target_mut(name)?.deleting = true;
         self.all(&Action::DeleteTarget { target: name.to_owned() })?;
         self.targets.retain(|target| target.name() != name);
         tracing::info!("target {name}: deleted");
-        self.close_unused_units();
         Ok(())
+    }
+
+    /// A target that every core has.
+    pub(super) fn whole_target(&self, name: &str) -> Result<&Target, Refused> {
+        let target = self.target(name)?;
+        if target.deleting {
+            return Err(Refused::busy(format!(
+                "target {name} is being deleted: repeat srpt_delete_target"
+            )));
+        }
+        Ok(target)
+    }
+
+    /// The listener with the port that is meant when an rdma listener names none.
+    pub fn with_default_port(&self, mut listener: Listener) -> Listener {
+        let port = self.options().rdma_cm_port;
+        if listener.trtype == "rdma" && listener.trsvcid.is_none() && port != 0 {
+            listener.trsvcid = Some(port.to_string());
+        }
+        listener
     }
 
     /// Lets initiators reach a target.
     pub fn add_listener(&mut self, target: &str, listener: &Listener) -> Result<(), Refused> {
-        self.target(target)?;
+        self.whole_target(target)?;
         let same = |other: &Listener| {
             other.trtype == listener.trtype
                 && other.traddr == listener.traddr

@@ -1,8 +1,8 @@
 //! Loading a configuration: all of it or nothing.
 //!
 //! A configuration is the document that `save_config` gives. Its entries are brought into the
-//! order bdevs, bdevs over them, targets, LUNs, listeners, whatever their order in the document;
-//! when one fails, those before it are taken back, last first.
+//! order options, bdevs, bdevs over them, targets, LUNs, listeners, whatever their order in the
+//! document; when one fails, those before it are taken back, last first.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -25,10 +25,11 @@ pub(super) const SUBSYSTEMS: [&str; 2] = ["bdev", "srpt"];
 /// a half-built target. Bdevs come by their height over a bdev that needs no other.
 fn rank(step: &Step<'_>, heights: &Heights) -> (u32, usize) {
     match step.method.as_str() {
-        "srpt_create_target" => (1, 0),
-        "srpt_map_lun" => (2, 0),
-        "srpt_add_listener" => (3, 0),
-        _ => (0, heights.of(step)),
+        "srpt_set_options" => (0, 0),
+        "srpt_create_target" => (2, 0),
+        "srpt_map_lun" => (3, 0),
+        "srpt_add_listener" => (4, 0),
+        _ => (1, heights.of(step)),
     }
 }
 

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
+use transport::rdma::RdmaOptions;
 
 use super::{RpcError, Server, Shared, methods};
 use crate::control::cores::{CoreError, Cores};
@@ -30,6 +31,8 @@ pub struct Seen {
     pub signals: Vec<i32>,
     /// An action whose words begin so fails on core 1.
     pub refuse: Option<String>,
+    /// What listeners were told of the parameters of `ib_srpt`.
+    pub configured: Vec<RdmaOptions>,
     /// What the cores report.
     pub reports: Vec<Report>,
 }
@@ -96,6 +99,15 @@ impl FakeListeners {
 }
 
 impl Listeners for FakeListeners {
+    fn configure(&mut self, options: &RdmaOptions) -> Result<(), ListenError> {
+        let mut seen = self.0.lock().unwrap();
+        if seen.refuse.as_deref() == Some("configure") {
+            return Err(ListenError::Os { what: "laid out".to_owned(), errno: Errno::BUSY });
+        }
+        seen.configured.push(*options);
+        Ok(())
+    }
+
     fn add(&mut self, target: &str, traddr: &str, _: Option<&str>) -> Result<(), ListenError> {
         self.note("add", target, traddr)
     }
@@ -159,6 +171,12 @@ impl Bench {
     /// The present configuration.
     pub fn saved(&self) -> Value {
         methods::saved(&self.shared.control())
+    }
+
+    /// Adds a transport type.
+    pub fn offer(&self, trtype: &'static str) {
+        let listeners = FakeListeners(Arc::clone(&self.seen));
+        self.shared.control().offer(trtype, Box::new(listeners));
     }
 
     /// Makes actions that begin with these words fail on core 1.

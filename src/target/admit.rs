@@ -168,7 +168,7 @@ impl<F: Fabric> Shard<F> {
                 self.admit_run(conn, recv, plan.header, plan.offered, job, direction, bytes)
             }
             Planned::End(outcome) => {
-                let request = Request::new(conn, recv, plan.header, Job::Reply, self.now);
+                let request = Request::new(conn, recv, plan.header, Job::Reply);
                 let tag = self.begin(request);
                 self.request(tag).residual = plan.offered.residual(None, 0);
                 self.respond(tag, outcome, false);
@@ -194,7 +194,7 @@ impl<F: Fabric> Shard<F> {
                     return Admission::Short(recv, 0);
                 };
                 let made = buf.len() as u32;
-                let mut request = Request::new(conn, recv, header, Job::Reply, self.now);
+                let mut request = Request::new(conn, recv, header, Job::Reply);
                 request.data = Some(buf);
                 request.direction = Some(Direction::In);
                 request.bytes = made.min(plan.offered.bytes_in(Direction::In));
@@ -225,7 +225,7 @@ impl<F: Fabric> Shard<F> {
         let residual = offered.residual(direction, wanted.into());
         if direction == Some(Direction::Out) && room < wanted {
             // Part of the data must not be written as if it were the whole.
-            let mut request = Request::new(conn, recv, header, Job::Reply, self.now);
+            let mut request = Request::new(conn, recv, header, Job::Reply);
             request.residual = residual;
             let tag = self.begin(request);
             self.respond(tag, Outcome::check(Sense::INVALID_INFORMATION_UNIT), false);
@@ -237,7 +237,7 @@ impl<F: Fabric> Shard<F> {
             Err(Lack::Bufs(bytes)) => return Admission::Short(recv, bytes),
             Err(Lack::Unit) => return Admission::Excluded(recv),
         };
-        let mut request = Request::new(conn, recv, header, job, self.now);
+        let mut request = Request::new(conn, recv, header, job);
         request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());
         request.direction = direction;
         request.bytes = wanted.min(room);
@@ -298,8 +298,9 @@ impl<F: Fabric> Shard<F> {
         Ok(bufs)
     }
 
-    /// Takes a slot for an admitted command.
-    #[inline]
+    /// Takes a slot for an admitted command. Always inlined: a request is large, and should be made
+    /// in its slot instead of being passed on.
+    #[inline(always)]
     fn begin(&mut self, request: Request) -> Tag {
         if let Some(mapping) = request.mapping {
             self.luns.begin_use(mapping);

@@ -49,6 +49,10 @@ pub struct Connection {
     pub login: LoginReq,
     /// The session, once granted.
     pub nexus: Option<Arc<Nexus>>,
+    /// Largest information units agreed on, in bytes: from the initiator, and to it.
+    pub iu_bytes_max: u32,
+    /// See [`Connection::iu_bytes_max`].
+    pub ti_bytes_max: u32,
     /// Where immediate data begins in a command, if agreed.
     pub imm_data_offset: Option<u32>,
     /// Received commands that have not been admitted, oldest first.
@@ -86,6 +90,8 @@ impl Connection {
             target,
             login,
             nexus: None,
+            iu_bytes_max: 0,
+            ti_bytes_max: 0,
             imm_data_offset: None,
             waiting: VecDeque::new(),
             short: None,
@@ -121,7 +127,7 @@ impl Connection {
     }
 
     /// The channel for reports; `None` before it has a session.
-    pub fn report(&self, credits: u32, iu_bytes_max: u32) -> Option<ChannelReport> {
+    pub fn report(&self, credits: u32) -> Option<ChannelReport> {
         let nexus = self.nexus.as_ref()?;
         Some(ChannelReport {
             session: nexus.id,
@@ -133,7 +139,7 @@ impl Connection {
             credits,
             req_lim: self.req_lim,
             in_flight: self.in_flight + self.waiting.len() as u32,
-            iu_bytes_max,
+            iu_bytes_max: self.iu_bytes_max,
             immediate_data: self.imm_data_offset.is_some(),
             multichannel: self.login.multichannel() == transport::srp::Multichannel::Multi,
             commands: self.commands,

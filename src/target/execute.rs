@@ -66,6 +66,7 @@ impl<F: Fabric> Shard<F> {
                 let buf = request.data.take();
                 let mapping = request.mapping.expect("jobs have a logical unit");
                 let device = self.luns.mapping(mapping).device;
+                request.submitted = self.now;
                 self.luns.submit(device, Io { tag, op, buf });
             }
             Job::Steps(_) => self.step(tag, IoStatus::Good),
@@ -101,6 +102,7 @@ impl<F: Fabric> Shard<F> {
             IoOp::Flush | IoOp::WriteZeroes { .. } | IoOp::Unmap { .. } => None,
         };
         let device = mapping.device;
+        request.submitted = self.now;
         self.luns.submit(device, Io { tag, op, buf });
     }
 
@@ -112,10 +114,11 @@ impl<F: Fabric> Shard<F> {
         let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
         let (device, block_bytes) = (mapping.device, mapping.geometry.block_bytes);
         let counts = self.luns.on_done(device);
+        let took_ns = self.now.ns_since(request.submitted);
         match request.job {
             Job::Io(op) => {
                 request.data = buf;
-                counts.count(&op, block_bytes, status, self.now.ns_since(request.started));
+                counts.count(&op, block_bytes, status, took_ns);
                 if !self.goes_on(tag) {
                     return;
                 }
@@ -127,14 +130,7 @@ impl<F: Fabric> Shard<F> {
                 if buf.is_some() {
                     request.scratch = buf;
                 }
-                if status == IoStatus::GoodNoData
-                    && let Some(scratch) = &mut request.scratch
-                {
-                    let len = scratch.len();
-                    scratch.fill(0..len, 0);
-                }
                 if let Some(op) = steps.running() {
-                    let took_ns = self.now.ns_since(request.started);
                     counts.count(&op, block_bytes, status, took_ns);
                 }
                 if self.goes_on(tag) {
@@ -148,7 +144,8 @@ impl<F: Fabric> Shard<F> {
     /// Builds and sends the response. `no_data`: a read whose data is all zeros and nowhere.
     pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome, no_data: bool) {
         let good = outcome.status == ScsiStatus::Good;
-        let moves = good && self.request(tag).reads() && self.request(tag).bytes > 0;
+        let request = self.request(tag);
+        let moves = good && request.reads() && request.bytes > 0;
         if moves {
             let covered = self.collect_segs(tag);
             debug_assert!(covered, "checked when the table was fetched");
@@ -174,7 +171,8 @@ impl<F: Fabric> Shard<F> {
             sense: &sense[..sense_len],
             response_code: None,
         };
-        let len = rsp.emit(&mut self.rsp);
+        let room = self.rsp.len().min(connection.ti_bytes_max as usize);
+        let len = rsp.emit(&mut self.rsp[..room]);
         connection.commands += 1;
         if good {
             match request.direction {
@@ -216,11 +214,14 @@ impl<F: Fabric> Shard<F> {
         let slot = self.connections[index as usize].as_mut();
         let connection = slot.expect("a channel is released after all its replies have ended");
         connection.own_in_flight -= 1;
-        if connection.own_in_flight == 0
-            && let State::Leaving { said: true, .. } = connection.state
-        {
-            let conn = connection.id;
-            self.close(conn, CloseReason::Local);
+        if connection.own_in_flight > 0 {
+            return;
+        }
+        let conn = connection.id;
+        match connection.state {
+            State::Leaving { said: true, .. } => self.close(conn, CloseReason::Local),
+            State::Gone if connection.in_flight == 0 => self.on_idle(conn),
+            _ => {}
         }
     }
 
@@ -228,14 +229,17 @@ impl<F: Fabric> Shard<F> {
     #[inline]
     fn let_go(&mut self, tag: Tag) {
         let request = self.requests.get_mut(tag).expect("begun");
-        for buf in [request.scratch.take(), request.table.take()].into_iter().flatten() {
-            self.pool.put(buf);
+        if let Some(scratch) = request.scratch.take() {
+            self.pool.put(scratch);
+        }
+        if let Some(table) = request.table.take() {
+            self.pool.put(table);
         }
         let Some(mapping) = request.mapping.take() else { return };
         if std::mem::take(&mut request.exclusive) {
             self.luns.mapping(mapping).lu.leave();
         }
-        if let Some(token) = self.luns.end_use(mapping) {
+        for token in self.luns.end_use(mapping) {
             self.answer(token);
         }
     }

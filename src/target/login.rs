@@ -98,8 +98,10 @@ impl<F: Fabric> Shard<F> {
         let Some(connection) = self.asking(conn) else { return };
         let login = connection.login;
         let iu_bytes_max = self.limits.iu_bytes_max;
+        let ti_bytes_max = self.limits.rsp_bytes_max;
         let credits = self.limits.credits;
         let connection = self.connection(conn);
+        (connection.iu_bytes_max, connection.ti_bytes_max) = (iu_bytes_max, ti_bytes_max);
         let offset = login.immediate_data().filter(|offset| {
             (IMM_DATA_OFFSET_MIN..).contains(offset) && u32::from(*offset) < iu_bytes_max
         });
@@ -112,7 +114,7 @@ impl<F: Fabric> Shard<F> {
             tag: login.tag,
             req_lim_delta: credits as i32,
             max_it_iu_len: iu_bytes_max,
-            max_ti_iu_len: self.limits.rsp_bytes_max,
+            max_ti_iu_len: ti_bytes_max,
             buf_fmt: BUF_FMT,
             other_channels,
             immediate_data: offset.is_some(),
@@ -120,7 +122,7 @@ impl<F: Fabric> Shard<F> {
         let mut bytes = [0; LoginRsp::LEN];
         rsp.emit(&mut bytes);
         let receives = credits + RECEIVES_EXTRA;
-        self.fabric.accept(conn, &bytes, receives, iu_bytes_max, self.limits.rsp_bytes_max);
+        self.fabric.accept(conn, &bytes, receives, iu_bytes_max, ti_bytes_max);
         let connection = self.connection(conn);
         tracing::info!(
             session = connection.session(),
@@ -191,7 +193,7 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
-    /// The fabric has ended a channel: no event follows.
+    /// The fabric has ended a channel: only the ends of what it was given too late may follow.
     pub(super) fn on_closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.counters.closed(reason);
         if self.connections[conn.index as usize].as_ref().is_none_or(|c| c.id != conn) {
@@ -232,6 +234,8 @@ impl<F: Fabric> Shard<F> {
                 TLogout { tag: [0; 8], solicited, reason }.emit(&mut iu);
                 self.say(conn, &iu, solicited);
             }
+            // What was said to a channel whose end was not known yet comes back first.
+            State::Gone if connection.own_in_flight > 0 => {}
             State::Gone => self.release(conn),
         }
     }
@@ -239,12 +243,11 @@ impl<F: Fabric> Shard<F> {
     /// Nothing of a closed channel is left.
     fn release(&mut self, conn: ConnId) {
         let slot = self.connections[conn.index as usize].take();
-        let connection = slot.expect("released once");
+        assert!(slot.is_some(), "released once");
         self.ready.retain(|index| *index != conn.index);
         self.fabric.release(conn);
         let channel = ChannelAt { core: self.out.core(), conn };
-        let session = connection.session();
-        self.out.send(REGISTRY_CORE, CoreMessage::ChannelGone { channel, session });
+        self.out.send(REGISTRY_CORE, CoreMessage::ChannelGone { channel });
         self.check_deletes();
     }
 
@@ -254,8 +257,7 @@ impl<F: Fabric> Shard<F> {
         let ended = |target: &usize| connections.iter().flatten().all(|c| c.target != *target);
         let ready: Vec<_> = self.deletes.extract_if(.., |(_, target)| ended(target)).collect();
         for (token, target) in ready {
-            let name = self.luns.target(target).spec.name.clone();
-            self.luns.delete_target(&name);
+            self.luns.delete_target(target);
             self.answer(token);
         }
     }
@@ -283,7 +285,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Reports a changed LUN map to initiators that asked to be notified of asynchronous events
-    /// (SRP_AER_REQ; SRP 16A, 6.12), on one channel of each session.
+    /// (SRP_AER_REQ; SRP 16A, 6.12), on one of each session's channels on this core.
     pub(super) fn report_event(&mut self, target: &str) {
         let mut told = Vec::new();
         for index in 0..self.connections.len() {

@@ -17,8 +17,8 @@ use crate::scsi::Identity;
 /// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
 pub const LUN_MAX: u16 = 16383;
 
-/// Mappings of one core, over all targets.
-const MAPPINGS_MAX: usize = 16384;
+/// Mappings of all targets together: every core has a place for each.
+pub const MAPPINGS_MAX: usize = 16384;
 
 /// A logical unit: one bdev with its SCSI identity. The same for every target that maps the bdev.
 #[derive(Debug)]
@@ -74,10 +74,12 @@ pub struct Mapping {
     pub geometry: Geometry,
     /// Index of the device's channel in [`Luns`].
     pub device: usize,
+    /// Number of its target in [`Luns`].
+    target: usize,
     /// Commands that use the mapping.
     uses: u32,
-    /// Taken out of the map; the control plane waits for the last command.
-    leaving: Option<Token>,
+    /// Taken out of the map: the control plane's questions that wait for the last command.
+    leaving: Vec<Token>,
 }
 
 /// One core's channel of a device.
@@ -136,9 +138,8 @@ impl Luns {
         }
     }
 
-    /// Forgets a target and what is still mapped in it; its channels are gone.
-    pub fn delete_target(&mut self, name: &str) {
-        let Some(index) = self.target_index(name) else { return };
+    /// Forgets a target, if it is still there, and what is mapped in it; its channels are gone.
+    pub fn delete_target(&mut self, index: usize) {
         let Some(target) = self.targets[index].take() else { return };
         for tag in target.luns.into_values() {
             self.drop_mapping(tag);
@@ -151,8 +152,8 @@ impl Luns {
         self.targets[index].as_ref().expect("a target with channels is not deleted")
     }
 
-    fn target_mut(&mut self, name: &str) -> Option<&mut Target> {
-        self.targets.iter_mut().flatten().find(|target| target.spec.name == name)
+    fn target_mut(&mut self, index: usize) -> &mut Target {
+        self.targets[index].as_mut().expect("an index of a target")
     }
 
     /// Shows a logical unit under a LUN, opening the device's channel if this core has none.
@@ -165,12 +166,16 @@ impl Luns {
     ) -> Result<(), OpenError> {
         let device = self.open(&lu.bdev)?;
         let geometry = lu.bdev.geometry();
-        let mapping = Mapping { lu, lun, read_only, geometry, device, uses: 0, leaving: None };
-        let tag =
-            self.mappings.insert(mapping).unwrap_or_else(|_| panic!("more mappings than LUNs"));
+        let target = self.target_index(target);
+        let target = target.expect("the control plane maps only into targets that exist");
+        let (uses, leaving) = (0, Vec::new());
+        let mapping = Mapping { lu, lun, read_only, geometry, device, target, uses, leaving };
+        let tag = self
+            .mappings
+            .insert(mapping)
+            .unwrap_or_else(|_| panic!("the control plane keeps to the limit"));
         self.devices[device].as_mut().expect("just opened").mappings += 1;
-        let target =
-            self.target_mut(target).expect("the control plane maps only into targets that exist");
+        let target = self.target_mut(target);
         let old = target.luns.insert(lun, tag);
         assert!(old.is_none(), "LUN {lun} was mapped already");
         if let Some(slot) = target.low.get_mut(usize::from(lun)) {
@@ -180,20 +185,32 @@ impl Luns {
     }
 
     /// Takes a LUN out of the map. True when no command uses it; else [`Luns::end_use`] returns
-    /// `token` when the last one has ended.
+    /// `token` when the last one has ended. A LUN that is leaving can be taken out again.
     pub fn unmap(&mut self, target: &str, lun: u16, token: Token) -> bool {
-        let Some(target) = self.target_mut(target) else { return true };
-        let Some(tag) = target.luns.remove(&lun) else { return true };
+        let Some(index) = self.target_index(target) else { return true };
+        let target = self.target_mut(index);
+        let Some(tag) = target.luns.remove(&lun).or_else(|| self.leaving(index, lun)) else {
+            return true;
+        };
+        let target = self.target_mut(index);
         if let Some(slot) = target.low.get_mut(usize::from(lun)) {
             *slot = None;
         }
         let mapping = self.mappings.get_mut(tag).expect("mapped");
         if mapping.uses > 0 {
-            mapping.leaving = Some(token);
+            mapping.leaving.push(token);
             return false;
         }
         self.drop_mapping(tag);
         true
+    }
+
+    /// What was mapped under a LUN until it was taken out, and commands still use.
+    fn leaving(&self, target: usize, lun: u16) -> Option<Tag> {
+        let left = |mapping: &Mapping| {
+            mapping.target == target && mapping.lun == lun && !mapping.leaving.is_empty()
+        };
+        self.mappings.iter().find_map(|(tag, mapping)| left(mapping).then_some(tag))
     }
 
     /// Number of LUNs of a target.
@@ -234,17 +251,18 @@ impl Luns {
         self.mappings.get_mut(tag).expect("found just now").uses += 1;
     }
 
-    /// A command has ended. `Some`: the mapping is gone now, and the control plane waits for that.
+    /// A command has ended. With tokens: the mapping is gone now, and the control plane waits for
+    /// that.
     #[inline]
-    pub fn end_use(&mut self, tag: Tag) -> Option<Token> {
+    pub fn end_use(&mut self, tag: Tag) -> Vec<Token> {
         let mapping = self.mappings.get_mut(tag).expect("a mapping in use is not dropped");
         mapping.uses -= 1;
-        if mapping.uses > 0 {
-            return None;
+        if mapping.uses > 0 || mapping.leaving.is_empty() {
+            return Vec::new();
         }
-        let token = mapping.leaving?;
+        let tokens = std::mem::take(&mut mapping.leaving);
         self.drop_mapping(tag);
-        Some(token)
+        tokens
     }
 
     /// Where a logical unit is mapped: pairs of target name and LUN.

@@ -65,6 +65,13 @@ pub enum Action {
         /// Session number, as reports show it.
         session: u64,
     },
+    /// The largest information units that logins agree on from now on.
+    SetIuSizes {
+        /// From an initiator, in bytes (`srp_max_req_size`).
+        iu_bytes_max: u32,
+        /// To an initiator, in bytes (`srp_max_rsp_size`).
+        rsp_bytes_max: u32,
+    },
     /// Starts [`IoCounts`] anew.
     ResetIoCounts {
         /// Names of the bdevs concerned.
@@ -295,8 +302,6 @@ pub enum CoreMessage {
     ChannelGone {
         /// Where it was.
         channel: ChannelAt,
-        /// Its session; `None` when the login was still under way.
-        session: Option<u64>,
     },
     /// To the registry: raise a unit attention for every session of a target, at a LUN or at all.
     Attention {

@@ -37,11 +37,12 @@ impl Counters {
 }
 
 impl IoCounts {
-    /// Accounts for one operation that took `took_ns`.
+    /// Accounts for one operation that took `took_ns`; of one that failed only that it did.
     #[inline]
     pub fn count(&mut self, op: &IoOp, block_bytes: u32, status: IoStatus, took_ns: u64) {
         if !status.is_good() {
             self.errors += 1;
+            return;
         }
         let block_bytes = u64::from(block_bytes);
         let (bytes, ops, ns, max, min, moved) = match *op {
@@ -102,7 +103,7 @@ impl<F: Fabric> Shard<F> {
                     self.close(conn, CloseReason::Local);
                 }
             }
-            CoreMessage::ChannelGone { channel, session: _ } => {
+            CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
                 registry.on_channel_gone(channel, &mut self.out);
             }
@@ -152,6 +153,11 @@ impl<F: Fabric> Shard<F> {
             Action::Disconnect { session } => {
                 self.leave_where(|connection| connection.session() == Some(session));
             }
+            Action::SetIuSizes { iu_bytes_max, rsp_bytes_max } => {
+                (self.limits.iu_bytes_max, self.limits.rsp_bytes_max) =
+                    (iu_bytes_max, rsp_bytes_max);
+                self.limits.check();
+            }
             Action::ResetIoCounts { bdevs, sums } => self.luns.reset_counts(&bdevs, sums),
             Action::Report => {
                 let report = self.report();
@@ -185,10 +191,10 @@ impl<F: Fabric> Shard<F> {
     }
 
     fn report(&self) -> Report {
-        let (credits, iu_bytes_max) = (self.limits.credits, self.limits.iu_bytes_max);
+        let credits = self.limits.credits;
         let connections = || self.connections.iter().flatten();
         Report {
-            channels: connections().filter_map(|c| c.report(credits, iu_bytes_max)).collect(),
+            channels: connections().filter_map(|c| c.report(credits)).collect(),
             buffers: self.pool.counts().collect(),
             slots_total: self.requests.capacity() as u32,
             slots_used: self.requests.len() as u32,

@@ -214,16 +214,16 @@ pub struct Request {
     pub table: Option<Buf>,
     /// It has entered its logical unit exclusively.
     pub exclusive: bool,
-    /// Abort functions that wait for it: bits of [`super::task::Aborts`].
+    /// Abort functions that wait for it: a bit for each one under way on this core.
     pub aborts: u64,
-    /// When it was admitted.
-    pub started: Instant,
+    /// When its operation went to the device.
+    pub submitted: Instant,
 }
 
 impl Request {
     /// A request without data.
     #[inline]
-    pub fn new(conn: ConnId, recv: Recv, header: Header, job: Job, started: Instant) -> Request {
+    pub fn new(conn: ConnId, recv: Recv, header: Header, job: Job) -> Request {
         Request {
             conn,
             recv: Some(recv),
@@ -242,7 +242,7 @@ impl Request {
             table: None,
             exclusive: false,
             aborts: 0,
-            started,
+            submitted: Instant::default(),
         }
     }
 

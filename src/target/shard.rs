@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use bdev::{CoreContext, IoDone};
 use reactor::pool::{Buf, Pool};
 use reactor::{Batch, Instant, Progress, Service, Slab, Tag};
-use transport::srp::Opcode;
+use transport::srp::{Opcode, Rsp};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
 use super::connection::{Connection, State};
@@ -26,7 +26,7 @@ use super::outbox::Outbox;
 use super::report::Counters;
 use super::request::Request;
 use super::task::Tasks;
-use crate::limits::{Limits, SEGMENTS_MAX};
+use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
 /// Events and completions taken per turn: bounds the work of a turn.
 const BATCH: usize = 256;
@@ -50,7 +50,7 @@ pub struct Shard<F: Fabric> {
     pub(super) counters: Counters,
     /// Segments of the reply being built.
     pub(super) segs: Vec<RemoteSeg>,
-    /// Response being built.
+    /// Response being built; the longest.
     pub(super) rsp: Vec<u8>,
     /// Channels that are leaving: their deadlines are looked at every turn.
     pub(super) leaving: u32,
@@ -78,7 +78,7 @@ impl<F: Fabric> Shard<F> {
             tasks: Tasks::new(),
             counters: Counters::default(),
             segs: Vec::with_capacity(SEGMENTS_MAX),
-            rsp: vec![0; limits.rsp_bytes_max as usize],
+            rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
             leaving: 0,
             deletes: Vec::new(),
             stopping: false,

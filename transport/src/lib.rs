@@ -6,8 +6,9 @@
 //! appear only in [`Fabric::poll`].
 //!
 //! Tokens make ownership visible: a [`Recv`] is a received information unit that the fabric keeps
-//! until [`Fabric::repost`]; a [`Buf`] comes back with its event. [`Event::Closed`] is a
-//! connection's last event; its number is reused only after [`Fabric::release`].
+//! until [`Fabric::repost`]; a [`Buf`] comes back with its event. After [`Event::Closed`] a
+//! connection has no event but the ends of what the caller gave it too late; its number is reused
+//! only after [`Fabric::release`].
 #![deny(unsafe_code)]
 
 use reactor::pool::Buf;
@@ -93,9 +94,10 @@ pub enum Event {
         /// Data and response are in the initiator's hands.
         ok: bool,
     },
-    /// The connection is gone; no event follows for it. All its fetches and replies have ended.
-    /// Tokens and lent buffers of it may still be held: give them back, then
-    /// [`Fabric::release`] it.
+    /// The connection is gone. All fetches and replies that were enqueued before the poll that
+    /// brought this event have ended; one enqueued later ends too, with `ok: false`, and is all
+    /// that may follow. Tokens and lent buffers may still be held: when they are back and every
+    /// operation has ended, [`Fabric::release`] it.
     Closed {
         /// Which.
         conn: ConnId,
@@ -201,7 +203,8 @@ pub trait Fabric {
     /// Ends the connection; [`Event::Closed`] follows after the events of what is in flight.
     fn close(&mut self, conn: ConnId, reason: CloseReason);
 
-    /// All tokens and buffers of a closed connection are home: its number may be reused.
+    /// All tokens and buffers of a closed connection are home and all its operations have ended:
+    /// its number may be reused.
     fn release(&mut self, conn: ConnId);
 
     /// Publishes what has been enqueued: at most one doorbell per connection touched.

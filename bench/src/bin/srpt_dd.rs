@@ -28,7 +28,8 @@ const BS_MAX: u64 = 64 << 20;
 #[derive(Debug, Parser)]
 #[command(version, group(ArgGroup::new("file").required(true).args(["input", "output"])))]
 struct Options {
-    /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in this process
+    /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in
+    /// this process
     #[arg(short = 'r', long)]
     target: Address,
     /// Logical unit

@@ -30,7 +30,8 @@ const VERIFY_RANGE_BYTES: u64 = 1 << 30;
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
-    /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in this process
+    /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in
+    /// this process
     #[arg(short = 'r', long)]
     target: Address,
     /// Commands in flight per channel

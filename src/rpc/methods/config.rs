@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::targets::address;
-use super::{Method, Outcome, locked, shared};
+use super::{Method, Outcome, locked, options, shared};
 use crate::control::{Control, Mapping, Target};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Params};
@@ -53,7 +53,7 @@ fn save(control: &mut Control, params: Params<'_>) -> Outcome {
     Ok(saved(control))
 }
 
-/// The configuration that makes the present state again: bdevs, then targets and their LUNs, and
+/// The configuration that makes the present state again: bdevs; options, targets and their LUNs, and
 /// listeners last, so that no initiator logs in to a half-built target.
 pub fn saved(control: &Control) -> Value {
     json!({
@@ -75,7 +75,8 @@ fn bdev_entries(control: &Control) -> Vec<Value> {
 
 fn srpt_entries(control: &Control) -> Vec<Value> {
     let targets = control.targets();
-    let mut entries: Vec<Value> = targets.iter().map(create_entry).collect();
+    let mut entries = vec![entry("srpt_set_options", options::shown(control.options()))];
+    entries.extend(targets.iter().map(create_entry));
     for target in targets {
         let luns = target.luns().iter();
         entries.extend(luns.map(|(lun, mapping)| map_entry(control, target, *lun, mapping)));

@@ -14,6 +14,7 @@ mod config;
 mod iostat;
 mod luns;
 mod neutral;
+mod options;
 mod sessions;
 mod stats;
 mod targets;
@@ -42,6 +43,8 @@ pub type Change = fn(&mut Control, Params<'_>) -> Result<(Value, Undo), RpcError
 /// What takes a change back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
+    /// Go back to other options.
+    Options(crate::control::Options),
     /// Delete a bdev.
     Bdev {
         /// The method that deletes this kind.
@@ -74,6 +77,7 @@ impl Undo {
     /// Takes the change back.
     pub fn run(self, control: &mut Control) -> Result<(), RpcError> {
         Ok(match self {
+            Undo::Options(before) => control.set_options(before),
             Undo::Bdev { method, name } => control.delete_bdev(method, &name),
             Undo::Target { name } => control.delete_target(&name),
             Undo::Lun { target, lun } => control.unmap_lun(&target, lun),
@@ -100,13 +104,14 @@ const fn change(name: &'static str, run: Change) -> Method {
     Method { name, run: Run::Change(run) }
 }
 
-const GROUPS: [&[Method]; 10] = [
+const GROUPS: [&[Method]; 11] = [
     &app::METHODS,
     &threads::METHODS,
     &config::METHODS,
     &bdevs::METHODS,
     &vbdevs::METHODS,
     &iostat::METHODS,
+    &options::METHODS,
     &targets::METHODS,
     &luns::METHODS,
     &sessions::METHODS,

@@ -117,7 +117,7 @@ struct ListenerParams {
     trsvcid: Option<Text<31>>,
 }
 
-fn listener(params: Params<'_>) -> Result<(String, Listener), RpcError> {
+fn listener(control: &Control, params: Params<'_>) -> Result<(String, Listener), RpcError> {
     let params: ListenerParams = params::parse(params)?;
     let wanted = params.trtype.as_str();
     let trtype = TRTYPES.into_iter().find(|trtype| trtype.eq_ignore_ascii_case(wanted));
@@ -129,17 +129,18 @@ fn listener(params: Params<'_>) -> Result<(String, Listener), RpcError> {
         )));
     };
     let trsvcid = params.trsvcid.map(|trsvcid| trsvcid.0);
-    Ok((params.target.0, Listener { trtype, traddr: params.traddr.0, trsvcid }))
+    let listener = Listener { trtype, traddr: params.traddr.0, trsvcid };
+    Ok((params.target.0, control.with_default_port(listener)))
 }
 
 fn add_listener(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
-    let (target, listener) = listener(params)?;
+    let (target, listener) = listener(control, params)?;
     control.add_listener(&target, &listener)?;
     Ok((json!(true), Undo::Listener { target, listener }))
 }
 
 fn remove_listener(control: &mut Control, params: Params<'_>) -> Outcome {
-    let (target, listener) = listener(params)?;
+    let (target, listener) = listener(control, params)?;
     control.remove_listener(&target, &listener)?;
     Ok(json!(true))
 }

@@ -11,6 +11,12 @@ use crate::rpc::testing::Bench;
 /// Everything that can be in a configuration.
 fn rich() -> Bench {
     let bench = Bench::with_target();
+    bench.ok(
+        "srpt_set_options",
+        r#"{"srp_max_req_size":996,"srp_max_rsp_size":54,"srp_max_rdma_size":256,
+            "srpt_srq_size":4,"use_srq":true,"srpt_sq_size":16,"rdma_cm_port":5555,
+            "srpt_service_guid":"0x0002c90300a1ffff"}"#,
+    );
     bench.ok("srpt_create_target", r#"{"name":"t1","relative_port":9}"#);
     bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"Null0","lun":16383,"read_only":true}"#);
     bench.ok(
@@ -48,6 +54,7 @@ fn what_was_saved_makes_the_same_state() {
     assert_eq!(again.ok("load_config", &saved.to_string()), json!(true));
     assert_eq!(again.saved(), saved);
     assert_eq!(again.ok("srpt_get_targets", ""), bench.ok("srpt_get_targets", ""));
+    assert_eq!(again.ok("srpt_get_options", ""), bench.ok("srpt_get_options", ""));
     assert_eq!(again.ok("bdev_get_bdevs", ""), bench.ok("bdev_get_bdevs", ""));
     for method in methods::changes() {
         assert!(

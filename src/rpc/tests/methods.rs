@@ -89,6 +89,67 @@ fn a_core_that_refuses_a_lun_leaves_no_trace() {
 }
 
 #[test]
+fn a_deletion_that_failed_leaves_nothing_to_build_on_and_can_be_repeated() {
+    let bench = Bench::with_target();
+    bench.ok("bdev_null_create", r#"{"name":"N2","num_blocks":8,"block_size":512}"#);
+    bench.refuse("delete t0");
+    bench.fail("srpt_delete_target", r#"{"name":"t0"}"#);
+    bench.actions();
+    // A core that has forgotten the target can't be asked to map into it.
+    let map = bench.fail("srpt_map_lun", r#"{"target":"t0","bdev_name":"N2"}"#);
+    let listener = r#"{"target":"t0","trtype":"shm","traddr":"/run/t0"}"#;
+    for error in [map, bench.fail("srpt_add_listener", listener)] {
+        assert_eq!(error.code, -16);
+        assert!(error.message.contains("target t0 is being deleted"), "{}", error.message);
+    }
+    assert_eq!(bench.actions(), [""; 0]);
+    // What was mapped is free again: for another identity, and to be deleted.
+    bench.ok("srpt_create_target", r#"{"name":"t1"}"#);
+    bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"Null0","serial":"S2"}"#);
+    bench.ok("bdev_malloc_delete", r#"{"name":"M0"}"#);
+
+    bench.refuse("no such action");
+    bench.ok("srpt_delete_target", r#"{"name":"t0"}"#);
+    bench.ok("srpt_create_target", r#"{"name":"t0"}"#);
+    bench.ok("srpt_map_lun", r#"{"target":"t0","bdev_name":"N2"}"#);
+}
+
+#[test]
+fn a_deletion_that_failed_on_the_way_frees_what_it_took_away() {
+    let bench = Bench::with_target();
+    bench.ok("srpt_create_target", r#"{"name":"t1"}"#);
+    bench.refuse("unmap t0 7");
+    bench.fail("srpt_delete_target", r#"{"name":"t0"}"#);
+    bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"Null0","serial":"S2"}"#);
+    assert_eq!(bench.saved()["subsystems"][1]["config"][2]["params"]["bdev_name"], "M0");
+}
+
+#[test]
+fn the_cores_are_never_asked_for_more_mappings_than_they_hold() {
+    let bench = Bench::new();
+    for number in 0..128 {
+        let bdev = json!({"name": format!("N{number}"), "num_blocks": 8, "block_size": 512});
+        bench.ok("bdev_null_create", &bdev.to_string());
+    }
+    let map = |target: usize, bdev: usize| {
+        json!({"target": format!("t{target}"), "bdev_name": format!("N{bdev}")}).to_string()
+    };
+    for target in 0..129 {
+        bench.ok("srpt_create_target", &json!({"name": format!("t{target}")}).to_string());
+        (0..128).filter(|_| target < 128).for_each(|bdev| {
+            bench.ok("srpt_map_lun", &map(target, bdev));
+        });
+    }
+    bench.actions();
+    let error = bench.fail("srpt_map_lun", &map(128, 0));
+    assert_eq!(error.code, -28);
+    assert!(error.message.contains("16384 LUNs of all targets"), "{}", error.message);
+    assert_eq!(bench.actions(), [""; 0]);
+    bench.ok("srpt_unmap_lun", r#"{"target":"t5","lun":3}"#);
+    bench.ok("srpt_map_lun", &map(128, 0));
+}
+
+#[test]
 fn two_targets_share_one_logical_unit_until_the_last_unmap() {
     let bench = Bench::with_target();
     bench.ok("srpt_create_target", r#"{"name":"t1"}"#);
@@ -397,6 +458,10 @@ fn the_client_prints_results_and_reasons_where_they_belong() {
     assert_eq!((code, out.as_str()), (1, ""));
     assert_eq!(error, "rpc.py: bdev_malloc_create: File exists: bdev M (code -17)\n");
     assert_eq!(run(&["bdev_malloc_create", "1"]).0, 2);
+    let wrong_block = run(&["bdev_malloc_create", "1", "-512"]).2;
+    assert!(wrong_block.contains("block_size: "), "{wrong_block}");
+    let wrong_lun = run(&["srpt_unmap_lun", "t", "x"]).2;
+    assert!(wrong_lun.contains("argument lun: x is not a number"), "{wrong_lun}");
     assert_eq!(run(&["log_get_level"]).1, "\"NOTICE\"\n");
     let delay = ["bdev_delay_create", "-b", "M", "-d", "D", "-r", "1", "-t", "2", "-w", "3"];
     assert_eq!(run(&[&delay[..], &["-n", "4"]].concat()), (0, "D\n".to_owned(), String::new()));

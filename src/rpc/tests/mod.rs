@@ -1,4 +1,5 @@
 mod config;
 mod methods;
+mod options;
 mod parameters;
 mod server;

@@ -1,6 +1,8 @@
 //! Commands of several steps, through the shard.
 
-use bdev::IoOp;
+use std::time::Duration;
+
+use bdev::{IoOp, IoStatus};
 use srpt_tests::port::End;
 use srpt_tests::world::{Login, Options};
 use transport::initiator::{Data, cdb};
@@ -118,4 +120,30 @@ fn a_flush_reaches_the_device() {
     let outcome = world.run(&port, 0, &cdb::synchronize_cache10(0, 0), Data::None);
     assert_eq!(code(&outcome), None);
     assert_eq!(gate.seen().last(), Some(&IoOp::Flush));
+}
+
+#[test]
+fn a_device_is_timed_for_each_of_a_commands_operations_and_failures_only_counted() {
+    let (mut world, gate, port) = single();
+    gate.shut();
+    // VERIFY (10) of 1024 blocks, read in two chunks.
+    let verify = port.submit(0, &[0x2f, 0, 0, 0, 0, 0, 0, 4, 0, 0], Data::None);
+    for number in 0..2 {
+        world.until("a chunk at the device", |_| gate.seen().len() == number + 1);
+        world.clock.advance(Duration::from_secs(1));
+        gate.release(number);
+    }
+    assert!(matches!(world.wait(&port, verify), End::Answered(o) if code(&o).is_none()));
+    gate.open();
+    let counts = |world: &mut srpt_tests::world::World| world.reports()[0].bdevs[0].1;
+    let good = counts(&mut world);
+    assert_eq!((good.read_ops, good.bytes_read, good.errors), (2, 1024 * 512, 0));
+    let seconds = |ns: u64| Duration::from_nanos(ns).as_secs();
+    assert_eq!([good.read_ns_min, good.read_ns_max, good.read_ns].map(seconds), [1, 1, 2]);
+
+    gate.fail_next(IoStatus::ReadError);
+    world.run(&port, 0, &cdb::read10(0, 1), Data::In(&seg(&port, 0, 512)));
+    let failed = counts(&mut world);
+    assert_eq!(failed.errors, 1);
+    assert_eq!(srpt_tgt::target::message::IoCounts { errors: 0, ..failed }, good);
 }

@@ -49,7 +49,11 @@ fn scan(seed: u64) -> (World, Gate, Port, Port) {
 
 /// Ends a channel after every number of steps of a fixed workload, another's commands unharmed.
 fn at_every_moment(end: impl Fn(&mut World, &Port)) {
-    for steps in 0..200 {
+    at_every_moment_of(200, end);
+}
+
+fn at_every_moment_of(moments: u64, end: impl Fn(&mut World, &Port)) {
+    for steps in 0..moments {
         let (mut world, _gate, port, good) = scan(steps);
         workload(&port);
         let tags = workload(&good);
@@ -92,6 +96,20 @@ fn a_session_can_be_ended_at_any_moment_and_is_told() {
         world.until("the end", |_| port.closed());
         assert!(port.inner().logout, "SRP_T_LOGOUT came");
     });
+}
+
+#[test]
+fn an_initiator_can_vanish_at_any_moment_of_a_disconnect() {
+    for steps in 0..60 {
+        at_every_moment_of(10, |world, port| {
+            let reports = world.reports();
+            let own = reports[0].channels.iter().find(|c| c.initiator_port_id[15] == 1);
+            let session = own.expect("a session").session;
+            world.begin(Action::Disconnect { session });
+            world.steps(steps);
+            port.disconnect();
+        });
+    }
 }
 
 #[test]
@@ -216,6 +234,44 @@ fn a_lun_goes_when_its_last_command_has_ended() {
 
 fn read(port: &Port) -> Tag {
     port.submit(0, &cdb::read10(0, 1), Data::In(&seg(port, 0, 512)))
+}
+
+#[test]
+fn an_unmap_that_is_asked_for_again_waits_like_the_first() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let port = world.ready(0, &Login::of(1), &[0]);
+    gate.shut();
+    let tag = read(&port);
+    world.until("the read at the device", |_| gate.held() == 1);
+    let unmap = || Action::UnmapLun { target: "t".to_owned(), lun: 0 };
+    let tokens = [world.begin(unmap()), world.begin(unmap())];
+    world.steps(100);
+    assert!(!tokens.iter().any(|token| world.answered(*token)), "the device still works");
+    gate.open();
+    world.until("both answers", |world| tokens.iter().all(|token| world.answered(*token)));
+    assert!(matches!(world.wait(&port, tag), End::Answered(o) if o.status == GOOD));
+    let bdev = world.bdevs.find("gate").expect("there");
+    world.control(Action::CloseBdev { bdev });
+    assert!(world.reports().iter().all(|report| report.bdevs.is_empty()));
+}
+
+#[test]
+fn a_deletion_that_is_asked_for_again_is_answered_with_the_first() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let port = world.ready(0, &Login::of(1), &[0]);
+    gate.shut();
+    read(&port);
+    world.until("the read at the device", |_| gate.held() == 1);
+    let delete = || Action::DeleteTarget { target: "t".to_owned() };
+    let tokens = [world.begin(delete()), world.begin(delete())];
+    world.steps(100);
+    assert!(!tokens.iter().any(|token| world.answered(*token)), "the channel still lives");
+    gate.open();
+    world.until("both answers", |world| tokens.iter().all(|token| world.answered(*token)));
+    assert!(port.closed());
+    world.create_target("t");
+    world.map("t", 0, "gate");
+    world.ready(0, &Login::of(1), &[0]);
 }
 
 #[test]

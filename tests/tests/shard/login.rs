@@ -58,6 +58,27 @@ fn lengths_of_information_units_have_both_bounds() {
 }
 
 #[test]
+fn new_lengths_hold_for_logins_that_come_after_them() {
+    let (mut world, _gate) = gated(&Options::default());
+    let early = world.ready(0, &Login::of(1), &[0]);
+    world.control(Action::SetIuSizes { iu_bytes_max: 996, rsp_bytes_max: 54 });
+    let mut login = Login::of(2);
+    login.req.req_it_iu_len = 997;
+    assert_eq!(world.try_login(0, &login).err(), Some(RejectReason::ItIuTooLarge));
+    login.req.req_it_iu_len = 996;
+    let late = world.login(0, &login);
+    let rsp = late.inner().rsp;
+    assert_eq!((rsp.max_it_iu_len, rsp.max_ti_iu_len), (996, 54));
+    let reports = world.reports();
+    let sizes: Vec<u32> = reports[0].channels.iter().map(|channel| channel.iu_bytes_max).collect();
+    assert_eq!(sizes, [8276, 996], "each channel keeps what its login agreed on");
+    // The first answer of a session carries sense: it fits in the shortest response.
+    assert_eq!(code(&world.run(&late, 0, &TUR, Data::None)), Some(POWER_ON));
+    assert_eq!(code(&world.run(&early, 0, &TUR, Data::None)), None);
+    world.assert_home();
+}
+
+#[test]
 fn a_target_port_that_is_not_there_is_refused() {
     let (mut world, _gate) = gated(&Options::default());
     let right = GUID.to_be_bytes();

@@ -8,9 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 use reactor::sys::memory::Memory;
 
-use super::FabricOptions;
 use super::resources::CoreDevice;
 use super::sys::{Qp, ReceiveArea};
+use super::{FabricOptions, RdmaOptions};
 use crate::{CloseReason, ConnId, PeerInfo};
 
 /// Devices that one core can serve at a time.
@@ -18,6 +18,8 @@ pub(super) const DEVICES_MAX: usize = 16;
 
 /// From the control thread to a core.
 pub(super) enum ToCore {
+    /// What to lay devices out for; before the first of them.
+    Options(RdmaOptions),
     /// A device to poll, at this place.
     Device(usize, Box<CoreDevice>),
     /// The device has gone and so have its connections: give it back.
@@ -85,6 +87,13 @@ pub struct CoreDoor {
 }
 
 impl CoreDoor {
+    /// Replaces the parameters of ib_srpt that the fabric was made with. At most once, before the
+    /// door is given to a [`super::Listener`].
+    pub fn configure(&mut self, rdma: RdmaOptions) {
+        self.options.rdma = rdma;
+        self.send(ToCore::Options(rdma));
+    }
+
     /// Names the event counter that wakes the control thread.
     pub(super) fn join(&self, control: &Arc<OwnedFd>) {
         let _ = self.control.set(Arc::clone(control));
@@ -144,8 +153,9 @@ pub(super) fn door(
     wake: Arc<OwnedFd>,
 ) -> (Inside, CoreDoor) {
     // Login, Ready, Gone, Disconnected, Ended; Accept or Reject, Disconnect, Destroy, Release.
+    // Once: Options.
     let (to_core, from_control) =
-        rtrb::RingBuffer::new(options.connections_max * 5 + DEVICES_MAX * 2);
+        rtrb::RingBuffer::new(options.connections_max * 5 + DEVICES_MAX * 2 + 1);
     let (to_control, from_core) =
         rtrb::RingBuffer::new(options.connections_max * 4 + DEVICES_MAX * 2);
     let control = Arc::new(OnceLock::new());

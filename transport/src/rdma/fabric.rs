@@ -148,6 +148,10 @@ impl RdmaFabric {
     fn on_control(&mut self) {
         while let Some(message) = self.inside.receive() {
             match message {
+                ToCore::Options(rdma) => {
+                    self.options.rdma = rdma;
+                    self.sends = SendChain::new(rdma.srpt_sq_size as usize, 16);
+                }
                 ToCore::Device(place, device) => self.devices[place] = Some(device),
                 ToCore::DropDevice(place) => {
                     let device = self.devices[place].take();

@@ -9,7 +9,6 @@
 
 mod control;
 
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -18,6 +17,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, epoll};
 
+use super::ListenAddress;
 use super::door::{CoreDoor, raise};
 use super::sys::cm::ChannelError;
 use super::sys::{EventChannel, RdmaError};
@@ -51,8 +51,8 @@ pub enum ListenError {
     /// There is no RDMA here; what is missing.
     #[error("{0}")]
     Unavailable(String),
-    /// The address does not parse: an IPv4 or IPv6 address, and a port.
-    #[error("{address}: not an IP address and a port")]
+    /// The address does not parse: see [`ListenAddress::parse`].
+    #[error("{address}: neither an IP address nor ib:GID nor ib, with a port")]
     BadAddress {
         /// The address.
         address: String,
@@ -63,7 +63,7 @@ pub enum ListenError {
         /// The target.
         target: String,
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
     },
     /// No such listener.
     #[error("{address}: no listener of target {target} here")]
@@ -71,7 +71,7 @@ pub enum ListenError {
         /// The target asked for.
         target: String,
         /// The address.
-        address: SocketAddr,
+        address: ListenAddress,
     },
     /// The system refused.
     #[error("{what}: {reason}")]
@@ -97,7 +97,7 @@ impl ListenError {
         |errno| ListenError::System { what: what.into(), reason: errno.into() }
     }
 
-    fn refused(address: SocketAddr, error: RdmaError) -> ListenError {
+    fn refused(address: ListenAddress, error: RdmaError) -> ListenError {
         ListenError::System { what: format!("{address}: {}", error.what), reason: error.reason }
     }
 }
@@ -180,8 +180,7 @@ impl Listener {
         Ok(Listener { commands, wake, counters, thread: Some(thread) })
     }
 
-    /// Listens for logins to `target` at an IPv4 or IPv6 address (a wildcard for all devices) and
-    /// a port of the RDMA/CM port space TCP. An address whose device is removed is listened at
+    /// Listens for logins to `target` at an address of [`ListenAddress`]. An address whose device is removed is listened at
     /// again once the device is back.
     pub fn add_listener(
         &self,
@@ -226,11 +225,9 @@ impl Listener {
     }
 }
 
-fn parse(traddr: &str, trsvcid: &str) -> Result<SocketAddr, ListenError> {
-    let bad = || ListenError::BadAddress { address: format!("{traddr} port {trsvcid}") };
-    let ip: IpAddr = traddr.trim_matches(['[', ']']).parse().map_err(|_| bad())?;
-    let port: u16 = trsvcid.parse().map_err(|_| bad())?;
-    if port == 0 { Err(bad()) } else { Ok(SocketAddr::new(ip, port)) }
+fn parse(traddr: &str, trsvcid: &str) -> Result<ListenAddress, ListenError> {
+    ListenAddress::parse(traddr, trsvcid)
+        .ok_or_else(|| ListenError::BadAddress { address: format!("{traddr} port {trsvcid}") })
 }
 
 impl Drop for Listener {
@@ -241,20 +238,6 @@ impl Drop for Listener {
             && thread.join().is_err()
         {
             tracing::error!("the control thread of the rdma fabric panicked");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_are_an_ip_address_and_a_port() {
-        assert_eq!(parse("192.0.2.1", "5555").unwrap().to_string(), "192.0.2.1:5555");
-        assert_eq!(parse("[::]", "5555").unwrap().to_string(), "[::]:5555");
-        for (traddr, trsvcid) in [("host", "1"), ("1.2.3.4", "0"), ("1.2.3.4", "65536"), ("", "")] {
-            assert!(matches!(parse(traddr, trsvcid), Err(ListenError::BadAddress { .. })));
         }
     }
 }

@@ -11,6 +11,7 @@
 //! Per I/O a core writes work requests into arrays made beforehand and rings at most one doorbell
 //! per queue pair and turn for sends, and one for receives.
 
+mod address;
 mod connection;
 mod connector;
 mod door;
@@ -21,11 +22,12 @@ mod resources;
 #[allow(unsafe_code)]
 mod sys;
 
+pub use address::ListenAddress;
 pub use connector::{RdmaConnector, RdmaLink, RdmaMemory};
 pub use door::CoreDoor;
 pub use fabric::{FabricOptions, RdmaCounts, RdmaFabric};
 pub use listener::{ListenError, Listener, ListenerCounts, ListenerOptions};
-pub use options::{OptionError, RdmaOptions, RdmaValues};
+pub use options::{OptionError, RdmaOptions, RdmaValues, range};
 pub use sys::LibraryError;
 
 /// RDMA devices of this machine can be used. The error says what is missing.

@@ -5,8 +5,8 @@
 pub struct RdmaValues {
     /// Largest information unit that an initiator may send: bytes, 996 to 65536.
     pub srp_max_req_size: u32,
-    /// Largest information unit sent to an initiator: bytes, 40 to 8276. SRP_RSP takes 36 of them
-    /// (SRP 6.9), the rest is room for sense data.
+    /// Largest information unit sent to an initiator: bytes, 54 to 8276. SRP_RSP takes 36 of them
+    /// (SRP 6.9), the rest is room for sense data: 18 in fixed format, so ib_srpt's 40 are too few.
     pub srp_max_rsp_size: u32,
     /// Largest single RDMA transfer that device management advertises: bytes, 256 to 16 MiB.
     /// Longer transfers are split, whatever its value.
@@ -52,22 +52,50 @@ pub struct OptionError {
     pub max: u32,
 }
 
+/// The ranges of [`RdmaValues`], smallest and largest.
+pub mod range {
+    /// `srp_max_req_size`, bytes.
+    pub const SRP_MAX_REQ_SIZE: (u32, u32) = (996, 65536);
+    /// `srp_max_rsp_size`, bytes.
+    pub const SRP_MAX_RSP_SIZE: (u32, u32) = (54, 8276);
+    /// `srp_max_rdma_size`, bytes.
+    pub const SRP_MAX_RDMA_SIZE: (u32, u32) = (256, 16 << 20);
+    /// `srpt_srq_size`, receives.
+    pub const SRPT_SRQ_SIZE: (u32, u32) = (4, 65535);
+    /// `srpt_sq_size`, work requests.
+    pub const SRPT_SQ_SIZE: (u32, u32) = (16, 65535);
+}
+
 impl RdmaOptions {
     /// Checks every range. The error names the first field that is outside.
     pub fn new(values: RdmaValues) -> Result<Self, OptionError> {
-        let check = |field, value, min, max| {
+        let check = |field, value, (min, max): (u32, u32)| {
             if (min..=max).contains(&value) {
                 Ok(())
             } else {
                 Err(OptionError { field, value, min, max })
             }
         };
-        check("srp_max_req_size", values.srp_max_req_size, 996, 65536)?;
-        check("srp_max_rsp_size", values.srp_max_rsp_size, 40, 8276)?;
-        check("srp_max_rdma_size", values.srp_max_rdma_size, 256, 16 << 20)?;
-        check("srpt_srq_size", values.srpt_srq_size, 4, 65535)?;
-        check("srpt_sq_size", values.srpt_sq_size, 16, 65535)?;
+        check("srp_max_req_size", values.srp_max_req_size, range::SRP_MAX_REQ_SIZE)?;
+        check("srp_max_rsp_size", values.srp_max_rsp_size, range::SRP_MAX_RSP_SIZE)?;
+        check("srp_max_rdma_size", values.srp_max_rdma_size, range::SRP_MAX_RDMA_SIZE)?;
+        check("srpt_srq_size", values.srpt_srq_size, range::SRPT_SRQ_SIZE)?;
+        check("srpt_sq_size", values.srpt_sq_size, range::SRPT_SQ_SIZE)?;
         Ok(RdmaOptions(values))
+    }
+
+    /// The first field that differs from `other` and that devices in use are laid out for: all but
+    /// the transfer size, which is only advertised.
+    pub fn laid_out_otherwise(&self, other: &RdmaOptions) -> Option<&'static str> {
+        [
+            ("srp_max_req_size", self.srp_max_req_size != other.srp_max_req_size),
+            ("srp_max_rsp_size", self.srp_max_rsp_size != other.srp_max_rsp_size),
+            ("srpt_srq_size", self.srpt_srq_size != other.srpt_srq_size),
+            ("use_srq", self.use_srq != other.use_srq),
+            ("srpt_sq_size", self.srpt_sq_size != other.srpt_sq_size),
+        ]
+        .into_iter()
+        .find_map(|(field, differs)| differs.then_some(field))
     }
 }
 
@@ -91,9 +119,22 @@ mod tests {
     fn an_error_names_field_and_range() {
         let error = RdmaOptions::new(RdmaValues { srpt_sq_size: 15, ..Default::default() });
         assert_eq!(error.unwrap_err().to_string(), "srpt_sq_size: 15 is not in 16..=65535");
-        let error = RdmaOptions::new(RdmaValues { srp_max_rsp_size: 39, ..Default::default() });
+        let error = RdmaOptions::new(RdmaValues { srp_max_rsp_size: 53, ..Default::default() });
         assert_eq!(error.unwrap_err().field, "srp_max_rsp_size");
         let error = RdmaOptions::new(RdmaValues { srp_max_req_size: 65537, ..Default::default() });
         assert_eq!(error.unwrap_err().field, "srp_max_req_size");
+    }
+
+    #[test]
+    fn only_the_advertised_size_needs_no_new_layout() {
+        let defaults = RdmaOptions::default();
+        let with = |values| RdmaOptions::new(values).unwrap().laid_out_otherwise(&defaults);
+        let values = RdmaValues::default();
+        assert_eq!(with(RdmaValues { srp_max_rdma_size: 4096, ..values }), None);
+        assert_eq!(with(RdmaValues { use_srq: true, ..values }), Some("use_srq"));
+        assert_eq!(with(RdmaValues { srpt_sq_size: 16, ..values }), Some("srpt_sq_size"));
+        assert_eq!(with(RdmaValues { srpt_srq_size: 4, ..values }), Some("srpt_srq_size"));
+        assert_eq!(with(RdmaValues { srp_max_req_size: 996, ..values }), Some("srp_max_req_size"));
+        assert_eq!(with(RdmaValues { srp_max_rsp_size: 54, ..values }), Some("srp_max_rsp_size"));
     }
 }

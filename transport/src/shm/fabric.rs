@@ -185,6 +185,7 @@ impl ShmFabric {
         ReceiveCount { home: receives.free.len() as u32, total: receives.total }
     }
 
+    #[inline]
     fn conn(&self, conn: ConnId) -> &Conn {
         let slot = &self.slots[conn.index as usize];
         assert_eq!(slot.generation, conn.generation, "{conn:?} has been released");
@@ -393,10 +394,12 @@ impl Fabric for ShmFabric {
         self.begin_close(conn.index, CloseReason::Local);
     }
 
+    #[inline]
     fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8] {
         self.conn(conn).receives.iu(recv)
     }
 
+    #[inline]
     fn repost(&mut self, conn: ConnId, recv: Recv) {
         let receives = &mut self.conn_mut(conn).receives;
         debug_assert!(!receives.free.contains(&recv.index), "receive given back twice");
@@ -404,6 +407,7 @@ impl Fabric for ShmFabric {
         receives.free.push(recv.index);
     }
 
+    #[inline]
     fn place(&mut self, conn: ConnId, seg: RemoteSeg, align: u32) -> Option<Buf> {
         let state = self.conn_mut(conn);
         if state.phase != Phase::Live {
@@ -412,11 +416,13 @@ impl Fabric for ShmFabric {
         state.regions.lend(&seg, align, mark(conn))
     }
 
+    #[inline]
     fn give_back(&mut self, buf: Buf) {
         let returned = Returned::of(buf).expect("a pool buffer was given back as a loan");
         self.conn_mut(conn_of(returned.owner())).regions.take_back(returned);
     }
 
+    #[inline]
     fn fetch(&mut self, conn: ConnId, tag: Tag, mut buf: Buf, from: &[RemoteSeg]) {
         let state = self.conn_mut(conn);
         let live = state.phase == Phase::Live;
@@ -427,6 +433,7 @@ impl Fabric for ShmFabric {
         self.pending.push_back(Event::Fetched { tag, buf, ok });
     }
 
+    #[inline]
     fn reply(&mut self, conn: ConnId, tag: Tag, iu: &[u8], _solicited: bool, data: DataIn<'_>) {
         let state = self.conn_mut(conn);
         let live = state.phase == Phase::Live;

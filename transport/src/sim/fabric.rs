@@ -250,6 +250,7 @@ impl Fabric for SimFabric {
         let mut inner = self.net.borrow_mut();
         let state = inner.conn(self.core, conn).expect("released once");
         assert_eq!(state.phase, Phase::Ended, "released before its last event");
+        assert!(state.work.is_empty(), "released with operations in flight");
         assert_eq!(
             state.receives_free.len(),
             state.receives.len(),

@@ -78,3 +78,21 @@ fn data_moves_both_ways_and_wrong_memory_ends_the_connection() {
     assert_eq!(reason, CloseReason::RemoteAccess);
     fabric.release(conn);
 }
+
+#[test]
+fn an_operation_enqueued_after_the_end_was_reported_still_ends() {
+    let (mut fabric, link, memory, conn, mut events) = pair();
+    let mut pool = pool();
+    drop(link);
+    fabric.poll(Instant::from_ns(2), &mut events);
+    assert!(matches!(events.pop(), Some(Event::Closed { .. })));
+    let buf = pool.take(3).expect("free");
+    fabric.fetch(conn, Tag::new(1, 0), buf, &[memory.seg(0, 3)]);
+    fabric.reply(conn, Tag::new(2, 0), b"late", false, DataIn::None { buf: None });
+    fabric.poll(Instant::from_ns(3), &mut events);
+    let Some(Event::Fetched { buf, ok: false, .. }) = events.pop() else { panic!("no end") };
+    pool.put(buf);
+    assert!(matches!(events.pop(), Some(Event::Replied { buf: None, ok: false, .. })));
+    assert!(events.is_empty());
+    fabric.release(conn);
+}

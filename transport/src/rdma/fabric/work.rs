@@ -151,7 +151,8 @@ impl RdmaFabric {
         operation.tag = tag;
         operation.aim(segs);
         let connection = self.connection(conn);
-        assert_ne!(connection.state, State::Closed, "an operation after the end");
+        // Its end was reported, but the caller had not seen that yet.
+        let late = connection.state == State::Closed && connection.head == NIL;
         let tail = std::mem::replace(&mut connection.tail, place);
         if connection.head == NIL {
             connection.head = place;
@@ -161,6 +162,9 @@ impl RdmaFabric {
         }
         if tail != NIL {
             self.operations[tail as usize].link = place;
+        }
+        if late {
+            self.finishing.push(conn.index);
         }
         self.touch(conn.index);
         place
@@ -269,11 +273,15 @@ impl RdmaFabric {
                 let operation = self.take_head(index);
                 events.push(self.finished(operation, false));
             }
+            let connection = &mut self.connections[index as usize];
+            if connection.state == State::Closed {
+                self.finishing.pop();
+                continue;
+            }
             if events.is_full() {
                 return;
             }
             self.finishing.pop();
-            let connection = &mut self.connections[index as usize];
             connection.state = State::Closed;
             connection.posted.clear();
             let reason = connection.reason.unwrap_or(CloseReason::Link);

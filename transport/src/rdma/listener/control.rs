@@ -1,11 +1,12 @@
 //! The control thread's loop.
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
+use super::super::ListenAddress;
+use super::super::address::{login_part, login_tag};
 use super::super::door::{Accept, CoreDoor, DEVICES_MAX, Login, ToControl, ToCore};
 use super::super::resources::{CoreDevice, DeviceControl, open_device, prepare};
 use super::super::sys::abi::*;
@@ -27,15 +28,15 @@ const DEVICE: u64 = 1 << 62;
 const EVENTS_MAX: usize = 64;
 
 pub(super) enum Command {
-    Add { target: String, address: SocketAddr, answer: mpsc::Sender<Result<(), ListenError>> },
-    Remove { target: String, address: SocketAddr, answer: mpsc::Sender<Result<(), ListenError>> },
+    Add { target: String, address: ListenAddress, answer: mpsc::Sender<Result<(), ListenError>> },
+    Remove { target: String, address: ListenAddress, answer: mpsc::Sender<Result<(), ListenError>> },
     Stop,
 }
 
 struct Listening {
     number: u64,
     target: String,
-    address: SocketAddr,
+    address: ListenAddress,
     /// None while its device is away.
     id: Option<CmId>,
 }
@@ -290,15 +291,12 @@ impl Control {
         bump(&self.counters.requests);
         let Some(id) = event.request.take() else { return };
         let data = event.private_data();
-        // RDMA/CM carries 56 bytes and pads; an IB/CM request has 64 (SRP 16A, B.4).
-        let len = if id.peer_address().socket().is_some() { 56 } else { 64 };
-        let data = data[..data.len().min(len)].to_vec();
+        let data = login_part(data, id.peer_address().socket().is_none()).to_vec();
         if let Err(why) = self.offer(number, id, data) {
             let (id, data, why) = *why;
             bump(&self.counters.refused);
             tracing::warn!(peer = %id.peer_address(), why, "login refused");
-            let tag = if data.len() == 64 { data.get(8..16) } else { data.get(..8) };
-            reject_for_want_of_resources(&id, tag.unwrap_or(&[0; 8]));
+            reject_for_want_of_resources(&id, &login_tag(&data));
         }
     }
 
@@ -526,7 +524,7 @@ impl Control {
         }
     }
 
-    fn add(&mut self, target: String, address: SocketAddr) -> Result<(), ListenError> {
+    fn add(&mut self, target: String, address: ListenAddress) -> Result<(), ListenError> {
         if self.listeners.iter().any(|l| l.target == target && l.address == address) {
             return Err(ListenError::Exists { target, address });
         }

@@ -289,3 +289,4 @@ pub const RDMA_CM_EVENT_DISCONNECTED: c_int = 10;
 pub const RDMA_CM_EVENT_DEVICE_REMOVAL: c_int = 11;
 
 pub const RDMA_PS_TCP: c_int = 0x0106;
+pub const RDMA_PS_IB: c_int = 0x013f;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::super::address::{AF_IB, ListenAddress, SOCKADDR_IB_BYTES, sockaddr_ib};
 use super::abi::*;
 use super::device::{Cq, Device, Srq};
 use super::library::{Rdma, rdma};
@@ -47,13 +48,48 @@ impl Address {
         }
     }
 
+    /// The GID of an address of the family IB.
+    fn gid(&self) -> Option<Ipv6Addr> {
+        if self.0.ss_family != AF_IB {
+            return None;
+        }
+        // SAFETY: the storage is longer than these bytes and all of it is initialised.
+        let bytes = unsafe { &*(&raw const self.0).cast::<[u8; SOCKADDR_IB_BYTES]>() };
+        let gid: [u8; 16] = bytes[8..24].try_into().expect("16 bytes");
+        Some(gid.into())
+    }
+
+    fn ib(gid: Ipv6Addr, port: u16) -> Self {
+        let mut address = Address::zeroed();
+        let bytes = sockaddr_ib(gid, port);
+        // SAFETY: the storage is longer than these bytes.
+        unsafe { *(&raw mut address.0).cast() = bytes };
+        address
+    }
+
     /// The same address with the port that the system chooses.
     fn without_port(mut self) -> Self {
         if let Some(mut socket) = self.socket() {
             socket.set_port(0);
             self = socket.into();
+        } else if let Some(gid) = self.gid() {
+            self = Address::ib(gid, 0);
         }
         self
+    }
+
+    /// The port space that identifiers of this address belong to.
+    fn port_space(&self) -> i32 {
+        if self.gid().is_some() { RDMA_PS_IB } else { RDMA_PS_TCP }
+    }
+}
+
+impl From<ListenAddress> for Address {
+    fn from(address: ListenAddress) -> Self {
+        match address {
+            ListenAddress::Ip(socket) => socket.into(),
+            ListenAddress::Ib { gid, port } => Address::ib(gid, port),
+        }
     }
 }
 
@@ -83,9 +119,10 @@ impl From<SocketAddr> for Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.socket() {
-            Some(socket) => socket.ip().fmt(f),
-            None => write!(f, "address of family {}", self.0.ss_family),
+        match (self.socket(), self.gid()) {
+            (Some(socket), _) => socket.ip().fmt(f),
+            (None, Some(gid)) => gid.fmt(f),
+            (None, None) => write!(f, "address of family {}", self.0.ss_family),
         }
     }
 }
@@ -120,7 +157,8 @@ pub enum ChannelError {
     Library(#[from] LibraryError),
     /// The kernel has no RDMA devices or no RDMA/CM.
     #[error(
-        "no RDMA on this machine ({0}): is there a device (`rdma link`), is the module rdma_ucm loaded?"
+        "no RDMA on this machine ({0}): is there a device (`rdma link`), is the module rdma_ucm \
+         loaded?"
     )]
     NoRdma(RdmaError),
 }
@@ -201,10 +239,10 @@ impl EventChannel {
     }
 
     /// A listener at an address. Its connection requests arrive here with `token`.
-    pub fn listen(&self, address: SocketAddr, token: u64) -> Result<CmId, RdmaError> {
-        let id = self.id(token)?;
+    pub fn listen(&self, address: ListenAddress, token: u64) -> Result<CmId, RdmaError> {
         let mut address = Address::from(address);
-        // SAFETY: the identifier exists; the address is one of the two structures allowed.
+        let id = self.id_in(address.port_space(), token)?;
+        // SAFETY: the identifier exists; the address is one of the three structures allowed.
         let code = unsafe { (self.0.library.cm.rdma_bind_addr)(id.raw(), address.as_mut_ptr()) };
         if code != 0 {
             return Err(last("binding"));
@@ -216,13 +254,17 @@ impl EventChannel {
         Ok(id)
     }
 
-    /// An identifier that belongs to no address yet.
+    /// An identifier that belongs to no address yet, for IP addresses.
     pub fn id(&self, token: u64) -> Result<CmId, RdmaError> {
+        self.id_in(RDMA_PS_TCP, token)
+    }
+
+    fn id_in(&self, port_space: i32, token: u64) -> Result<CmId, RdmaError> {
         let library = self.0.library;
         let (mut id, channel) = (ptr::null_mut(), self.0.channel.as_ptr());
         // SAFETY: the channel is open and kept; the token is only a number.
         let code =
-            unsafe { (library.cm.rdma_create_id)(channel, &mut id, token as *mut _, RDMA_PS_TCP) };
+            unsafe { (library.cm.rdma_create_id)(channel, &mut id, token as *mut _, port_space) };
         if code != 0 {
             return Err(last("rdma_create_id"));
         }
@@ -232,8 +274,8 @@ impl EventChannel {
 
     /// An identifier bound to a local address, and so to its device.
     pub fn bound(&self, address: &Address, token: u64) -> Result<CmId, RdmaError> {
-        let id = self.id(token)?;
         let mut address = address.without_port();
+        let id = self.id_in(address.port_space(), token)?;
         // SAFETY: the identifier exists; the address is one that the library gave.
         let code = unsafe { (self.0.library.cm.rdma_bind_addr)(id.raw(), address.as_mut_ptr()) };
         if code == 0 { Ok(id) } else { Err(last("binding")) }

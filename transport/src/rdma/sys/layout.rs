@@ -3,6 +3,7 @@ use std::fmt::Write as _;
 use std::mem::{offset_of, size_of};
 use std::process::Command;
 
+use super::super::address::{AF_IB, SOCKADDR_IB_BYTES};
 use super::abi::*;
 
 /// One fact: a C expression and the value that this crate has for it.
@@ -155,7 +156,14 @@ fn of_constants(facts: &mut Vec<Fact>) {
         RDMA_CM_EVENT_DISCONNECTED,
         RDMA_CM_EVENT_DEVICE_REMOVAL,
         RDMA_PS_TCP,
+        RDMA_PS_IB,
     );
+    // What `sockaddr_ib` in `address.rs` writes by offset.
+    for (field, at) in [("sib_pkey", 2), ("sib_addr", 8), ("sib_sid", 24), ("sib_sid_mask", 32)] {
+        facts.push((format!("offsetof(struct sockaddr_ib, {field})"), at));
+    }
+    facts.push(("sizeof(struct sockaddr_ib)".to_owned(), SOCKADDR_IB_BYTES));
+    facts.push(("AF_IB".to_owned(), usize::from(AF_IB)));
 }
 
 #[test]
@@ -167,7 +175,7 @@ fn layouts_are_those_of_the_installed_headers() {
     }
     let facts = facts();
     let mut program = String::from(
-        "#include <stdio.h>\n#include <stddef.h>\n#include <rdma/rdma_cma.h>\nint main(void) {\n",
+        "#include <stdio.h>\n#include <stddef.h>\n#include <rdma/rdma_cma.h>\n#include <infiniband/ib.h>\nint main(void) {\n",
     );
     for (expression, _) in &facts {
         writeln!(program, "printf(\"%zu\\n\", (size_t)({expression}));").unwrap();

@@ -22,16 +22,23 @@ pub enum LibraryError {
 }
 
 macro_rules! functions {
-    ($(#[$doc:meta])* $table:ident { $($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)* }) => {
+    (
+        $(#[$doc:meta])*
+        $table:ident { $($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)* }
+    ) => {
         $(#[$doc])*
-        pub struct $table { $(pub $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)* }
+        pub struct $table {
+            $(pub $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+        }
 
         impl $table {
             fn load(library: &Library) -> Result<Self, libloading::Error> {
                 Ok($table {
                     // SAFETY: the signatures are those of the library's header; the library is
                     // never unloaded, so the addresses stay good.
-                    $($name: unsafe { *library.get(concat!(stringify!($name), "\0").as_bytes())? },)*
+                    $($name: unsafe {
+                        *library.get(concat!(stringify!($name), "\0").as_bytes())?
+                    },)*
                 })
             }
         }
@@ -48,7 +55,9 @@ functions! {
         ibv_dereg_mr: fn(*mut ibv_mr) -> c_int;
         ibv_create_comp_channel: fn(*mut ibv_context) -> *mut ibv_comp_channel;
         ibv_destroy_comp_channel: fn(*mut ibv_comp_channel) -> c_int;
-        ibv_create_cq: fn(*mut ibv_context, c_int, *mut c_void, *mut ibv_comp_channel, c_int) -> *mut ibv_cq;
+        ibv_create_cq: fn(
+            *mut ibv_context, c_int, *mut c_void, *mut ibv_comp_channel, c_int
+        ) -> *mut ibv_cq;
         ibv_destroy_cq: fn(*mut ibv_cq) -> c_int;
         ibv_get_cq_event: fn(*mut ibv_comp_channel, *mut *mut ibv_cq, *mut *mut c_void) -> c_int;
         ibv_ack_cq_events: fn(*mut ibv_cq, std::ffi::c_uint);
@@ -62,11 +71,15 @@ functions! {
     Rdmacm {
         rdma_create_event_channel: fn() -> *mut rdma_event_channel;
         rdma_destroy_event_channel: fn(*mut rdma_event_channel);
-        rdma_create_id: fn(*mut rdma_event_channel, *mut *mut rdma_cm_id, *mut c_void, c_int) -> c_int;
+        rdma_create_id: fn(
+            *mut rdma_event_channel, *mut *mut rdma_cm_id, *mut c_void, c_int
+        ) -> c_int;
         rdma_destroy_id: fn(*mut rdma_cm_id) -> c_int;
         rdma_bind_addr: fn(*mut rdma_cm_id, *mut libc::sockaddr) -> c_int;
         rdma_listen: fn(*mut rdma_cm_id, c_int) -> c_int;
-        rdma_resolve_addr: fn(*mut rdma_cm_id, *mut libc::sockaddr, *mut libc::sockaddr, c_int) -> c_int;
+        rdma_resolve_addr: fn(
+            *mut rdma_cm_id, *mut libc::sockaddr, *mut libc::sockaddr, c_int
+        ) -> c_int;
         rdma_resolve_route: fn(*mut rdma_cm_id, c_int) -> c_int;
         rdma_create_qp: fn(*mut rdma_cm_id, *mut ibv_pd, *mut ibv_qp_init_attr) -> c_int;
         rdma_destroy_qp: fn(*mut rdma_cm_id);

@@ -23,12 +23,14 @@ pub struct Returned {
 
 impl Returned {
     /// Ends the use of a lent buffer. `Err` for a pool buffer.
+    #[inline]
     pub fn of(buf: Buf) -> Result<Returned, Buf> {
         let (address, len) = (buf.as_ptr() as usize, buf.capacity());
         buf.into_peer().map(|owner| Returned { owner, address, len })
     }
 
     /// The mark given to [`Regions::lend`].
+    #[inline]
     pub fn owner(&self) -> u64 {
         self.owner
     }
@@ -52,6 +54,7 @@ impl Regions {
 
     /// All of `segs` are inside regions, and together they hold `len` bytes. A segment of no bytes
     /// names nothing, so nothing about it can be wrong.
+    #[inline]
     fn cover(&self, segs: &[RemoteSeg], len: usize) -> bool {
         let mut total = 0u64;
         for seg in segs.iter().filter(|seg| seg.len > 0) {
@@ -65,6 +68,7 @@ impl Regions {
 
     /// Lends one segment as a buffer, if all of it is inside one region and both its address here
     /// and its length are multiples of `align`. `owner` comes back in [`Returned`].
+    #[inline]
     pub fn lend(&mut self, seg: &RemoteSeg, align: u32, owner: u64) -> Option<Buf> {
         let ptr = self.resolve(seg)?;
         let align = align.max(1) as usize;
@@ -80,6 +84,7 @@ impl Regions {
     }
 
     /// Ends a loan. Panics for a buffer that these regions didn't lend.
+    #[inline]
     pub fn take_back(&mut self, returned: Returned) {
         let ours = self.maps.iter().any(|map| map.holds(returned.address, returned.len));
         assert!(ours && self.loans > 0, "a buffer came back to regions that didn't lend it");
@@ -88,6 +93,7 @@ impl Regions {
 
     /// Copies `buf.len()` bytes from the segments into `buf`. False, and nothing copied, when they
     /// leave the regions or are too short.
+    #[inline]
     pub fn gather(&self, from: &[RemoteSeg], buf: &mut Buf) -> bool {
         if !self.cover(from, buf.len()) {
             return false;
@@ -106,6 +112,7 @@ impl Regions {
 
     /// Copies the first `len` bytes of `buf` to the segments, leaving out what is in place already.
     /// False, and nothing copied, when they leave the regions or are too short.
+    #[inline]
     pub fn scatter(&self, buf: &Buf, len: usize, to: &[RemoteSeg]) -> bool {
         assert!(len <= buf.len(), "{len} bytes of a buffer of {}", buf.len());
         if !self.cover(to, len) {
@@ -127,6 +134,7 @@ impl Regions {
     }
 
     /// Checks the segments as [`Regions::scatter`] does, and copies nothing.
+    #[inline]
     pub fn check(&self, to: &[RemoteSeg], len: usize) -> bool {
         self.cover(to, len)
     }

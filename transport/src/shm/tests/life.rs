@@ -182,6 +182,23 @@ fn operations_on_a_closing_connection_fail_before_its_closed() {
 }
 
 #[test]
+fn an_operation_enqueued_after_the_end_was_reported_still_ends() {
+    let mut rig = Rig::new();
+    let data = memory(4096);
+    let (conn, link) = rig.connect(&data, 4);
+    drop(link);
+    assert_eq!(rig.closed(), (conn, CloseReason::PeerGone));
+    let buf = rig.pool.take(10).unwrap();
+    rig.fabric.fetch(conn, Tag::new(1, 1), buf, &[data.seg(0, 10)]);
+    rig.fabric.reply(conn, Tag::new(2, 2), b"late", false, DataIn::None { buf: None });
+    let Event::Fetched { buf, ok: false, .. } = rig.event() else { panic!("fetch first") };
+    rig.pool.put(buf);
+    assert!(matches!(rig.event(), Event::Replied { buf: None, ok: false, .. }));
+    rig.fabric.release(conn);
+    rig.quiet();
+}
+
+#[test]
 fn the_last_response_arrives_although_the_target_closed() {
     let mut rig = Rig::new();
     let (conn, mut link) = rig.connect(&memory(4096), 4);

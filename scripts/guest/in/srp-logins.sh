@@ -1,0 +1,54 @@
+# shellcheck shell=bash
+# Logins: a second login of the same initiator port ends its first session; hundreds of logins and
+# thousands of rejects leave memory, descriptors and queue pairs where they were.
+# shellcheck source=lib.sh
+. /host/guest/lib.sh
+# shellcheck source=target.sh
+. /host/guest/target.sh
+LOGINS=20 REJECTS=50
+[ "${1:-no}" = no ] || LOGINS=200 REJECTS=2000
+rxe_up || fail "soft-RoCE"
+target_luns malloc:16
+target_start || fail "srpt_tgt"
+initiator_up || fail "ib_srp"
+
+# The kernel's initiator refuses a second login of its own port before it says anything, so two
+# srpt_perf with the same port identifier show it: it ends in the process id, and each is the first
+# process of a namespace.
+perf() { # SECONDS
+    unshare --pid --fork /host/bin/srpt_perf --target "rdma:$ADDRESS:$PORT" --guid "$GUID" -l 0 -w randread -q 4 -t "$1"
+}
+session_ids() { rpc srpt_get_sessions | grep --only-matching '"id":[0-9]*,"target"' | tr --complement --delete '0-9\n'; }
+one_session() { now=$(session_ids) && [[ $now =~ ^[0-9]+$ ]]; }
+other_session() { one_session && [ "$now" != "$first" ]; }
+perf 60 >/tmp/first 2>&1 &
+first_pid=$!
+until_true 10 one_session || fail "first login: $(cat /tmp/first)"
+first=$now
+perf 5 >/tmp/second 2>&1 &
+second_pid=$!
+until_true 10 other_session || fail "the second login did not end the first: sessions $(session_ids)"
+say "session $first ended, session $now serves"
+! wait $first_pid || fail "the first session's initiator noticed nothing"
+say "first initiator: $(tail --lines=1 /tmp/first)"
+wait $second_pid || { cat /tmp/second; fail "the second initiator was disturbed"; }
+
+in_and_out() { srp_login "$GUID" && wait_disks 1 && srp_logout; }
+rejected() { ! srp_login 00000000000bad00 2>/dev/null; }
+queue_pairs() { rdma resource show qp link "$RXE" | wc --lines; }
+settled() { [ "$(queue_pairs)" = "$pairs" ] && [ "$(target_descriptors)" = "$descriptors" ]; }
+
+# Once of each first: what the target keeps after that is its to keep.
+in_and_out || fail "login"
+rejected || fail "a wrong GUID was accepted"
+descriptors=$(target_descriptors) rss=$(target_rss_kb) pairs=$(queue_pairs)
+say "before: $rss kB, $descriptors descriptors, $pairs queue pairs"
+for number in $(seq $LOGINS); do in_and_out || fail "login $number"; done
+for number in $(seq $REJECTS); do rejected || fail "a wrong GUID was accepted, attempt $number"; done
+until_true 10 settled || fail "left over: $(target_descriptors) descriptors of $descriptors, $(queue_pairs) queue pairs of $pairs"
+say "after $LOGINS logins and $REJECTS rejects: $(target_rss_kb) kB, $(target_descriptors) descriptors, $(queue_pairs) queue pairs"
+[ "$(target_rss_kb)" -lt $((rss + 2048)) ] || fail "memory grew from $rss to $(target_rss_kb) kB"
+in_and_out || fail "login at the end"
+target_stop || fail "target stop"
+kernel_is_clean 'SRP LOGIN|ib_srp: REJ|Connection.*failed|bad target login' || fail "dmesg"
+say "done"

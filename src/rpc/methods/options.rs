@@ -1,0 +1,98 @@
+//! The parameters of `ib_srpt`.
+
+use serde::{Deserialize, Deserializer};
+use serde_json::{Value, json};
+use transport::rdma::{RdmaOptions, RdmaValues, range};
+
+use super::{Method, Outcome, Undo, change, locked};
+use crate::control::{Control, Options};
+use crate::rpc::error::RpcError;
+use crate::rpc::params::{self, Bounded, Guid, Params};
+
+pub(super) const METHODS: [Method; 2] =
+    [change("srpt_set_options", set), locked("srpt_get_options", get)];
+
+type ReqSize = Bounded<{ range::SRP_MAX_REQ_SIZE.0 as u64 }, { range::SRP_MAX_REQ_SIZE.1 as u64 }>;
+type RspSize = Bounded<{ range::SRP_MAX_RSP_SIZE.0 as u64 }, { range::SRP_MAX_RSP_SIZE.1 as u64 }>;
+type RdmaSize =
+    Bounded<{ range::SRP_MAX_RDMA_SIZE.0 as u64 }, { range::SRP_MAX_RDMA_SIZE.1 as u64 }>;
+type SrqSize = Bounded<{ range::SRPT_SRQ_SIZE.0 as u64 }, { range::SRPT_SRQ_SIZE.1 as u64 }>;
+type SqSize = Bounded<{ range::SRPT_SQ_SIZE.0 as u64 }, { range::SRPT_SQ_SIZE.1 as u64 }>;
+
+/// A GUID, or all zeros for none, as `ib_srpt` has it.
+struct DefaultGuid(Option<u64>);
+
+impl<'de> Deserialize<'de> for DefaultGuid {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let zero = text.bytes().all(|byte| byte == b'0') && matches!(text.len(), 1 | 16);
+        if zero {
+            return Ok(DefaultGuid(None));
+        }
+        let text = serde::de::value::StringDeserializer::new(text);
+        Guid::deserialize(text).map(|guid| DefaultGuid(Some(guid.0)))
+    }
+}
+
+/// What is absent stays.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetParams {
+    #[serde(default)]
+    srp_max_req_size: Option<ReqSize>,
+    #[serde(default)]
+    srp_max_rsp_size: Option<RspSize>,
+    #[serde(default)]
+    srp_max_rdma_size: Option<RdmaSize>,
+    #[serde(default)]
+    srpt_srq_size: Option<SrqSize>,
+    #[serde(default)]
+    use_srq: Option<bool>,
+    #[serde(default)]
+    srpt_sq_size: Option<SqSize>,
+    #[serde(default)]
+    srpt_service_guid: Option<DefaultGuid>,
+    #[serde(default)]
+    rdma_cm_port: Option<Bounded<0, 65535>>,
+}
+
+fn set(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+    let params: SetParams = params::parse(params)?;
+    let before = *control.options();
+    let old = *before.rdma;
+    let values = RdmaValues {
+        srp_max_req_size: params.srp_max_req_size.map_or(old.srp_max_req_size, |v| v.0 as u32),
+        srp_max_rsp_size: params.srp_max_rsp_size.map_or(old.srp_max_rsp_size, |v| v.0 as u32),
+        srp_max_rdma_size: params.srp_max_rdma_size.map_or(old.srp_max_rdma_size, |v| v.0 as u32),
+        srpt_srq_size: params.srpt_srq_size.map_or(old.srpt_srq_size, |v| v.0 as u32),
+        use_srq: params.use_srq.unwrap_or(old.use_srq),
+        srpt_sq_size: params.srpt_sq_size.map_or(old.srpt_sq_size, |v| v.0 as u32),
+    };
+    let options = Options {
+        rdma: RdmaOptions::new(values).map_err(RpcError::invalid_params)?,
+        srpt_service_guid: params.srpt_service_guid.map_or(before.srpt_service_guid, |v| v.0),
+        rdma_cm_port: params.rdma_cm_port.map_or(before.rdma_cm_port, |v| v.0 as u16),
+    };
+    control.set_options(options)?;
+    Ok((json!(true), Undo::Options(before)))
+}
+
+fn get(control: &mut Control, params: Params<'_>) -> Outcome {
+    params::none("srpt_get_options", params)?;
+    Ok(shown(control.options()))
+}
+
+/// All options, as `srpt_set_options` takes them.
+pub(super) fn shown(options: &Options) -> Value {
+    let rdma = &options.rdma;
+    json!({
+        "srp_max_req_size": rdma.srp_max_req_size,
+        "srp_max_rsp_size": rdma.srp_max_rsp_size,
+        "srp_max_rdma_size": rdma.srp_max_rdma_size,
+        "srpt_srq_size": rdma.srpt_srq_size,
+        "use_srq": rdma.use_srq,
+        "srpt_sq_size": rdma.srpt_sq_size,
+        "srpt_service_guid": format!("{:016x}", options.srpt_service_guid.unwrap_or(0)),
+        "rdma_cm_port": options.rdma_cm_port,
+    })
+}
