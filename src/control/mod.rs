@@ -152,8 +152,8 @@ impl Control {
         }
     }
 
-    /// Deletes a bdev that neither a LUN nor another bdev uses. `method` is that of the bdev's kind, such as
-    /// `bdev_null_delete`.
+    /// Deletes a bdev that neither a LUN nor a bdev uses. `method` is that of the bdev's kind,
+    /// such as `bdev_null_delete`.
     pub fn delete_bdev(&mut self, method: &str, name: &str) -> Result<(), Refused> {
         let bdev = self.bdev(name)?;
         let name = bdev.name();

@@ -9,6 +9,8 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use bdev::delay::{DelayOptions, Latencies};
+use bdev::error::{Corruption, ErrorOptions, Fault, Injection, IoType};
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::Registry;
@@ -95,8 +97,8 @@ impl Rig {
         rig
     }
 
-    /// LUN 0 null, 1 malloc, 2 file.
-    fn bdevs(&self) -> [Arc<dyn Bdev>; 3] {
+    /// LUN 0 null, 1 malloc, 2 file, 3 an error device that changes data over a delay device.
+    fn bdevs(&self) -> [Arc<dyn Bdev>; 4] {
         let mut registry = Registry::new();
         let (num_blocks, block_size) = (8 * MIB / 512, 512);
         let null = NullOptions {
@@ -122,10 +124,21 @@ impl Rig {
             block_size: Some(512),
             ..UringOptions::new(path.to_str().unwrap())
         };
+        let base = MallocOptions { name: Some("Base".into()), ..malloc.clone() };
+        registry.create_malloc(base).unwrap();
+        let latencies =
+            Latencies { avg_read_us: 5, p99_read_us: 50, avg_write_us: 5, p99_write_us: 50 };
+        let delay = DelayOptions { name: "D".into(), base: "Base".into(), uuid: None, latencies };
+        registry.create_delay(delay).unwrap();
+        let error = registry.create_error(ErrorOptions { base: "D".into(), uuid: None }).unwrap();
+        let fault = Fault::CorruptData(Corruption { offset: 9, value: 1 });
+        let injection = Injection { fault, num: u32::MAX, queue_depth: 2 };
+        registry.inject_error("EE_D", &IoType::ALL, Some(injection)).unwrap();
         [
             registry.create_null(null).unwrap(),
             registry.create_malloc(malloc).unwrap(),
             registry.create_uring(file).unwrap(),
+            error,
         ]
     }
 
@@ -238,7 +251,7 @@ fn the_allocator_counts() {
 fn commands_allocate_nothing() {
     let mut rig = Rig::new();
     let mut session = rig.login();
-    for number in 0..3 {
+    for number in 0..4 {
         // Unit attentions are taken before anything is counted.
         let lun = Lun::from_number(number).unwrap();
         let cdb = cdb::test_unit_ready();
@@ -263,6 +276,8 @@ fn commands_allocate_nothing() {
         Load { lun: 1, write: true, blocks: 128, pieces: 2, ..small },
         Load { lun: 2, ..small },
         Load { lun: 2, write: true, blocks: 32, ..small },
+        Load { lun: 3, ..small },
+        Load { lun: 3, write: true, ..small },
     ] {
         run(&mut rig, &mut session, load, WARM_UP);
         let [target, initiator] = run(&mut rig, &mut session, load, COMMANDS);
