@@ -28,6 +28,7 @@ fn rank(method: &str) -> u32 {
         "srpt_create_target" => 2,
         "srpt_map_lun" => 3,
         "srpt_add_listener" => 4,
+        "srpt_enable_dm_agent" => 5,
         _ => 1,
     }
 }

@@ -28,6 +28,7 @@ fn rich() -> Bench {
         "srpt_map_lun",
         r#"{"target":"t1","bdev_name":"Malloc0","vendor":"ACME","product":"Disk","serial":"9"}"#,
     );
+    bench.ok("srpt_enable_dm_agent", r#"{"device":"mlx5_0","port":2}"#);
     bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"SHM","traddr":"/run/t1"}"#);
     bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"shm","traddr":"/run/t2"}"#);
     bench
