@@ -1,6 +1,6 @@
 //! The agent: a thread that answers what one port receives.
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -131,7 +131,8 @@ fn serve(
             reply(&packet, agent, &unit, hardware)
         };
         let Some(answer) = answer else { continue };
-        match umad.write(&answer) {
+        // One packet is one write.
+        match rustix::io::write(&umad, &answer) {
             Ok(_) => _ = answered.fetch_add(1, Ordering::Relaxed),
             Err(error) => tracing::warn!(%error, "a device management answer was not sent"),
         }
