@@ -24,7 +24,8 @@ rpc srpt_get_login_info t0
 say "agent registered"
 rpc srpt_set_options --srpt-sq-size 16 && fail "sizes changed while an rdma listener is there"
 for entry in "/sys/class/infiniband/$RXE/ports/1/gids/"[0-3]; do
-    read -r address <"$entry" && [ "$address" != 0000:0000:0000:0000:0000:0000:0000:0000 ] || continue
+    read -r address <"$entry" || continue
+    [ "$address" != 0000:0000:0000:0000:0000:0000:0000:0000 ] || continue
     echo "GID ${entry##*/}: $address"
     asked=$(timeout 60 python3 /host/guest/dm_ask.py /dev/infiniband/umad0 "$address" "${entry##*/}" 2>&1) &&
         answered=yes
