@@ -429,7 +429,7 @@ def target_commands(commands):
         )
         p.add_argument("target", help="name of the target")
         p.add_argument("-t", "--trtype", required=True, help="shm or rdma")
-        p.add_argument("-a", "--traddr", required=True, help="socket path (shm) or address")
+        p.add_argument("-a", "--traddr", required=True, help="socket path; address, ib or ib:GID")
         p.add_argument("-s", "--trsvcid", help="port, for rdma; rdma_cm_port if absent")
 
     p = commands.add(
@@ -470,6 +470,17 @@ def target_commands(commands):
     p.add_argument("target", help="name of the target")
 
 
+def agent_commands(commands):
+    for method, text in (
+        ("srpt_enable_dm_agent", "Answer device management datagrams (srp_daemon) at a port"),
+        ("srpt_disable_dm_agent", "Stop answering device management datagrams at a port"),
+    ):
+        p = commands.add(method, text, lambda args: given(args, "device", "port"), quiet)
+        p.add_argument("device", help="RDMA device, such as mlx5_0")
+        p.add_argument("port", type=natural, nargs="?", default=1, help="port, 1 if absent")
+    commands.add("srpt_get_dm_agents", "Show ports that answer device management datagrams")
+
+
 def command_line():
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument(
@@ -493,6 +504,7 @@ def command_line():
     stacked_bdev_commands(commands)
     option_commands(commands)
     target_commands(commands)
+    agent_commands(commands)
     return parser
 
 

@@ -19,13 +19,14 @@ use reactor::sys::memory::{Memory, MemoryError, PageWish};
 use reactor::{Pool, stats::CoreStats};
 use rustix::io::Errno;
 use rustix::process::{getpid, kill_process};
+use transport::dm;
 use transport::pair::Pair;
 use transport::rdma::{self, RdmaFabric, RdmaOptions};
 use transport::shm::{self, FabricOptions, ShmFabric};
 
 use crate::config::{Config, HugeSize, Idle};
 use crate::control::cores::Sender;
-use crate::control::{Control, ListenError, Listeners, Mailboxes, Parts};
+use crate::control::{AgentPort, Agents, Control, ListenError, Listeners, Mailboxes, Parts};
 use crate::limits::Limits;
 use crate::logs::Logs;
 use crate::rpc::{Server, Shared, load};
@@ -72,6 +73,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     });
     control.offer("shm", Box::new(ShmListeners(Arc::clone(&shm))));
     control.offer("rdma", Box::new(RdmaListeners(Arc::clone(&rdma))));
+    control.offer_agents(Box::<DmAgents>::default());
     if let Some(file) = &config.config_file {
         load::load_file(&mut control, file)?;
     }
@@ -344,6 +346,40 @@ impl Listeners for RdmaListeners {
     ) -> Result<(), ListenError> {
         let port = Self::port(trsvcid)?;
         self.with(|listener| listener.remove_listener(target, traddr, port))
+    }
+}
+
+/// Device management agents as the control plane sees them.
+#[derive(Default)]
+struct DmAgents {
+    unit: Arc<Mutex<dm::Unit>>,
+    running: Vec<(AgentPort, dm::Agent)>,
+}
+
+impl Agents for DmAgents {
+    fn enable(&mut self, at: &AgentPort) -> Result<(), ListenError> {
+        let started = dm::Agent::start(&at.device, at.port, Arc::clone(&self.unit));
+        let agent = started.map_err(|error| {
+            let errno = match &error {
+                dm::AgentError::NotFound { .. } => Errno::NODEV,
+                dm::AgentError::System { reason, .. } => *reason,
+            };
+            ListenError::Os { what: error.to_string(), errno }
+        })?;
+        self.running.push((at.clone(), agent));
+        Ok(())
+    }
+
+    fn disable(&mut self, at: &AgentPort) {
+        self.running.retain(|(other, _)| other != at);
+    }
+
+    fn answered(&self, at: &AgentPort) -> u64 {
+        self.running.iter().find(|(other, _)| other == at).map_or(0, |(_, agent)| agent.answered())
+    }
+
+    fn show(&mut self, controllers: Vec<dm::Controller>) {
+        self.unit.lock().unwrap_or_else(PoisonError::into_inner).show(controllers);
     }
 }
 

@@ -64,7 +64,7 @@ pub trait Listeners: Send {
 pub struct Listener {
     /// Transport type: "shm" or "rdma".
     pub trtype: &'static str,
-    /// Socket path or IP address.
+    /// Socket path; IP address, `ib` or `ib:GID`.
     pub traddr: String,
     /// Port, for transports that have one.
     pub trsvcid: Option<String>,

@@ -20,13 +20,17 @@ use uuid::Uuid;
 use crate::logs::Logs;
 use crate::target::message::{Action, Report};
 
+mod agents;
 pub mod cores;
 pub mod listeners;
+pub mod logins;
 mod luns;
 mod options;
+pub mod ports;
 mod refused;
 mod targets;
 
+pub use agents::{AgentPort, Agents};
 pub use cores::{Cores, Mailboxes};
 pub use listeners::{ListenError, Listener, Listeners};
 pub use luns::{MapRequest, Mapping, Overrides, Unit};
@@ -63,6 +67,8 @@ pub struct Control {
     units: Vec<Unit>,
     units_made: u32,
     options: Options,
+    agents: Option<Box<dyn Agents>>,
+    agent_ports: Vec<AgentPort>,
 }
 
 impl Control {
@@ -80,6 +86,8 @@ impl Control {
             units: Vec::new(),
             units_made: 0,
             options: Options::default(),
+            agents: None,
+            agent_ports: Vec::new(),
         }
     }
 

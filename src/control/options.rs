@@ -39,6 +39,7 @@ impl Control {
             }
         }
         self.options = options;
+        self.show_controllers();
         Ok(())
     }
 

@@ -179,6 +179,7 @@ impl Control {
         transport.add(target, &listener.traddr, listener.trsvcid.as_deref())?;
         tracing::info!("target {target}: listening on {listener}");
         self.target_mut(target)?.listeners.push(listener.clone());
+        self.show_controllers();
         Ok(())
     }
 
@@ -191,6 +192,7 @@ impl Control {
         transport.remove(target, &listener.traddr, listener.trsvcid.as_deref())?;
         tracing::info!("target {target}: no longer listening on {listener}");
         self.target_mut(target)?.listeners.retain(|other| other != listener);
+        self.show_controllers();
         Ok(())
     }
 

@@ -29,6 +29,7 @@ fn rank(step: &Step<'_>, heights: &Heights) -> (u32, usize) {
         "srpt_create_target" => (2, 0),
         "srpt_map_lun" => (3, 0),
         "srpt_add_listener" => (4, 0),
+        "srpt_enable_dm_agent" => (5, 0),
         _ => (1, heights.of(step)),
     }
 }

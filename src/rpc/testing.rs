@@ -12,11 +12,12 @@ use rustix::io::Errno;
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tempfile::TempDir;
+use transport::dm::Controller;
 use transport::rdma::RdmaOptions;
 
 use super::{RpcError, Server, Shared, methods};
 use crate::control::cores::{CoreError, Cores};
-use crate::control::{Control, ListenError, Listeners, Parts};
+use crate::control::{AgentPort, Agents, Control, ListenError, Listeners, Parts};
 use crate::logs::{Level, Logs};
 use crate::target::message::{Action, ActionError, Report};
 
@@ -33,6 +34,8 @@ pub struct Seen {
     pub refuse: Option<String>,
     /// What listeners were told of the parameters of `ib_srpt`.
     pub configured: Vec<RdmaOptions>,
+    /// What device management agents show.
+    pub controllers: Vec<Controller>,
     /// What the cores report.
     pub reports: Vec<Report>,
 }
@@ -85,7 +88,7 @@ struct FakeListeners(Record);
 
 impl FakeListeners {
     fn note(&self, what: &str, target: &str, traddr: &str) -> Result<(), ListenError> {
-        if !traddr.starts_with('/') {
+        if !traddr.starts_with(['/', '1', 'i']) {
             let reason = "not an absolute path".to_owned();
             return Err(ListenError::Address { parameter: "traddr", reason });
         }
@@ -117,6 +120,27 @@ impl Listeners for FakeListeners {
     }
 }
 
+struct FakeAgents(Record);
+
+impl Agents for FakeAgents {
+    fn enable(&mut self, at: &AgentPort) -> Result<(), ListenError> {
+        match at.device.as_str() {
+            "none" => Err(ListenError::Os { what: "none".to_owned(), errno: Errno::NODEV }),
+            _ => Ok(()),
+        }
+    }
+
+    fn disable(&mut self, _: &AgentPort) {}
+
+    fn answered(&self, _: &AgentPort) -> u64 {
+        3
+    }
+
+    fn show(&mut self, controllers: Vec<Controller>) {
+        self.0.lock().unwrap().controllers = controllers;
+    }
+}
+
 /// A control plane and what its doubles have seen.
 pub struct Bench {
     pub shared: Arc<Shared>,
@@ -139,6 +163,7 @@ impl Bench {
             }),
         });
         control.offer("shm", Box::new(FakeListeners(Arc::clone(&seen))));
+        control.offer_agents(Box::new(FakeAgents(Arc::clone(&seen))));
         Bench { shared: Arc::new(Shared::new(control)), seen }
     }
 

@@ -14,6 +14,7 @@
 use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
+pub mod dm;
 pub mod initiator;
 pub mod pair;
 pub mod rdma;

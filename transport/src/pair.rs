@@ -168,3 +168,6 @@ impl<A: Fabric, B: Fabric> Fabric for Pair<A, B> {
         self.events.is_empty() && self.first.arm() && self.second.arm()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,6 +91,10 @@ fn srpt_entries(control: &Control) -> Vec<Value> {
             entries.push(entry("srpt_add_listener", Value::Object(params)));
         }
     }
+    let agents = control.agents();
+    entries.extend(agents.iter().map(|(at, _)| {
+        entry("srpt_enable_dm_agent", json!({ "device": at.device, "port": at.port }))
+    }));
     entries
 }
 

@@ -8,6 +8,7 @@ use super::error::RpcError;
 use super::params::Params;
 use crate::control::Control;
 
+mod agents;
 mod app;
 mod bdevs;
 mod config;
@@ -43,6 +44,8 @@ pub type Change = fn(&mut Control, Params<'_>) -> Result<(Value, Undo), RpcError
 /// What takes a change back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
+    /// Stop answering device management.
+    DmAgent(crate::control::AgentPort),
     /// Go back to other options.
     Options(crate::control::Options),
     /// Delete a bdev.
@@ -77,6 +80,7 @@ impl Undo {
     /// Takes the change back.
     pub fn run(self, control: &mut Control) -> Result<(), RpcError> {
         Ok(match self {
+            Undo::DmAgent(at) => control.disable_agent(&at),
             Undo::Options(before) => control.set_options(before),
             Undo::Bdev { method, name } => control.delete_bdev(method, &name),
             Undo::Target { name } => control.delete_target(&name),
@@ -113,6 +117,7 @@ const GROUPS: [&[Method]; 11] = [
     &iostat::METHODS,
     &options::METHODS,
     &targets::METHODS,
+    &agents::METHODS,
     &luns::METHODS,
     &sessions::METHODS,
     &stats::METHODS,

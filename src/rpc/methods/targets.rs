@@ -1,11 +1,13 @@
 //! Targets and listeners.
 
+use std::path::Path;
+
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Method, Outcome, Undo, change, locked};
 use crate::control::listeners::TRTYPES;
-use crate::control::{Control, Listener, Target, TargetRequest};
+use crate::control::{Control, Listener, Target, TargetRequest, logins, ports};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Guid, Params, TargetName, Text};
 
@@ -151,21 +153,32 @@ struct LoginParams {
     target: TargetName,
 }
 
-/// What an initiator needs to log in, one entry per listener. For shm: `id_ext` and `ioc_guid`
-/// make the target port identifier, `traddr` is the socket to connect to.
+/// What an initiator needs to log in, one entry per listener. `id_ext` and `ioc_guid` make the
+/// target port identifier; for shm, `traddr` is the socket to connect to; for rdma, `add_target`
+/// has the lines to write to a file of that name, and `srp_daemon` is its rule.
 fn login_info(control: &mut Control, params: Params<'_>) -> Outcome {
     let LoginParams { target } = params::parse(params)?;
     let target = find(control, &target)?;
-    let guid = format!("{:016x}", target.service_guid());
-    let logins: Vec<Value> = target
+    let service_guid = target.service_guid();
+    let guid = format!("{service_guid:016x}");
+    let ports = ports::ports(Path::new(ports::RDMA_DEVICES));
+    let shown: Vec<Value> = target
         .listeners()
         .iter()
         .map(|listener| {
             let mut login = address(listener);
             login["id_ext"] = json!(guid);
             login["ioc_guid"] = json!(guid);
+            if listener.trtype == "rdma" {
+                login["add_target"] = json!(logins::lines(service_guid, listener, &ports));
+            }
             login
         })
         .collect();
-    Ok(json!({ "target": target.name(), "service_guid": guid, "logins": logins }))
+    Ok(json!({
+        "target": target.name(),
+        "service_guid": guid,
+        "srp_daemon": logins::rule(service_guid),
+        "logins": shown,
+    }))
 }

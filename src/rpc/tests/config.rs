@@ -41,6 +41,7 @@ fn rich() -> Bench {
         r#"{"base_bdev_name":"EE_Y","name":"A","uuid":"3b1d2a30-1111-4222-8333-444455557777"}"#,
     );
     bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"A"}"#);
+    bench.ok("srpt_enable_dm_agent", r#"{"device":"mlx5_0","port":2}"#);
     bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"SHM","traddr":"/run/t1"}"#);
     bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"shm","traddr":"/run/t2"}"#);
     bench
