@@ -40,7 +40,9 @@ impl<F: Fabric> Shard<F> {
             request.data = Some(buf);
         }
         if !ok {
-            // The fabric is closing the channel.
+            // The fabric is closing the channel: nothing more may be said on it.
+            let conn = self.request(tag).conn;
+            self.close(conn, CloseReason::Link);
             return self.discard(tag);
         }
         if !self.goes_on(tag) {
@@ -200,26 +202,31 @@ impl<F: Fabric> Shard<F> {
 
     /// A response is in the initiator's hands, or lost with its channel.
     #[inline]
-    pub(super) fn on_replied(&mut self, tag: Tag, buf: Option<Buf>, _ok: bool) {
+    pub(super) fn on_replied(&mut self, tag: Tag, buf: Option<Buf>, ok: bool) {
         if let Some(buf) = buf {
             self.home(buf);
         }
         if tag.index() == u32::MAX as usize {
-            return self.on_own_sent(tag.generation());
+            return self.on_own_sent(tag.generation(), ok);
         }
         let request = self.requests.remove(tag).expect("every reply ends once");
+        if !ok {
+            self.close(request.conn, CloseReason::Link);
+        }
         self.end_request(&request);
     }
 
     /// An information unit that belongs to no request has been sent. SRP_T_LOGOUT is the last one.
-    fn on_own_sent(&mut self, index: u32) {
+    fn on_own_sent(&mut self, index: u32, ok: bool) {
         let slot = self.connections[index as usize].as_mut();
         let connection = slot.expect("a channel is released after all its replies have ended");
         connection.own_in_flight -= 1;
-        if connection.own_in_flight == 0
+        let conn = connection.id;
+        if !ok {
+            self.close(conn, CloseReason::Link);
+        } else if connection.own_in_flight == 0
             && let State::Leaving { said: true, .. } = connection.state
         {
-            let conn = connection.id;
             self.close(conn, CloseReason::Local);
         }
     }

@@ -38,6 +38,7 @@ impl SimFabric {
         let (now, delay) = (inner.now, inner.options.delay_ns_max);
         let conn = inner.cores[self.core][conn.index as usize].as_mut().filter(|c| c.id == conn);
         let conn = conn.expect("operations name connections that were not released");
+        assert_ne!(conn.phase, Phase::Ended, "an operation after the end");
         let due = conn.due(now, delay, &mut inner.rng);
         conn.work.push_back((due, work));
     }
