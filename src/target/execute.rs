@@ -40,7 +40,9 @@ impl<F: Fabric> Shard<F> {
             request.data = Some(buf);
         }
         if !ok {
-            // The fabric is closing the channel.
+            // The fabric is closing the channel: nothing more may be said on it.
+            let conn = self.request(tag).conn;
+            self.close(conn, CloseReason::Link);
             return self.discard(tag);
         }
         if !self.goes_on(tag) {
@@ -198,27 +200,34 @@ impl<F: Fabric> Shard<F> {
 
     /// A response is in the initiator's hands, or lost with its channel.
     #[inline]
-    pub(super) fn on_replied(&mut self, tag: Tag, buf: Option<Buf>, _ok: bool) {
+    pub(super) fn on_replied(&mut self, tag: Tag, buf: Option<Buf>, ok: bool) {
         if let Some(buf) = buf {
             self.home(buf);
         }
         if tag.index() == u32::MAX as usize {
-            return self.on_own_sent(tag.generation());
+            return self.on_own_sent(tag.generation(), ok);
         }
         let conn = self.request(tag).conn;
         self.requests.remove(tag);
+        if !ok {
+            self.close(conn, CloseReason::Link);
+        }
         self.end_request(conn);
     }
 
     /// An information unit that belongs to no request has been sent. SRP_T_LOGOUT is the last one.
-    fn on_own_sent(&mut self, index: u32) {
+    fn on_own_sent(&mut self, index: u32, ok: bool) {
         let slot = self.connections[index as usize].as_mut();
         let connection = slot.expect("a channel is released after all its replies have ended");
         connection.own_in_flight -= 1;
+        let conn = connection.id;
+        if !ok {
+            self.close(conn, CloseReason::Link);
+        }
+        let connection = self.connection(conn);
         if connection.own_in_flight > 0 {
             return;
         }
-        let conn = connection.id;
         match connection.state {
             State::Leaving { said: true, .. } => self.close(conn, CloseReason::Local),
             State::Gone if connection.in_flight == 0 => self.on_idle(conn),

@@ -29,8 +29,10 @@ kernel_down() {
     done
     rm "$kernel_tpg"/lun/lun_*/x
     rmdir "$kernel_tpg"/lun/lun_* "$kernel_tpg" "$(dirname "$kernel_tpg")"
-    rmdir $configfs/target/core/*/{null,ram} $configfs/target/core/rd_mcp_* 2>/dev/null
-    rmmod ib_srpt || fail "rmmod ib_srpt"
+    # The directory of the fabric holds the module.
+    rmdir $configfs/target/srpt $configfs/target/core/rd_mcp_0/null $configfs/target/core/rd_mcp_1/ram \
+        $configfs/target/core/rd_mcp_{0,1}
+    until_true 20 rmmod ib_srpt 2>/dev/null || fail "rmmod ib_srpt"
 }
 ours_up() {
     target_luns malloc:128 null:256
@@ -48,7 +50,7 @@ measure() { # WHOSE LUN NAME
         before=$(busy)
         fio --name=job --filename="/dev/$(srp_disk "$2")" --direct=1 --ioengine=libaio --rw="$rw" \
             --bs="$size" --iodepth="$depth" --time_based --runtime="$SECONDS_A_JOB" \
-            --output-format=json --output=/tmp/fio.json || fail "fio $job on $1 $3"
+            --eta=never --output-format=json --output=/tmp/fio.json || fail "fio $job on $1 $3"
         spent=$(($(busy) - before))
         jq --raw-output --arg spent $spent --arg name "$3 $rw $size depth $depth" --arg whose "$1" '
             .jobs[0] | (if .read.total_ios > 0 then .read else .write end) |

@@ -108,7 +108,7 @@ const fn change(name: &'static str, run: Change) -> Method {
     Method { name, run: Run::Change(run) }
 }
 
-const GROUPS: [&[Method]; 11] = [
+const GROUPS: [&[Method]; 12] = [
     &app::METHODS,
     &threads::METHODS,
     &config::METHODS,

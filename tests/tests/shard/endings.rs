@@ -75,6 +75,18 @@ fn an_initiator_can_vanish_at_any_moment() {
 }
 
 #[test]
+fn an_initiator_can_vanish_while_its_only_data_is_fetched() {
+    for steps in 0..40 {
+        let (mut world, _gate, port, _good) = scan(steps);
+        port.submit(0, &cdb::write10(0, 2, false), Data::Out(&seg(&port, 0, 1024)));
+        world.steps(steps as usize);
+        port.disconnect();
+        world.until("the close", |_| port.closed());
+        world.assert_home();
+    }
+}
+
+#[test]
 fn an_initiator_can_log_out_at_any_moment() {
     at_every_moment(|world, port| {
         port.logout();
