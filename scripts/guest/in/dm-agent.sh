@@ -29,7 +29,9 @@ for entry in "/sys/class/infiniband/$RXE/ports/1/gids/"[0-3]; do
     [ "$address" != 0000:0000:0000:0000:0000:0000:0000:0000 ] || continue
     echo "GID ${entry##*/}: $address"
     index=${entry##*/}
-    asked=$(timeout 60 python3 /host/guest/dm_ask.py /dev/infiniband/umad0 "$address" "$index" 2>&1) &&
+    ask="timeout 60 python3 /host/guest/dm_ask.py /dev/infiniband/umad0"
+    # shellcheck disable=SC2086
+    asked=$($ask "$address" "$index" 2>&1) &&
         answered=yes
     echo "$asked"
     [ -z "${answered-}" ] || break
