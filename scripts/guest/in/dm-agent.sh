@@ -10,7 +10,8 @@ cat >$target_config <<JSON
 {"subsystems": [{"subsystem": "srpt", "config": [
   {"method": "srpt_set_options", "params": {"use_srq": true, "rdma_cm_port": $PORT}},
   {"method": "srpt_create_target", "params": {"name": "t0", "service_guid": "$GUID"}},
-  {"method": "srpt_add_listener", "params": {"target": "t0", "trtype": "rdma", "traddr": "0.0.0.0"}},
+  {"method": "srpt_add_listener",
+   "params": {"target": "t0", "trtype": "rdma", "traddr": "0.0.0.0"}},
   {"method": "srpt_add_listener",
    "params": {"target": "t0", "trtype": "rdma", "traddr": "ib", "trsvcid": "5000"}},
   {"method": "srpt_enable_dm_agent", "params": {"device": "$RXE", "port": 1}}
@@ -27,7 +28,10 @@ for entry in "/sys/class/infiniband/$RXE/ports/1/gids/"[0-3]; do
     read -r address <"$entry" || continue
     [ "$address" != 0000:0000:0000:0000:0000:0000:0000:0000 ] || continue
     echo "GID ${entry##*/}: $address"
-    asked=$(timeout 60 python3 /host/guest/dm_ask.py /dev/infiniband/umad0 "$address" "${entry##*/}" 2>&1) &&
+    index=${entry##*/}
+    ask="timeout 60 python3 /host/guest/dm_ask.py /dev/infiniband/umad0"
+    # shellcheck disable=SC2086
+    asked=$($ask "$address" "$index" 2>&1) &&
         answered=yes
     echo "$asked"
     [ -z "${answered-}" ] || break

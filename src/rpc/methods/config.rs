@@ -53,7 +53,7 @@ fn save(control: &mut Control, params: Params<'_>) -> Outcome {
     Ok(saved(control))
 }
 
-/// The configuration that makes the present state again: bdevs; options, targets and their LUNs, and
+/// The configuration that makes the present state again: bdevs; options, targets and their LUNs;
 /// listeners last, so that no initiator logs in to a half-built target.
 pub fn saved(control: &Control) -> Value {
     json!({

@@ -180,8 +180,8 @@ impl Listener {
         Ok(Listener { commands, wake, counters, thread: Some(thread) })
     }
 
-    /// Listens for logins to `target` at an address of [`ListenAddress`]. An address whose device is removed is listened at
-    /// again once the device is back.
+    /// Listens for logins to `target` at an address of [`ListenAddress`]. An address whose device
+    /// is removed is listened at again once the device is back.
     pub fn add_listener(
         &self,
         target: &str,

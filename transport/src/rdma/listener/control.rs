@@ -27,9 +27,11 @@ const DEVICE: u64 = 1 << 62;
 /// Receives taken from the CM at a time, so that the cores' messages have their turn.
 const EVENTS_MAX: usize = 64;
 
+type Done = Result<(), ListenError>;
+
 pub(super) enum Command {
-    Add { target: String, address: ListenAddress, answer: mpsc::Sender<Result<(), ListenError>> },
-    Remove { target: String, address: ListenAddress, answer: mpsc::Sender<Result<(), ListenError>> },
+    Add { target: String, address: ListenAddress, answer: mpsc::Sender<Done> },
+    Remove { target: String, address: ListenAddress, answer: mpsc::Sender<Done> },
     Stop,
 }
 

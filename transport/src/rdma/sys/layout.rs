@@ -175,7 +175,8 @@ fn layouts_are_those_of_the_installed_headers() {
     }
     let facts = facts();
     let mut program = String::from(
-        "#include <stdio.h>\n#include <stddef.h>\n#include <rdma/rdma_cma.h>\n#include <infiniband/ib.h>\nint main(void) {\n",
+        "#include <stdio.h>\n#include <stddef.h>\n#include <rdma/rdma_cma.h>\n\
+         #include <infiniband/ib.h>\nint main(void) {\n",
     );
     for (expression, _) in &facts {
         writeln!(program, "printf(\"%zu\\n\", (size_t)({expression}));").unwrap();
