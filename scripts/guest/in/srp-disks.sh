@@ -8,8 +8,8 @@
 TREE="etc usr/share/perl" ROUNDS=("ext4 xfs")
 [ "${1:-no}" = no ] || TREE="etc usr/bin usr/share/perl" ROUNDS=("ext4 xfs" "xfs ext4")
 rxe_up || fail "soft-RoCE"
-truncate --size=400M /root/lun.img
-target_luns file:/root/lun.img malloc:400 null:1024
+truncate --size=400M /var/tmp/lun.img
+target_luns file:/var/tmp/lun.img malloc:400 null:1024
 target_start || fail "srpt_tgt"
 initiator_up || fail "ib_srp"
 log_in() { srp_login "$GUID" && wait_disks 3 || fail "login"; }

@@ -8,8 +8,8 @@
 ROUNDS=1
 [ "${1:-no}" = no ] || ROUNDS=5
 rxe_up || fail "soft-RoCE"
-truncate --size=64M /root/lun.img
-target_luns file:/root/lun.img
+truncate --size=64M /var/tmp/lun.img
+target_luns file:/var/tmp/lun.img
 target_start || fail "srpt_tgt"
 initiator_up || fail "ib_srp"
 srp_login "$GUID" && wait_disks 1 || fail "login"

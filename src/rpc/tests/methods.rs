@@ -121,7 +121,7 @@ fn a_deletion_that_failed_on_the_way_frees_what_it_took_away() {
     bench.refuse("unmap t0 7");
     bench.fail("srpt_delete_target", r#"{"name":"t0"}"#);
     bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"Null0","serial":"S2"}"#);
-    assert_eq!(bench.saved()["subsystems"][1]["config"][2]["params"]["bdev_name"], "M0");
+    assert_eq!(bench.saved()["subsystems"][1]["config"][3]["params"]["bdev_name"], "M0");
 }
 
 #[test]

@@ -253,7 +253,7 @@ fn simulated_code(source: &Source, found: &mut dyn FnMut(usize, String)) {
 }
 
 fn columns(source: &Source, found: &mut dyn FnMut(usize, String)) {
-    if ![".rs", ".sh", ".py"].iter().any(|end| source.path.ends_with(end)) {
+    if ![".rs", ".py"].iter().any(|end| source.path.ends_with(end)) {
         return;
     }
     for (line, text) in source.text.lines().enumerate() {
