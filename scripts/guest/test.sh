@@ -44,7 +44,7 @@ guest() { # SCRIPT [argument]...
     local udev=()
     [ "$suite" != multipath ] || udev=(--udev)
     scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${udev[@]}" \
-        --share "bin=$bin" --share "tests=${CARGO_TARGET_DIR:-target}/debug/deps" \
+        --share "bin=$bin" \
         --script "scripts/guest/in/$1" "${@:2}"
 }
 run() {
@@ -52,9 +52,9 @@ run() {
         kernel) guest kernel-smoke.sh ;;
         contract)
             local contract
-            contract=$(cargo test --package transport --test rdma_contract --no-run \
+            contract=$(cargo test --package transport --test rdma_contract --no-run "${flag[@]}" \
                 --message-format=json | sed --quiet 's/.*"executable":"\([^"]*rdma_contract[^"]*\)".*/\1/p')
-            guest rdma.sh "/host/tests/$(basename "$contract")" --test-threads=1
+            guest rdma.sh "/host/bin/deps/$(basename "$contract")" --test-threads=1
             ;;
         *) guest "srp-$suite.sh" $full ;;
     esac

@@ -7,8 +7,6 @@
 # shellcheck source=target.sh
 . /host/guest/target.sh
 FULL=${1:-no}
-# Members of srpt_create_target that choose the target's receive queues, one set a pass.
-SRQ_OPTIONS=${SRQ_OPTIONS:-}
 rxe_up || fail "soft-RoCE"
 failed=0 cells=0
 
@@ -31,23 +29,19 @@ cell() { # CH_COUNT CMD_SG_ENTRIES NEVER_REGISTER USE_IMM_DATA MODE...
         status=PASS started=$SECONDS
         job $buffered 24M || status=FAIL
         cells=$((cells + 1))
-        say "$status ch_count=$channels cmd_sg_entries=$entries never_register=$never use_imm_data=$immediate $mode srq=${srq:-default} $((SECONDS - started)) s"
+        say "$status ch_count=$channels cmd_sg_entries=$entries never_register=$never use_imm_data=$immediate $mode use_srq=$srq $((SECONDS - started)) s"
         [ $status = PASS ] || { failed=$((failed + 1)); tail --lines=20 /tmp/fio; }
     done
     srp_logout || fail "logout"
     rmmod ib_srp || fail "rmmod ib_srp"
 }
 
-for srq in ${SRQ_OPTIONS:-""}; do
-    TARGET_OPTIONS=$srq
+pass() { # USE_SRQ: all cells with one setting of the target
+    srq=$1
+    [ "$srq" = default ] || TARGET_OPTIONS="\"use_srq\": $srq"
     target_luns malloc:32
     target_start || fail "srpt_tgt"
-    if [ "$FULL" = no ]; then
-        cell 1 12 N Y direct
-        cell 4 1 Y N direct
-        cell 1 255 Y Y buffered
-        cell 4 12 N N buffered
-    else
+    if [ "$FULL" != no ]; then
         for channels in 1 4; do
             for entries in 1 12 255; do
                 for never in N Y; do
@@ -57,9 +51,27 @@ for srq in ${SRQ_OPTIONS:-""}; do
                 done
             done
         done
+    else
+        [ "$srq" = true ] || { cell 1 12 N Y direct; cell 4 12 N N buffered; }
+        [ "$srq" = false ] || { cell 4 1 Y N direct; cell 1 255 Y Y buffered; }
     fi
     target_stop || fail "target stop"
-done
+}
+has_use_srq() {
+    target_luns malloc:32
+    target_start || fail "srpt_tgt"
+    rpc srpt_get_options >/dev/null
+    local has=$?
+    target_stop || fail "target stop"
+    return $has
+}
+if has_use_srq; then
+    pass false
+    pass true
+else
+    say "this srpt_tgt has no use_srq: its default only"
+    pass default
+fi
 say "$((cells - failed)) of $cells cells pass"
 [ $failed = 0 ] || fail "matrix"
 kernel_is_clean || fail "dmesg"

@@ -3,7 +3,7 @@
 # The share `bin` has srpt_tgt.
 GUID=${GUID:-00000000deadbeef}
 TARGET_ARGUMENTS=${TARGET_ARGUMENTS:---cpumask 0x1 --mem-size 64 --no-huge --idle adaptive}
-TARGET_OPTIONS=${TARGET_OPTIONS:-}      # more members of srpt_create_target, as JSON: ,"name": value
+TARGET_OPTIONS=${TARGET_OPTIONS:-}      # members of srpt_set_options, as JSON: "use_srq": true
 LISTENERS=${LISTENERS:-$ADDRESS:$PORT}  # address:port, several apart by spaces
 rpc_socket=/run/srpt_tgt.sock
 target_log=/run/vm/target.log
@@ -39,7 +39,8 @@ target_configure() { # MEGABYTES of LUN 0
 }
 # Writes the configuration. Each LUN, from 0, is malloc:MEGABYTES, null:MEGABYTES or file:PATH.
 target_luns() {
-    local lun number=0 bdevs="" maps="" listeners="" kind value at
+    local lun number=0 bdevs="" options="" maps="" listeners="" kind value at
+    [ -z "$TARGET_OPTIONS" ] || options="{\"method\": \"srpt_set_options\", \"params\": {$TARGET_OPTIONS}},"
     for lun; do
         kind=${lun%%:*} value=${lun#*:}
         case $kind in
@@ -58,9 +59,9 @@ target_luns() {
     cat >$target_config <<JSON
 {"subsystems": [
   {"subsystem": "bdev", "config": [${bdevs%,}]},
-  {"subsystem": "srpt", "config": [
+  {"subsystem": "srpt", "config": [$options
     {"method": "srpt_create_target",
-     "params": {"name": "t0", "service_guid": "$GUID"$TARGET_OPTIONS}}$maps$listeners]}]}
+     "params": {"name": "t0", "service_guid": "$GUID"}}$maps$listeners]}]}
 JSON
 }
 target_start() {
