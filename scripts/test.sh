@@ -27,13 +27,18 @@ esac
 
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin:$PATH"
 
-# step NAME COMMAND..: runs it and says how long it took.
+# step NAME COMMAND..: runs it and says how long it took. The command is in no condition, or bash would
+# not stop at the first failure inside a function.
+running=""
+trap '[ -z "$running" ] || echo "== $running: FAILED" >&2' EXIT
 step() {
-    local name="$1" start=$SECONDS
+    local start=$SECONDS
+    running="$1"
     shift
-    echo "== $name"
-    "$@" || { echo "== $name: FAILED after $((SECONDS - start)) s" >&2; exit 1; }
-    echo "== $name: $((SECONDS - start)) s"
+    echo "== $running"
+    "$@"
+    echo "== $running: $((SECONDS - start)) s"
+    running=""
 }
 
 licences() {

@@ -72,7 +72,7 @@ bootstrap() {
         head --lines=1)
     logged debootstrap debootstrap --variant=minbase --cache-dir="$guest_cache/debs" \
         --include="$(list packages.list | paste --serial --delimiters=,)" \
-        "$suite" "$work/root" "${mirror:-http://deb.debian.org/debian}"
+        "$suite" "$work/root" ${mirror:+"$mirror"}
     # Debootstrap warns and goes on without a package that it can't find.
     for package in $(list packages.list); do
         chroot "$work/root" dpkg-query --show "$package" >/dev/null 2>&1 ||
