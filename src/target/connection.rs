@@ -1,9 +1,9 @@
 //! One SRP channel on its core: login, credits, and how it ends.
 //!
 //! A channel's life: *Asking* (login under way), *Live*, *Leaving* (no new commands; what runs is
-//! answered, then SRP_T_LOGOUT), *Closing* (the fabric is told), *Gone* (the fabric's last event
-//! was seen; what still runs is dropped when it comes back). It is released when nothing of it is
-//! left.
+//! answered, then SRP_T_LOGOUT), *Closing* (the fabric is told), *Gone* (the fabric has said
+//! `Closed`; what still runs or was sent too late is dropped when it comes back). It is released
+//! when nothing of it is left.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
