@@ -14,6 +14,7 @@ use bdev::CoreContext;
 use bdev::registry::Registry;
 use reactor::core::{Core, CoreConfig, IdlePolicy};
 use reactor::mailbox::{self, Capacity, Ends};
+use reactor::sleep::WakeSet;
 use reactor::sys::affinity;
 use reactor::sys::memory::{Memory, MemoryError, PageWish};
 use reactor::{Pool, stats::CoreStats};
@@ -142,7 +143,7 @@ fn start_core(
 ) -> anyhow::Result<(RunningCore, Doors)> {
     let limits = Limits::for_pool(memory.len());
     let wake = Arc::clone(end.inbox.eventfd());
-    let (fabric, doors) = fabrics(&limits, &memory, &wake)?;
+    let (fabric, doors) = fabrics(&limits, &memory, &wake, end.inbox.wake_set().clone())?;
     let own = control[index].clone();
     let answers = answers.clone();
     let idle = match config.idle {
@@ -183,6 +184,7 @@ fn fabrics(
     limits: &Limits,
     memory: &Arc<Memory>,
     wake: &Arc<OwnedFd>,
+    wakes: WakeSet,
 ) -> anyhow::Result<(Pair<ShmFabric, RdmaFabric>, Doors)> {
     let (connections_max, operations_max) =
         (limits.connections / 2, limits.slots + limits.connections);
@@ -196,7 +198,7 @@ fn fabrics(
         "cores start with the defaults of ib_srpt"
     );
     let options = rdma::FabricOptions { connections_max, operations_max, rdma };
-    let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake));
+    let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake), wakes);
     Ok((Pair::new(shm, rdma), (shm_door, rdma_door)))
 }
 

@@ -3,16 +3,15 @@
 //! A command is an information unit of the test's own: operation, number of segments, length, tag,
 //! segments. It is answered with the same tag and a checksum.
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reactor::pool::{Buf, Pool, SizeClass};
+use reactor::sleep::{Sleep, Woken, raise};
 use reactor::sys::memory::Memory;
 use reactor::{Batch, Instant, Tag};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use transport::rdma::{CoreDoor, FabricOptions, RdmaCounts, RdmaFabric, RdmaOptions};
 use transport::{CloseReason, ConnId, DataIn, Event, Fabric, Recv, RemoteSeg};
 
@@ -23,6 +22,8 @@ pub const ZERO: u8 = 4;
 pub const CLOSE: u8 = 5;
 pub const CREDITS: u32 = 64;
 pub const IU_BYTES: u32 = 4096;
+/// The target's longest sleep.
+pub const SLEEP_MAX: Duration = Duration::from_secs(5);
 
 /// The bytes of a command.
 pub fn command(op: u8, tag: u64, len: u32, segs: &[RemoteSeg]) -> Vec<u8> {
@@ -82,14 +83,16 @@ pub struct Seen {
     pub closed: Vec<CloseReason>,
     pub operations_failed: u64,
     pub connections: usize,
-    pub slept: u64,
+    pub asleep: bool,
+    /// Sleeps that work ended.
+    pub woken: u64,
 }
 
 pub struct Host {
     pub seen: Arc<Mutex<Seen>>,
     pub counts: Arc<RdmaCounts>,
     stop: Arc<AtomicBool>,
-    wake: Arc<OwnedFd>,
+    sleep: Arc<Sleep>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -107,11 +110,15 @@ struct Target {
 impl Host {
     /// A target core whose login policy is: accept, unless the first byte of the login is 0xff.
     pub fn start(rdma: RdmaOptions) -> (Host, CoreDoor) {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = Arc::new(rustix::event::eventfd(0, flags).unwrap());
+        let sleep = Arc::new(Sleep::new().unwrap());
         let memory = Arc::new(Memory::ordinary(40 << 20).unwrap());
         let options = FabricOptions { connections_max: 8, operations_max: 1024, rdma };
-        let (fabric, door) = RdmaFabric::new(options, &memory, Arc::clone(&wake));
+        let (fabric, door) = RdmaFabric::new(
+            options,
+            &memory,
+            Arc::clone(sleep.eventfd()),
+            sleep.wake_set().clone(),
+        );
         let classes =
             [SizeClass { bytes: 65536, count: 64 }, SizeClass { bytes: 1 << 20, count: 32 }];
         let pool = Pool::new(memory, &classes);
@@ -127,9 +134,9 @@ impl Host {
             next: 0,
             seen: Arc::clone(&seen),
         };
-        let (stopping, waking) = (Arc::clone(&stop), Arc::clone(&wake));
-        let thread = std::thread::spawn(move || target.run(&stopping, &waking));
-        (Host { seen, counts, stop, wake, thread: Some(thread) }, door)
+        let (stopping, sleeping) = (Arc::clone(&stop), Arc::clone(&sleep));
+        let thread = std::thread::spawn(move || target.run(&stopping, &sleeping));
+        (Host { seen, counts, stop, sleep, thread: Some(thread) }, door)
     }
 
     /// Waits until `what` holds of what the target saw.
@@ -150,7 +157,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        raise(self.sleep.eventfd());
         let ended = self.thread.take().unwrap().join();
         if !std::thread::panicking() {
             ended.unwrap();
@@ -159,10 +166,16 @@ impl Drop for Host {
 }
 
 impl Target {
-    fn run(&mut self, stop: &AtomicBool, wake: &OwnedFd) {
+    fn run(&mut self, stop: &AtomicBool, sleep: &Sleep) {
         let mut events = Batch::new(16);
         let mut idle = 0;
-        while !stop.load(Ordering::Relaxed) {
+        let mut stopped: Option<std::time::Instant> = None;
+        // Replies may have ended without a look at them.
+        let ended = |since: &std::time::Instant| since.elapsed() > SLEEP_MAX;
+        while stopped.is_none_or(|since| !self.fetching.is_empty() && !ended(&since)) {
+            if stopped.is_none() && stop.load(Ordering::Relaxed) {
+                stopped = Some(std::time::Instant::now());
+            }
             self.fabric.poll(Instant::from_ns(0), &mut events);
             idle = if events.is_empty() { idle + 1 } else { 0 };
             while let Some(event) = events.pop() {
@@ -172,12 +185,13 @@ impl Target {
                 self.on_command(conn, recv);
             }
             self.fabric.flush();
-            if idle > 200 && self.waiting.is_empty() && self.fabric.arm() {
-                self.seen.lock().unwrap().slept += 1;
-                let mut fds = [PollFd::new(wake, PollFlags::IN)];
-                let longest = Timespec { tv_sec: 5, tv_nsec: 0 };
-                rustix::event::poll(&mut fds, Some(&longest)).unwrap();
-                let _ = rustix::io::read(wake.as_fd(), &mut [0; 8]);
+            if stopped.is_none() && idle > 200 && self.waiting.is_empty() && self.fabric.arm() {
+                self.seen.lock().unwrap().asleep = true;
+                let woken = sleep.wait(SLEEP_MAX);
+                let mut seen = self.seen.lock().unwrap();
+                seen.asleep = false;
+                seen.woken += u64::from(woken == Woken::Raised);
+                drop(seen);
                 idle = 0;
             }
         }
