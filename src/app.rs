@@ -42,8 +42,8 @@ const MAILBOX: Capacity = Capacity { core: 256, control: 64 };
 /// How long the cores may take to stop before the process ends without them.
 const STOP_WAIT: Duration = Duration::from_millis(1800);
 
-/// How often the main thread looks whether a core has died or a stop was asked for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the main thread looks whether a core has died. A signal wakes it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The core's thread can't fail once it is pinned: everything that can is done before.
 #[derive(Debug, thiserror::Error)]
@@ -81,11 +81,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::new(control));
     let server = Server::start(&config.rpc_socket, Arc::clone(&shared))?;
     tracing::info!(cores = %config.cpus, rpc = %config.rpc_socket.display(), "ready");
-    while !stop.is_raised() {
+    while !stop.wait_for(LOOK_INTERVAL) {
         if let Some(core) = running.cores.iter().find(|core| core.is_finished()) {
             bail!("core {} ended by itself: see the message above", core.number());
         }
-        std::thread::sleep(LOOK_INTERVAL);
     }
     tracing::info!("stopping");
     server.stop();
