@@ -8,12 +8,14 @@
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
-# initiator's parameters). Then: reset, multipath, perf (srpt_perf over RDMA), compare (with the
-# kernel's own target), kernel (the harness itself). A table ends the output; status 1 if one failed.
+# initiator's parameters), aborts (of commands that are stuck in a device). Then: agent (options, login
+# lines, device management), reset, multipath, link (two guests, each switched off under load), perf
+# (srpt_perf over RDMA), compare (with the kernel's own target), kernel (the harness itself). A table
+# ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks logins faults restart matrix)
+quick=(contract smoke disks logins faults restart matrix aborts)
 full=no profile=release suites=()
 for option; do
     case $option in
@@ -21,17 +23,22 @@ for option; do
         --debug) profile=debug ;;
         -*) sed --quiet '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
         *)
-            if ! [ -f "scripts/guest/in/srp-$option.sh" ] && [ "$option" != contract ] && [ "$option" != kernel ]; then
-                echo "test.sh: no suite $option" >&2
-                exit 2
-            fi
+            case $option in
+                agent | contract | kernel | link) ;;
+                *)
+                    if ! [ -f "scripts/guest/in/srp-$option.sh" ]; then
+                        echo "test.sh: no suite $option" >&2
+                        exit 2
+                    fi
+                    ;;
+            esac
             suites+=("$option")
             ;;
     esac
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(reset multipath perf compare kernel)
+    [ $full = no ] || suites+=(agent reset multipath link perf compare kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile
@@ -44,8 +51,7 @@ guest() { # SCRIPT [argument]...
     local own=()
     case $suite in
         multipath) own=(--udev) ;;
-        # A halted processor's way back is the emulator's business, and no small one.
-        compare) own=(--kernel-args idle=poll) ;;
+        compare) own=(--icount) ;;
     esac
     scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${own[@]}" \
         --share "bin=$bin" \
@@ -54,6 +60,8 @@ guest() { # SCRIPT [argument]...
 run() {
     case $suite in
         kernel) guest kernel-smoke.sh ;;
+        agent) guest dm-agent.sh ;;
+        link) scripts/guest/link.sh "$bin" "$bin/guest/link" ;;
         contract)
             local contract
             contract=$(cargo test --package transport --test rdma_contract --no-run "${flag[@]}" \

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rdma_host::{
-    CLOSE, CREDITS, ECHO, FETCH, Host, SLEEP_MAX, WRITE, ZERO, checksum, command, pattern,
+    CLOSE, CREDITS, ECHO, FETCH, HOLD, Host, SLEEP_MAX, WRITE, ZERO, checksum, command, pattern,
 };
 use transport::CloseReason;
 use transport::initiator::{ConnectError, Connector, DataMemory, Link, LinkError};
@@ -362,6 +362,31 @@ fn the_end_of_a_reply_does_not_wake_a_sleeping_core() {
     }
     let woken = world.host().seen.lock().unwrap().woken - before;
     assert!((10..=25).contains(&woken), "{woken} wake-ups for 20 commands");
+}
+
+#[test]
+fn operations_that_come_after_the_end_fail_once_and_then_all_is_home() {
+    for use_srq in [false, true] {
+        let values = RdmaValues { use_srq, srpt_srq_size: 256, ..Default::default() };
+        let Some(world) = World::new("5621", values, 1) else { return };
+        for cycle in 1..=5 {
+            let mut link = world.connect();
+            for tag in 0..3 {
+                let segs = [world.memory.seg(0, 65536)];
+                link.send(&command(HOLD, tag, 65536, &segs)).unwrap();
+            }
+            link.flush().unwrap();
+            assert!(world.host().wait(|seen| seen.held == 3 * cycle));
+            drop(link);
+            // Released: the fabric would refuse that, did it still have an operation.
+            assert!(world.host().wait(|seen| seen.closed.len() as u64 == cycle));
+            let seen = world.host().seen.lock().unwrap();
+            assert_eq!((seen.operations_failed, seen.connections), (6 * cycle, 0));
+        }
+        // Its number serves again.
+        let mut link = world.connect();
+        assert_eq!(call(&mut link, &command(ECHO, 1, 0, &[])).unwrap(), (1, 0));
+    }
 }
 
 #[test]

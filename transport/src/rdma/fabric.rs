@@ -414,6 +414,7 @@ impl Fabric for RdmaFabric {
     fn release(&mut self, conn: ConnId) {
         let connection = self.connection(conn);
         assert_eq!(connection.state, State::Closed, "released before it was closed");
+        assert_eq!(connection.head, NIL, "released with operations in flight");
         connection.state = State::Free;
         let receives = connection.receives.take();
         self.inside.send(ToControl::Release(conn, receives));

@@ -20,6 +20,8 @@ pub const FETCH: u8 = 2;
 pub const WRITE: u8 = 3;
 pub const ZERO: u8 = 4;
 pub const CLOSE: u8 = 5;
+/// Answered, and its data fetched, only once the connection is seen to have closed.
+pub const HOLD: u8 = 6;
 pub const CREDITS: u32 = 64;
 pub const IU_BYTES: u32 = 4096;
 /// The target's longest sleep.
@@ -82,6 +84,7 @@ pub struct Seen {
     pub peer: String,
     pub closed: Vec<CloseReason>,
     pub operations_failed: u64,
+    pub held: u64,
     pub connections: usize,
     pub asleep: bool,
     /// Sleeps that work ended.
@@ -101,7 +104,10 @@ struct Target {
     pool: Pool,
     /// Commands that wait for a buffer.
     waiting: Vec<(ConnId, Recv)>,
+    held: Vec<(ConnId, Recv)>,
     fetching: HashMap<u64, (ConnId, u64)>,
+    /// Closed, with operations that were begun too late.
+    closing: HashMap<ConnId, CloseReason>,
     in_flight: HashMap<ConnId, usize>,
     next: u64,
     seen: Arc<Mutex<Seen>>,
@@ -129,7 +135,9 @@ impl Host {
             fabric,
             pool,
             waiting: Vec::new(),
+            held: Vec::new(),
             fetching: HashMap::new(),
+            closing: HashMap::new(),
             in_flight: HashMap::new(),
             next: 0,
             seen: Arc::clone(&seen),
@@ -203,35 +211,64 @@ impl Target {
             Event::Login { conn } => self.on_login(conn),
             Event::Received { conn, recv } => self.on_command(conn, recv),
             Event::Fetched { tag, mut buf, ok } => {
-                let (conn, tag) = self.fetching.remove(&tag.to_u64()).expect("an unknown tag");
-                *self.in_flight.get_mut(&conn).unwrap() -= 1;
+                let (conn, tag) = self.operation_ended(tag, ok);
                 let sum = checksum(buf.private_mut().unwrap());
                 self.pool.put(buf);
                 if ok {
                     self.reply(conn, tag, sum, DataIn::None { buf: None });
-                } else {
-                    self.seen.lock().unwrap().operations_failed += 1;
                 }
+                self.release_if_home(conn);
             }
             Event::Replied { tag, buf, ok } => {
-                let (conn, _) = self.fetching.remove(&tag.to_u64()).expect("an unknown tag");
-                *self.in_flight.get_mut(&conn).unwrap() -= 1;
+                let (conn, _) = self.operation_ended(tag, ok);
                 self.pool_put(buf);
-                if !ok {
-                    self.seen.lock().unwrap().operations_failed += 1;
-                }
+                self.release_if_home(conn);
             }
             Event::Closed { conn, reason } => {
-                let in_flight = self.in_flight.remove(&conn).unwrap_or(0);
-                assert_eq!(in_flight, 0, "operations were in flight at the end");
+                let in_flight = self.in_flight.entry(conn).or_default();
+                assert_eq!(*in_flight, 0, "operations were in flight at the end");
                 for (_, recv) in self.waiting.extract_if(.., |(of, _)| *of == conn) {
                     self.fabric.repost(conn, recv);
                 }
-                self.fabric.release(conn);
-                let mut seen = self.seen.lock().unwrap();
-                seen.closed.push(reason);
-                seen.connections = self.fabric.connections();
+                self.closing.insert(conn, reason);
+                let held: Vec<_> = self.held.extract_if(.., |(of, _)| *of == conn).collect();
+                for (_, recv) in held {
+                    self.on_held(conn, recv);
+                }
+                self.release_if_home(conn);
             }
+        }
+    }
+
+    /// As if the connection had closed between the look at its last event and this one.
+    fn on_held(&mut self, conn: ConnId, recv: Recv) {
+        let command = parse(self.fabric.iu(conn, &recv));
+        self.fabric.repost(conn, recv);
+        let buf = self.pool.take(command.len as usize).expect("a buffer for a held command");
+        let tag = self.tag(conn, command.tag);
+        self.fabric.fetch(conn, tag, buf, &command.segs);
+        self.reply(conn, command.tag, 0, DataIn::None { buf: None });
+    }
+
+    /// The connection and the tag of the command.
+    fn operation_ended(&mut self, tag: Tag, ok: bool) -> (ConnId, u64) {
+        let (conn, tag) = self.fetching.remove(&tag.to_u64()).expect("it ends exactly once");
+        *self.in_flight.get_mut(&conn).unwrap() -= 1;
+        assert!(!ok || !self.closing.contains_key(&conn), "a late operation went well");
+        self.seen.lock().unwrap().operations_failed += u64::from(!ok);
+        (conn, tag)
+    }
+
+    fn release_if_home(&mut self, conn: ConnId) {
+        if self.in_flight[&conn] > 0 {
+            return;
+        }
+        if let Some(reason) = self.closing.remove(&conn) {
+            self.in_flight.remove(&conn);
+            self.fabric.release(conn);
+            let mut seen = self.seen.lock().unwrap();
+            seen.closed.push(reason);
+            seen.connections = self.fabric.connections();
         }
     }
 
@@ -252,6 +289,11 @@ impl Target {
 
     fn on_command(&mut self, conn: ConnId, recv: Recv) {
         let command = parse(self.fabric.iu(conn, &recv));
+        if command.op == HOLD {
+            self.held.push((conn, recv));
+            self.seen.lock().unwrap().held += 1;
+            return;
+        }
         let needs_buf = matches!(command.op, FETCH | WRITE);
         let buf = if needs_buf { self.pool.take(command.len as usize) } else { None };
         if needs_buf && buf.is_none() {
