@@ -55,6 +55,14 @@ pub enum Action {
         /// Device name.
         bdev: String,
     },
+    /// A device's medium is gone or back: look again, and raise unit attention 28/00 once per
+    /// session when it is back.
+    MediumChanged {
+        /// Device name.
+        bdev: String,
+        /// It is back.
+        ready: bool,
+    },
     /// Closes this core's channel of a bdev that no LUN uses any more.
     CloseBdev {
         /// The device.

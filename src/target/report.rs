@@ -149,6 +149,13 @@ impl<F: Fabric> Shard<F> {
                 let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
                 self.raise(at, Attention::CapacityChanged);
             }
+            Action::MediumChanged { bdev, ready } => {
+                self.luns.refresh(&bdev);
+                if ready {
+                    let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
+                    self.raise(at, Attention::MediumChanged);
+                }
+            }
             Action::CloseBdev { bdev } => self.luns.close(bdev.name()),
             Action::Disconnect { session } => {
                 self.leave_where(|connection| connection.session() == Some(session));
