@@ -7,6 +7,7 @@ mod credits;
 mod data;
 mod endings;
 mod login;
+mod pass;
 mod resources;
 mod soak;
 mod stacked;
