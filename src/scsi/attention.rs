@@ -3,7 +3,8 @@
 use super::opcodes::opcode;
 use super::sense::Sense;
 
-/// One unit attention condition, as a bit of a set.
+/// One unit attention condition, as a bit of a set. They are reported in the order of
+/// [`Attention::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Attention {
@@ -15,7 +16,7 @@ pub enum Attention {
     CapacityChanged = 1 << 2,
     /// 2F/00: another initiator has cleared the nexus's commands.
     CommandsCleared = 1 << 3,
-    /// 28/00: the medium of a removable device may be another one.
+    /// 28/00: a medium that was gone is back, or may be another one.
     MediumChanged = 1 << 4,
 }
 

@@ -107,6 +107,8 @@ pub struct Mapping {
     pub passes: bool,
     /// Size and abilities of the device.
     pub geometry: Geometry,
+    /// The device has its medium.
+    pub ready: bool,
     /// Index of the device's channel in [`Luns`].
     pub device: usize,
     /// Number of its target in [`Luns`].
@@ -200,7 +202,7 @@ impl Luns {
         read_only: bool,
     ) -> Result<(), OpenError> {
         let device = self.open(&lu.bdev)?;
-        let geometry = lu.bdev.geometry();
+        let (geometry, ready) = (lu.bdev.geometry(), lu.bdev.ready());
         let target = self.target_index(target);
         let target = target.expect("the control plane maps only into targets that exist");
         let mapping = Mapping {
@@ -209,6 +211,7 @@ impl Luns {
             lun,
             read_only,
             geometry,
+            ready,
             device,
             target,
             uses: 0,
@@ -330,11 +333,17 @@ impl Luns {
         places.collect()
     }
 
-    /// Looks again at a device's size and abilities.
+    /// Looks again at a device's size and abilities, and whether its medium is there.
     pub fn refresh(&mut self, bdev: &str) {
         for (_, mapping) in self.mappings.iter_mut() {
             if mapping.lu.bdev.name() == bdev {
                 mapping.geometry = mapping.lu.bdev.geometry();
+                mapping.ready = mapping.lu.bdev.ready();
+            }
+        }
+        for device in self.devices.iter_mut().flatten() {
+            if device.bdev.name() == bdev {
+                device.channel.refresh();
             }
         }
     }

@@ -8,7 +8,7 @@ use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::{BdevError, describe};
 use bdev::sg::{SgOptions, TIMEOUT_MS_MAX};
-use bdev::uring::{Direct, UringOptions};
+use bdev::uring::{Direct, OnOff, UringOptions};
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -109,11 +109,19 @@ struct UringParams {
     #[serde(default, alias = "readonly")]
     read_only: bool,
     #[serde(default)]
+    shared: bool,
+    #[serde(default)]
+    serial: Option<String>,
+    #[serde(default)]
     direct: Direct,
     #[serde(default)]
-    write_cache: Option<bool>,
+    write_cache: Option<OnOff>,
     #[serde(default)]
     rotational: Option<bool>,
+    #[serde(default)]
+    sq_poll: bool,
+    #[serde(default)]
+    io_poll: bool,
 }
 
 #[derive(Deserialize)]
@@ -176,6 +184,10 @@ fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Und
         block_size: params.block_size.map(|size| size.0),
         uuid: params.uuid,
         read_only: params.read_only,
+        shared: params.shared,
+        serial: params.serial,
+        sq_poll: params.sq_poll,
+        io_poll: params.io_poll,
         direct: params.direct,
         write_cache: params.write_cache.unwrap_or(defaults.write_cache),
         rotational: params.rotational,
@@ -198,10 +210,8 @@ fn sg_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo),
 fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
     let bdev = control.bdev(&name.0)?;
-    let before = bdev.geometry().blocks;
-    control.bdevs().rescan_uring(&name.0).map_err(refused)?;
-    if bdev.geometry().blocks != before {
-        control.capacity_changed(bdev.name())?;
+    if let Some(change) = control.bdevs().rescan_uring(&name.0).map_err(refused)? {
+        control.medium_changed(bdev.name(), &change)?;
     }
     Ok(json!(true))
 }
