@@ -24,6 +24,7 @@ pub mod null;
 pub mod passthru;
 pub mod registry;
 pub mod scsi;
+pub mod sg;
 #[allow(unsafe_code)]
 pub(crate) mod sys;
 pub mod uring;
