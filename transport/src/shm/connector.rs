@@ -3,7 +3,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -266,9 +265,7 @@ impl Link for ShmLink {
         if self.closed {
             return Err(LinkError::Closed);
         }
-        // Orders the units before the look at the word; the target does it the other way round.
-        fence(Ordering::SeqCst);
-        if self.ends.sleep.is_set() {
+        if self.ends.sleep.wants_bell() {
             // A full counter is a counter that rings already.
             let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
         }
