@@ -16,7 +16,7 @@ pub enum Attention {
     CapacityChanged = 1 << 2,
     /// 2F/00: another initiator has cleared the nexus's commands.
     CommandsCleared = 1 << 3,
-    /// 28/00: a medium that was gone is back, or may be another one.
+    /// 28/00: a medium that was gone is back, or the one of a removable device may be another.
     MediumChanged = 1 << 4,
 }
 

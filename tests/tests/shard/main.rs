@@ -3,6 +3,7 @@
 mod attention;
 mod commands;
 mod common;
+mod crash;
 mod credits;
 mod data;
 mod endings;
