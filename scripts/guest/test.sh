@@ -8,7 +8,8 @@
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
-# initiator's parameters). Then: reset, multipath, perf (srpt_perf over RDMA), compare (with the
+# initiator's parameters). Then: reset, multipath, perf (srpt_perf over RDMA), fio (the
+# engine's job file), compare (with the
 # kernel's own target), kernel (the harness itself). A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -31,7 +32,7 @@ for option; do
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(reset multipath perf compare kernel)
+    [ $full = no ] || suites+=(reset multipath perf fio compare kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile
@@ -44,7 +45,7 @@ guest() { # SCRIPT [argument]...
     local udev=()
     [ "$suite" != multipath ] || udev=(--udev)
     scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${udev[@]}" \
-        --share "bin=$bin" \
+        --share "bin=$bin" --share fio=bench/fio \
         --script "scripts/guest/in/$1" "${@:2}"
 }
 run() {
