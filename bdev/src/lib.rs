@@ -210,6 +210,14 @@ pub trait Bdev: Send + Sync + fmt::Debug {
     fn uuid(&self) -> Uuid;
     /// Size and abilities now.
     fn geometry(&self) -> Geometry;
+    /// False while the medium is gone: operations end with [`IoStatus::NotReady`].
+    fn ready(&self) -> bool {
+        true
+    }
+    /// Unit serial number that its logical unit shows instead of the UUID.
+    fn serial(&self) -> Option<&str> {
+        None
+    }
     /// Opens one core's channel. Runs on that core's thread.
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError>;
     /// Members of `driver_specific` in `bdev_get_bdevs`.
@@ -237,6 +245,9 @@ pub trait IoChannel {
     fn arm(&mut self) -> bool {
         true
     }
+    /// Something about the device has changed: lets go of what is gone and takes what is new. Not
+    /// on the path of an operation.
+    fn refresh(&mut self) {}
 }
 
 /// What the channels of one core share: its pool's memory and its rings.

@@ -11,6 +11,7 @@
 //! Nothing here runs per I/O.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -211,6 +212,7 @@ struct Entry {
 pub struct Registry {
     host: String,
     entries: Vec<Entry>,
+    lock_wait: Duration,
 }
 
 impl Default for Registry {
@@ -234,7 +236,14 @@ impl Registry {
 
     /// An empty registry of a host that is named here.
     pub fn with_host(host: &str) -> Registry {
-        Registry { host: host.to_owned(), entries: Vec::new() }
+        Registry { host: host.to_owned(), entries: Vec::new(), lock_wait: Duration::ZERO }
+    }
+
+    /// How long the making of a device waits for a file that another process has: a process that
+    /// was killed holds its files until the kernel has put away its ring, some 50 ms after its end.
+    /// Zero, which is the default: it is refused at once.
+    pub fn wait_for_locks(&mut self, wait: Duration) {
+        self.lock_wait = wait;
     }
 
     /// Makes a null device (`bdev_null_create`).
@@ -262,7 +271,7 @@ impl Registry {
         let name = self.fresh_name(options.name.clone(), "Uring")?;
         refuse_other(&name, &options.other, uring::neutral)?;
         let uuid = self.fresh_uuid(options.uuid, "uring", &name)?;
-        Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options)?))))
+        Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options, self.lock_wait)?))))
     }
 
     /// Takes in a device that was made elsewhere. Name and identity must be free.
@@ -328,13 +337,22 @@ impl Registry {
         }
     }
 
-    /// Looks at the size of a file or block device again (`bdev_uring_rescan`).
-    pub fn rescan_uring(&self, name: &str) -> Result<(), BdevError> {
+    /// Looks at a file or block device again (`bdev_uring_rescan`).
+    pub fn rescan_uring(&self, name: &str) -> Result<Option<uring::Change>, BdevError> {
         let entry = &self.entries[self.position(name)?];
         match &entry.kind {
             Kind::Uring(uring) => uring.rescan(),
             _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_uring_rescan")),
         }
+    }
+
+    /// The devices whose medium can change by itself, to be looked at.
+    pub fn media(&self) -> Vec<Arc<Uring>> {
+        let media = self.entries.iter().filter_map(|entry| match &entry.kind {
+            Kind::Uring(uring) => Some(Arc::clone(uring)),
+            _ => None,
+        });
+        media.collect()
     }
 
     fn keep(&mut self, kind: Kind) -> Arc<dyn Bdev> {

@@ -229,7 +229,7 @@ fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Result<Identity, Identity
     if let Some(product) = &overrides.product {
         identity = identity.with_product(product)?;
     }
-    if let Some(serial) = &overrides.serial {
+    if let Some(serial) = overrides.serial.as_deref().or(bdev.serial()) {
         identity = identity.with_serial(serial)?;
     }
     Ok(identity)

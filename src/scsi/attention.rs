@@ -3,7 +3,8 @@
 use super::opcodes::opcode;
 use super::sense::Sense;
 
-/// One unit attention condition, as a bit of a set. Lower bits are reported first.
+/// One unit attention condition, as a bit of a set. They are reported in the order of
+/// [`Attention::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Attention {
@@ -15,12 +16,15 @@ pub enum Attention {
     CapacityChanged = 1 << 2,
     /// 2F/00: another initiator has cleared the nexus's commands.
     CommandsCleared = 1 << 3,
+    /// 28/00: a medium that was gone is back.
+    MediumChanged = 1 << 4,
 }
 
 impl Attention {
     /// In the order in which they are reported.
-    const ALL: [Attention; 4] = [
+    const ALL: [Attention; 5] = [
         Attention::PowerOn,
+        Attention::MediumChanged,
         Attention::LunsChanged,
         Attention::CapacityChanged,
         Attention::CommandsCleared,
@@ -38,6 +42,7 @@ impl Attention {
             Attention::LunsChanged => Sense::LUNS_CHANGED,
             Attention::CapacityChanged => Sense::CAPACITY_CHANGED,
             Attention::CommandsCleared => Sense::COMMANDS_CLEARED,
+            Attention::MediumChanged => Sense::MEDIUM_CHANGED,
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct Mapping {
     pub read_only: bool,
     /// Size and abilities of the device.
     pub geometry: Geometry,
+    /// The device has its medium.
+    pub ready: bool,
     /// Index of the device's channel in [`Luns`].
     pub device: usize,
     /// Number of its target in [`Luns`].
@@ -165,11 +167,12 @@ impl Luns {
         read_only: bool,
     ) -> Result<(), OpenError> {
         let device = self.open(&lu.bdev)?;
-        let geometry = lu.bdev.geometry();
+        let (geometry, ready) = (lu.bdev.geometry(), lu.bdev.ready());
         let target = self.target_index(target);
         let target = target.expect("the control plane maps only into targets that exist");
         let (uses, leaving) = (0, Vec::new());
-        let mapping = Mapping { lu, lun, read_only, geometry, device, target, uses, leaving };
+        let mapping =
+            Mapping { lu, lun, read_only, geometry, ready, device, target, uses, leaving };
         let tag = self
             .mappings
             .insert(mapping)
@@ -286,11 +289,17 @@ impl Luns {
         places.collect()
     }
 
-    /// Looks again at a device's size and abilities.
+    /// Looks again at a device's size and abilities, and whether its medium is there.
     pub fn refresh(&mut self, bdev: &str) {
         for (_, mapping) in self.mappings.iter_mut() {
             if mapping.lu.bdev.name() == bdev {
                 mapping.geometry = mapping.lu.bdev.geometry();
+                mapping.ready = mapping.lu.bdev.ready();
+            }
+        }
+        for device in self.devices.iter_mut().flatten() {
+            if device.bdev.name() == bdev {
+                device.channel.refresh();
             }
         }
     }

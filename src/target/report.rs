@@ -149,6 +149,13 @@ impl<F: Fabric> Shard<F> {
                 let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
                 self.raise(at, Attention::CapacityChanged);
             }
+            Action::MediumChanged { bdev, ready } => {
+                self.luns.refresh(&bdev);
+                if ready {
+                    let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
+                    self.raise(at, Attention::MediumChanged);
+                }
+            }
             Action::CloseBdev { bdev } => self.luns.close(bdev.name()),
             Action::Disconnect { session } => {
                 self.leave_where(|connection| connection.session() == Some(session));
@@ -166,9 +173,21 @@ impl<F: Fabric> Shard<F> {
             Action::Shutdown => {
                 self.stopping = true;
                 self.leave_where(|_| true);
+                self.shutdowns.push(token);
+                return self.check_shutdowns();
             }
+            Action::End => self.ended = true,
         }
         self.answer(token);
+    }
+
+    /// Answers those who wait until nothing is left here.
+    pub(super) fn check_shutdowns(&mut self) {
+        if self.requests.is_empty() && self.connections.iter().all(Option::is_none) {
+            for token in std::mem::take(&mut self.shutdowns) {
+                self.answer(token);
+            }
+        }
     }
 
     /// Every core is told of a change; the registry's core alone tells the sessions, once.

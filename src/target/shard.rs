@@ -61,6 +61,10 @@ pub struct Shard<F: Fabric> {
     /// DELETE TARGET answers that wait for the last channel.
     pub(super) deletes: Vec<(Token, usize)>,
     pub(super) stopping: bool,
+    /// SHUTDOWN answers that wait until nothing is left.
+    pub(super) shutdowns: Vec<Token>,
+    /// Told to end.
+    pub(super) ended: bool,
     pub(super) now: Instant,
     events: Batch<Event>,
     done: Batch<IoDone>,
@@ -88,6 +92,8 @@ impl<F: Fabric> Shard<F> {
             leaving: 0,
             deletes: Vec::new(),
             stopping: false,
+            shutdowns: Vec::new(),
+            ended: false,
             now: Instant::default(),
             events: Batch::new(BATCH),
             done: Batch::new(BATCH),
@@ -248,6 +254,6 @@ impl<F: Fabric> Service for Shard<F> {
     }
 
     fn stopped(&self) -> bool {
-        self.stopping && self.requests.is_empty() && self.connections.iter().all(Option::is_none)
+        self.ended
     }
 }

@@ -7,7 +7,7 @@ use bdev::Bdev;
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::{BdevError, describe};
-use bdev::uring::{Direct, UringOptions};
+use bdev::uring::{Direct, OnOff, UringOptions};
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -106,11 +106,19 @@ struct UringParams {
     #[serde(default, alias = "readonly")]
     read_only: bool,
     #[serde(default)]
+    shared: bool,
+    #[serde(default)]
+    serial: Option<String>,
+    #[serde(default)]
     direct: Direct,
     #[serde(default)]
-    write_cache: Option<bool>,
+    write_cache: Option<OnOff>,
     #[serde(default)]
     rotational: Option<bool>,
+    #[serde(default)]
+    sq_poll: bool,
+    #[serde(default)]
+    io_poll: bool,
 }
 
 /// Wrong values that only the device could see are parameter errors too.
@@ -161,6 +169,10 @@ fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Und
         block_size: params.block_size.map(|size| size.0),
         uuid: params.uuid,
         read_only: params.read_only,
+        shared: params.shared,
+        serial: params.serial,
+        sq_poll: params.sq_poll,
+        io_poll: params.io_poll,
         direct: params.direct,
         write_cache: params.write_cache.unwrap_or(defaults.write_cache),
         rotational: params.rotational,
@@ -172,10 +184,8 @@ fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Und
 fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
     let bdev = control.bdev(&name.0)?;
-    let before = bdev.geometry().blocks;
-    control.bdevs().rescan_uring(&name.0).map_err(refused)?;
-    if bdev.geometry().blocks != before {
-        control.capacity_changed(bdev.name())?;
+    if let Some(change) = control.bdevs().rescan_uring(&name.0).map_err(refused)? {
+        control.medium_changed(bdev.name(), &change)?;
     }
     Ok(json!(true))
 }
