@@ -20,6 +20,7 @@ use crate::delay::Delay;
 use crate::error::ErrorInjection;
 use crate::malloc::{self, Malloc, MallocOptions};
 use crate::null::{self, Null, NullOptions};
+use crate::sg::{Sg, SgOptions};
 use crate::uring::{self, Uring, UringOptions};
 use crate::{Bdev, Geometry};
 
@@ -272,6 +273,13 @@ impl Registry {
         refuse_other(&name, &options.other, uring::neutral)?;
         let uuid = self.fresh_uuid(options.uuid, "uring", &name)?;
         Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options, self.lock_wait)?))))
+    }
+
+    /// Makes a device of a SCSI device that is passed through (`bdev_sg_create`).
+    pub fn create_sg(&mut self, options: SgOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let name = self.fresh_name(options.name.clone(), "Sg")?;
+        let uuid = self.fresh_uuid(options.uuid, "sg", &name)?;
+        Ok(self.keep(Kind::Other(Arc::new(Sg::open(name, uuid, &options)?))))
     }
 
     /// Takes in a device that was made elsewhere. Name and identity must be free.

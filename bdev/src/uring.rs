@@ -13,6 +13,7 @@
 //! makes at most two system calls for all channels of the core, and none when nothing happened.
 
 mod channel;
+pub mod crash;
 mod kernel;
 mod medium;
 mod options;

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bdev::Bdev;
@@ -67,10 +68,11 @@ impl Cores for NoCores {
         0
     }
 
-    fn ask(
+    fn ask_within(
         &mut self,
         _cores: &[usize],
         _action: &Action,
+        _wait_max: Duration,
     ) -> Vec<Result<Report, srpt_tgt::control::cores::CoreError>> {
         Vec::new()
     }

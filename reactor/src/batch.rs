@@ -25,12 +25,7 @@ impl<T> Batch<T> {
     /// Takes the oldest value.
     #[inline]
     pub fn pop(&mut self) -> Option<T> {
-        let item = self.items.pop_front();
-        if self.items.is_empty() {
-            // Starts over at the front, so that a large batch with few values stays in the cache.
-            self.items.clear();
-        }
-        item
+        self.items.pop_front()
     }
 
     /// The oldest value, left in place.

@@ -105,7 +105,9 @@ impl<F: Fabric> Shard<F> {
             }
             CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
-                registry.on_channel_gone(channel, &mut self.out);
+                if let Some(session) = registry.on_channel_gone(channel, &mut self.out) {
+                    self.luns.release_reservations(session);
+                }
             }
             CoreMessage::Attention { at, bits, except } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");

@@ -6,6 +6,7 @@ pub mod gate;
 pub mod hostile;
 pub mod port;
 pub mod process;
+pub mod scripted;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod world;

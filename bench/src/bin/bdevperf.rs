@@ -66,6 +66,9 @@ struct Options {
     /// Use only so many bytes from the start of each device: 64m
     #[arg(long, value_parser = parse_bytes)]
     range: Option<u64>,
+    /// Write all of it once before the load, so that no block is met for the first time
+    #[arg(long)]
+    fill: bool,
     /// Seed of places, sizes and data
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -158,6 +161,9 @@ fn run(options: &Options) -> Result<bool> {
     let verify = options.verify.then_some(VERIFY_RANGE_BYTES);
     let range = options.range.or(verify).unwrap_or(u64::MAX);
     let shares = load::shares(&devices, &cores, options.every_core, range)?;
+    if options.fill {
+        devices.iter().try_for_each(|bdev| load::fill(bdev, range, plan.pages))?;
+    }
     let running = load::start(&plan, &shares)?;
     let ended = match options.show_period {
         None => running.join()?,

@@ -1,6 +1,7 @@
 //! The initiator's side of shared memory.
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,10 @@ impl DataMemory for ShmMemory {
 
     fn write_at(&self, offset: usize, from: &[u8]) {
         self.mapping.write_at(offset, from);
+    }
+
+    fn base(&self) -> Option<NonNull<u8>> {
+        Some(self.mapping.base())
     }
 }
 

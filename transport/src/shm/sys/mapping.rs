@@ -115,6 +115,11 @@ impl Mapping {
         self.len
     }
 
+    /// Address of the first byte.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
     /// Address of a range, if all of it is inside.
     #[inline]
     pub(super) fn range(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
