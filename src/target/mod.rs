@@ -3,14 +3,17 @@
 mod admit;
 mod connection;
 mod execute;
+pub mod limiter;
 mod login;
 pub mod lun;
 pub mod message;
+pub mod meter;
 pub mod nexus;
 pub mod outbox;
 mod report;
 mod request;
 pub mod shard;
 mod task;
+mod throttle;
 
 pub use shard::Shard;

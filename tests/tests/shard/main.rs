@@ -6,6 +6,7 @@ mod common;
 mod credits;
 mod data;
 mod endings;
+mod limits;
 mod login;
 mod resources;
 mod soak;
