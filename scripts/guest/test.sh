@@ -8,15 +8,16 @@
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
-# initiator's parameters), aborts (of commands that are stuck in a device), backends (LVM on md, unmap,
-# disk full, devices that go and return). Then: agent (options, login lines, device management),
-# reset, multipath, link (two guests, each switched off under load), perf (srpt_perf over RDMA),
-# compare (with the kernel's own target), kernel (the harness itself). A table ends the output; status
-# 1 if one failed.
+# initiator's parameters), aborts (of commands that are stuck in a device), backends (LVM on md,
+# unmap, disk full, devices that go and return), sg (SCSI devices passed through: disks, a tape, a
+# changer). Then: agent (options, login lines, device management), reset, multipath, link (two
+# guests, each switched off under load), perf (srpt_perf over RDMA), fio (the fio engine's job
+# file), compare (with the kernel's own target), kernel (the harness itself). A table ends the
+# output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks logins faults restart matrix aborts backends)
+quick=(contract smoke disks logins faults restart matrix aborts backends sg)
 full=no profile=release suites=()
 for option; do
     case $option in
@@ -39,7 +40,7 @@ for option; do
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(agent reset multipath link perf compare kernel)
+    [ $full = no ] || suites+=(agent reset multipath link perf fio compare kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile
@@ -56,7 +57,7 @@ guest() { # SCRIPT [argument]...
         compare) own=(--icount) ;;
     esac
     scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${own[@]}" \
-        --share "bin=$bin" \
+        --share "bin=$bin" --share fio=bench/fio \
         --script "scripts/guest/in/$1" "${@:2}"
 }
 run() {
