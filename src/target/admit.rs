@@ -9,6 +9,7 @@ use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
+use super::mark::{At, Mark, Met, mark, met};
 use super::request::{
     Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source,
 };
@@ -79,6 +80,7 @@ impl<F: Fabric> Shard<F> {
         let mut at = 0;
         for _ in 0..self.ready.len() {
             if self.requests.is_full() {
+                mark(Mark::NoSlot);
                 return;
             }
             let Some(index) = self.ready.get(at).copied() else { return };
@@ -107,7 +109,9 @@ impl<F: Fabric> Shard<F> {
     /// bytes on buffers are kept for the first channel.
     fn overdue(&self, index: u32) -> Option<usize> {
         let (since, bytes) = self.connections[index as usize].as_ref()?.short?;
-        (self.now.ns_since(since) > OVERTAKEN_NS_MAX).then_some(bytes)
+        let overdue = self.now.ns_since(since) > OVERTAKEN_NS_MAX;
+        overdue.then(|| mark(Mark::Overdue));
+        overdue.then_some(bytes)
     }
 
     /// A buffer that is not kept for another command.
@@ -133,8 +137,12 @@ impl<F: Fabric> Shard<F> {
             let Some(recv) = connection.waiting.pop_front() else { return Turn::Empty };
             let conn = connection.id;
             match self.admit(conn, recv) {
-                Admission::Started => self.connection(conn).short = None,
+                Admission::Started => {
+                    met(At::Waiting, Met::Success);
+                    self.connection(conn).short = None;
+                }
                 Admission::Short(recv, bytes) => {
+                    mark(Mark::NoBuffer);
                     let now = self.now;
                     let connection = self.connection(conn);
                     connection.waiting.push_front(recv);
@@ -146,6 +154,8 @@ impl<F: Fabric> Shard<F> {
                     return Turn::Served;
                 }
                 Admission::Broken(recv) => {
+                    mark(Mark::Broken);
+                    met(At::Waiting, Met::Failure);
                     self.violation(conn, Some(recv), "malformed_command");
                     return Turn::Empty;
                 }
@@ -188,6 +198,7 @@ impl<F: Fabric> Shard<F> {
                     _ => None,
                 };
                 let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
+                    mark(Mark::NoBufferToMake);
                     if let Some(table) = table {
                         self.pool.put(table);
                     }
@@ -225,6 +236,7 @@ impl<F: Fabric> Shard<F> {
         let residual = offered.residual(direction, wanted.into());
         if direction == Some(Direction::Out) && room < wanted {
             // Part of the data must not be written as if it were the whole.
+            mark(Mark::TooLittle);
             let mut request = Request::new(conn, recv, header, Job::Reply);
             request.residual = residual;
             let tag = self.begin(request);
@@ -235,7 +247,10 @@ impl<F: Fabric> Shard<F> {
         let bufs = match self.take_bufs(conn, mapping, &offered, &job, direction, wanted) {
             Ok(bufs) => bufs,
             Err(Lack::Bufs(bytes)) => return Admission::Short(recv, bytes),
-            Err(Lack::Unit) => return Admission::Excluded(recv),
+            Err(Lack::Unit) => {
+                mark(Mark::Excluded);
+                return Admission::Excluded(recv);
+            }
         };
         let mut request = Request::new(conn, recv, header, job);
         request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());
@@ -355,6 +370,7 @@ impl<F: Fabric> Shard<F> {
             Ok(cmd) => cmd,
             Err(CmdError::Malformed(_)) => return None,
             Err(CmdError::Invalid(bad)) => {
+                mark(Mark::Refused);
                 let header = Header {
                     tag: bad.tag,
                     sol_not: bad.sol_not,
@@ -372,6 +388,7 @@ impl<F: Fabric> Shard<F> {
                 if !attention::bypasses_attention(cmd.cdb[0])
                     && let Some(sense) = next_attention(connection, lun)
                 {
+                    mark(Mark::Attention);
                     return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
                 }
                 decode(cmd.cdb, &view(self.luns.mapping(mapping), connection))
@@ -390,6 +407,7 @@ impl<F: Fabric> Shard<F> {
             scsi::Direction::Out => Some(Direction::Out),
         };
         let Some(offered) = offer(&cmd, direction) else {
+            mark(Mark::Refused);
             return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
         };
         let allocation = decoded.bytes;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError};
 use reactor::{Batch, Instant, Slab, Tag};
 
+use super::mark::{Mark, mark};
 use super::message::{IoCounts, Token};
 use crate::scsi::Identity;
 
@@ -198,6 +199,7 @@ impl Luns {
         }
         let mapping = self.mappings.get_mut(tag).expect("mapped");
         if mapping.uses > 0 {
+            mark(Mark::UnmapWaits);
             mapping.leaving.push(token);
             return false;
         }

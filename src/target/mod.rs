@@ -5,6 +5,7 @@ mod connection;
 mod execute;
 mod login;
 pub mod lun;
+pub mod mark;
 pub mod message;
 pub mod nexus;
 pub mod outbox;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use bdev::{IoOp, IoStatus};
 use transport::{CloseReason, Fabric};
 
+use super::mark::{Met, met};
 use super::message::{
     Action, ActionError, Answer, AttentionAt, CoreMessage, IoCounts, Message, Report, Token,
 };
@@ -136,6 +137,7 @@ impl<F: Fabric> Shard<F> {
                 }
             }
             Action::UnmapLun { target, lun } => {
+                self.meet_unmap(lun);
                 if !self.luns.unmap(&target, lun, token) {
                     return;
                 }
@@ -177,6 +179,14 @@ impl<F: Fabric> Shard<F> {
             registry.on_attention(&at, attention.bit(), None);
         }
         debug_assert!(self.out.core() != REGISTRY_CORE || self.registry.is_some());
+    }
+
+    /// A LUN is taken away from the commands that use it.
+    fn meet_unmap(&self, lun: u16) {
+        if cfg!(debug_assertions) {
+            let users = self.requests.iter().filter(|(_, request)| request.lun == Some(lun));
+            users.for_each(|(_, request)| met(request.phase, Met::Unmap));
+        }
     }
 
     fn leave_where(&mut self, chosen: impl Fn(&super::connection::Connection) -> bool) {
