@@ -9,6 +9,7 @@ use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
+use super::mark::{At, Mark, Met, mark, met};
 use super::pass::pass_plan;
 use super::request::{
     Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source,
@@ -82,6 +83,7 @@ impl<F: Fabric> Shard<F> {
         let mut at = 0;
         for _ in 0..self.ready.len() {
             if self.requests.is_full() {
+                mark(Mark::NoSlot);
                 return;
             }
             let Some(index) = self.ready.get(at).copied() else { return };
@@ -110,7 +112,9 @@ impl<F: Fabric> Shard<F> {
     /// bytes on buffers are kept for the first channel.
     fn overdue(&self, index: u32) -> Option<usize> {
         let (since, bytes) = self.connections[index as usize].as_ref()?.short?;
-        (self.now.ns_since(since) > OVERTAKEN_NS_MAX).then_some(bytes)
+        let overdue = self.now.ns_since(since) > OVERTAKEN_NS_MAX;
+        overdue.then(|| mark(Mark::Overdue));
+        overdue.then_some(bytes)
     }
 
     /// A buffer that is not kept for another command.
@@ -137,12 +141,14 @@ impl<F: Fabric> Shard<F> {
             let conn = connection.id;
             match self.admit(conn, recv) {
                 Admission::Started => {
+                    met(At::Waiting, Met::Success);
                     let connection = self.connection(conn);
                     connection.short = None;
                     connection.paid = connection.paid.saturating_sub(1);
                 }
                 Admission::Held => {}
                 Admission::Short(recv, bytes) => {
+                    mark(Mark::NoBuffer);
                     let now = self.now;
                     let connection = self.connection(conn);
                     connection.waiting.push_front(recv);
@@ -154,6 +160,8 @@ impl<F: Fabric> Shard<F> {
                     return Turn::Served;
                 }
                 Admission::Broken(recv) => {
+                    mark(Mark::Broken);
+                    met(At::Waiting, Met::Failure);
                     self.violation(conn, Some(recv), "malformed_command");
                     return Turn::Empty;
                 }
@@ -205,6 +213,7 @@ impl<F: Fabric> Shard<F> {
                     _ => None,
                 };
                 let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
+                    mark(Mark::NoBufferToMake);
                     if let Some(table) = table {
                         self.pool.put(table);
                     }
@@ -242,6 +251,7 @@ impl<F: Fabric> Shard<F> {
         let residual = offered.residual(direction, wanted.into());
         if direction == Some(Direction::Out) && room < wanted {
             // Part of the data must not be written as if it were the whole.
+            mark(Mark::TooLittle);
             let mut request = Request::new(conn, recv, header, Job::Reply);
             request.residual = residual;
             let tag = self.begin(request);
@@ -252,7 +262,10 @@ impl<F: Fabric> Shard<F> {
         let bufs = match self.take_bufs(conn, mapping, &offered, &job, direction, wanted) {
             Ok(bufs) => bufs,
             Err(Lack::Bufs(bytes)) => return Admission::Short(recv, bytes),
-            Err(Lack::Unit) => return Admission::Excluded(recv),
+            Err(Lack::Unit) => {
+                mark(Mark::Excluded);
+                return Admission::Excluded(recv);
+            }
         };
         let mut request = Request::new(conn, recv, header, job);
         request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());
@@ -372,6 +385,7 @@ impl<F: Fabric> Shard<F> {
             Ok(cmd) => cmd,
             Err(CmdError::Malformed(_)) => return None,
             Err(CmdError::Invalid(bad)) => {
+                mark(Mark::Refused);
                 let header = Header {
                     tag: bad.tag,
                     sol_not: bad.sol_not,
@@ -389,6 +403,7 @@ impl<F: Fabric> Shard<F> {
                 if !attention::bypasses_attention(cmd.cdb[0])
                     && let Some(sense) = next_attention(connection, lun)
                 {
+                    mark(Mark::Attention);
                     return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
                 }
                 let unit = self.luns.mapping(mapping);
@@ -413,6 +428,7 @@ impl<F: Fabric> Shard<F> {
             scsi::Direction::Out => Some(Direction::Out),
         };
         let Some(offered) = offer(&cmd, direction) else {
+            mark(Mark::Refused);
             return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
         };
         let allocation = decoded.bytes;

@@ -12,6 +12,7 @@ use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError, ScsiEnd, S
 use reactor::{Batch, Instant, Slab, Tag};
 
 use super::limiter::Limiter;
+use super::mark::{Mark, mark};
 use super::message::{IoCounts, Report, Token};
 use super::meter::{Histogram, Meter, OpKind};
 use crate::scsi::Identity;
@@ -265,6 +266,7 @@ impl Luns {
         }
         let mapping = self.mappings.get_mut(tag).expect("mapped");
         if mapping.uses > 0 {
+            mark(Mark::UnmapWaits);
             mapping.leaving.push(token);
             return false;
         }

@@ -6,6 +6,7 @@ mod execute;
 pub mod limiter;
 mod login;
 pub mod lun;
+pub mod mark;
 pub mod message;
 pub mod meter;
 pub mod nexus;

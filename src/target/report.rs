@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use transport::{CloseReason, Fabric};
 
 use super::lun::Device;
+use super::mark::{Met, met};
 use super::message::{
     Action, ActionError, Answer, AttentionAt, CoreMessage, Message, Report, Token,
 };
@@ -94,6 +95,7 @@ impl<F: Fabric> Shard<F> {
                 }
             }
             Action::UnmapLun { target, lun } => {
+                self.meet_unmap(lun);
                 let index = self.luns.target_index(&target);
                 if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
                     self.release_unmapped(mapping);
@@ -169,6 +171,14 @@ impl<F: Fabric> Shard<F> {
             registry.on_attention(&at, attention.bit(), None);
         }
         debug_assert!(self.out.core() != REGISTRY_CORE || self.registry.is_some());
+    }
+
+    /// A LUN is taken away from the commands that use it.
+    fn meet_unmap(&self, lun: u16) {
+        if cfg!(debug_assertions) {
+            let users = self.requests.iter().filter(|(_, request)| request.lun == Some(lun));
+            users.for_each(|(_, request)| met(request.phase, Met::Unmap));
+        }
     }
 
     fn leave_where(&mut self, chosen: impl Fn(&super::connection::Connection) -> bool) {

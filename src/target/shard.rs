@@ -20,6 +20,7 @@ use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
 use super::connection::{Connection, State};
 use super::lun::Luns;
+use super::mark::{Mark, mark};
 use super::message::{Answer, Message, Report, Token};
 use super::nexus::{REGISTRY_CORE, Registry};
 use super::outbox::Outbox;
@@ -168,6 +169,7 @@ impl<F: Fabric> Shard<F> {
 
     /// What arrives while a channel ends: answers to our own requests are fine, the rest is void.
     fn on_received_late(&mut self, conn: ConnId, recv: Recv) {
+        mark(Mark::ReceivedLate);
         self.fabric.repost(conn, recv);
     }
 

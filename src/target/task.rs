@@ -10,6 +10,7 @@ use transport::srp::{Cmd, Rsp, SolNot, Tmf, TskMgmt, response_code};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::State;
+use super::mark::{At, Mark, Met, mark, met};
 use super::message::{AbortScope, AttentionAt, ChannelAt, CoreMessage};
 use super::nexus::REGISTRY_CORE;
 use super::request::{Header, Phase, Request};
@@ -160,6 +161,9 @@ impl<F: Fabric> Shard<F> {
                 unit: request.mapping.map(|mapping| luns.mapping(mapping).lu.id),
                 tag: request.tag,
             };
+            if subject.is_in(scope) {
+                met(request.phase, Met::Abort);
+            }
             if request.phase != Phase::Replying && subject.is_in(scope) {
                 request.aborts |= 1 << number;
                 abort.left += 1;
@@ -190,6 +194,8 @@ impl<F: Fabric> Shard<F> {
                 Subject { channel: ChannelAt { core, conn }, session, lun, unit, tag }.is_in(scope)
             });
             if hit {
+                mark(Mark::AbortedWaiting);
+                met(At::Waiting, Met::Abort);
                 self.fabric.repost(conn, recv);
                 connection.owed += 1;
                 connection.short = None;
@@ -248,6 +254,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Answers a function that is not carried out.
     fn answer_function(&mut self, conn: ConnId, recv: Recv, request: &TskMgmt, code: u8) {
+        mark(Mark::FunctionRefused);
         let header =
             Header { tag: request.tag, sol_not: request.sol_not, lun: None, mapping: None };
         self.send_response(conn, recv, header, code);
@@ -280,6 +287,7 @@ impl<F: Fabric> Shard<F> {
             if function.conn == conn
                 && let Some(recv) = function.recv.take()
             {
+                mark(Mark::FunctionDropped);
                 self.fabric.repost(conn, recv);
             }
         }
