@@ -25,7 +25,7 @@ use crate::sleep::Woken;
 use crate::stats::CoreStats;
 use crate::sys::affinity::{self, AffinityError};
 use crate::sys::tsc::Tsc;
-use crate::{Batch, Clock, Progress, Service};
+use crate::{Batch, Clock, Instant, Progress, Service};
 
 /// What a core does when there is nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,7 +248,9 @@ pub fn run_loop<C: Clock, S: Service>(
         let may_sleep = now.ns_since(active) >= spin.now_ns && messages.is_empty();
         if may_sleep && !service.stopped() && service.arm() {
             let asleep = || stats.asleep.store(true, Ordering::Relaxed);
-            let Some(woken) = inbox.sleep(config.sleep_max, asleep) else { continue };
+            let left = |due: Instant| Duration::from_nanos(due.ns_since(now));
+            let longest = service.deadline().map_or(config.sleep_max, left).min(config.sleep_max);
+            let Some(woken) = inbox.sleep(longest, asleep) else { continue };
             stats.asleep.store(false, Ordering::Relaxed);
             stats.sleeps.add(1);
             let end = clock.now();

@@ -13,13 +13,17 @@ here=$(cd "$(dirname "$0")" && pwd)
 bin=$1
 mkdir --parents "$2"
 results=$(realpath "$2")
-rm --recursive --force "$results"/{target,initiator}*
+rm --recursive --force "$results"/{target,initiator}-*
 truncate --size=64M "$results/lun.img"
 cable=$(mktemp --directory)
 machines=()
 trap '[ ${#machines[@]} = 0 ] || kill "${machines[@]}" 2>/dev/null || true; wait; rm --recursive --force "$cable" "$results/lun.img"' EXIT
 
-fail() { echo "link.sh: $*" >&2; exit 1; }
+fail() {
+    echo "link.sh: $*" >&2
+    tail --lines=5 "$results"/*.err >&2
+    exit 1
+}
 until_there() { # SECONDS FILE PID: the guest says so by making the file
     local tries=$(($1 * 10))
     until [ -e "$2" ]; do
@@ -33,7 +37,7 @@ machine() { # RESULTS-NAME ME PEER SCRIPT [argument]...
     shift 3
     [ "$me" != target ] || disk=(--disk "$results/lun.img")
     "$here/run.sh" --limit 900 --memory 1024 --results "$results/$name" --link "$cable:$me:$peer" \
-        --share "bin=$bin" "${disk[@]}" --script "$here/in/$1" "${@:2}" &
+        --share "bin=$bin" "${disk[@]}" --script "$here/in/$1" "${@:2}" 2>"$results/$name.err" &
     pid=$!
     machines+=("$pid")
 }

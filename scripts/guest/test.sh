@@ -53,6 +53,7 @@ guest() { # SCRIPT [argument]...
     local own=()
     case $suite in
         multipath) own=(--udev) ;;
+        # The host's other work would decide the ratios.
         compare) own=(--icount) ;;
     esac
     scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${own[@]}" \

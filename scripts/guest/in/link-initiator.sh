@@ -8,7 +8,8 @@ GUID=00000000deadbeef
 rxe_up || fail "soft-RoCE"
 initiator_up || fail "ib_srp"
 until_true 20 ping -c 1 -W 1 $TARGET_ADDRESS >/dev/null || fail "no cable"
-srp_login $GUID && wait_disks 1 || fail "login"
+# Both ends try that often before they give a connection up; soft-RoCE takes 7, the default, for ever.
+srp_login $GUID tl_retry_count=3 && wait_disks 1 || fail "login"
 wait_for_target || fail "recovery parameters"
 disk=$(srp_disk 0)
 completed() { awk '{ print $1 + $5 }' "/sys/block/$disk/stat"; }

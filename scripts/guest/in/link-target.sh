@@ -17,7 +17,7 @@ until_true 600 alone || fail "the host says nothing"
 sessions() { rpc srpt_get_sessions | jq '.result | length'; }
 gone() { [ "$(sessions)" = 0 ]; }
 started=$(uptime_s)
-until_true 120 gone || { rpc srpt_get_sessions; fail "the session stays"; }
+until_true 60 gone || { rpc srpt_get_sessions; fail "the session stays"; }
 say "the session of a dead initiator ended $(echo "$(uptime_s) - $started" | bc) s after its machine"
 home() {
     [ "$(queue_pairs)" = "$pairs" ] &&
