@@ -95,8 +95,8 @@ pub struct RdmaFabric {
 
 impl RdmaFabric {
     /// An empty fabric and its door for the [`super::Listener`]. `memory` is that of the core's
-    /// pool; it is registered with a device at the first login over it. The core sleeps on the event
-    /// counter `wake` and the descriptors in `wakes`. Needs no RDMA on this machine.
+    /// pool; it is registered with a device at the first login over it. The core sleeps on the
+    /// event counter `wake` and the descriptors in `wakes`. Needs no RDMA on this machine.
     pub fn new(
         options: FabricOptions,
         memory: &Arc<Memory>,
