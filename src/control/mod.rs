@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bdev::Bdev;
 use bdev::registry::{BdevError, Registry};
+use bdev::uring::Change;
 use reactor::stats::CoreStats;
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 
 use crate::logs::Logs;
 use crate::target::message::{Action, Report};
+use crate::target::nexus::REGISTRY_CORE;
 
 mod agents;
 pub mod cores;
@@ -31,6 +33,7 @@ mod options;
 pub mod ports;
 mod refused;
 mod targets;
+mod watch;
 
 pub use agents::{AgentPort, Agents};
 pub use cores::{Cores, Mailboxes};
@@ -39,6 +42,7 @@ pub use luns::{MapRequest, Mapping, Overrides, Unit};
 pub use options::Options;
 pub use refused::{Refused, strerror};
 pub use targets::{Target, TargetRequest};
+pub use watch::{WATCH_INTERVAL, Watch};
 
 /// What [`Control`] is made of.
 pub struct Parts {
@@ -186,6 +190,34 @@ impl Control {
         Ok(())
     }
 
+    /// Brings what became of a bdev's medium to the cores and their sessions, for it and for the
+    /// bdevs over it.
+    pub fn medium_changed(&mut self, bdev: &str, change: &Change) -> Result<(), Refused> {
+        // It may have been deleted since it was looked at.
+        let Ok(bdev) = self.bdev(bdev) else { return Ok(()) };
+        let name = bdev.name();
+        let (ready, resized) = match change {
+            Change::Resized => {
+                let blocks = bdev.geometry().blocks;
+                tracing::info!("bdev {name}: has {blocks} blocks now");
+                return self.capacity_changed(name);
+            }
+            Change::Lost(why) => {
+                tracing::warn!("bdev {name}: not ready: {why}");
+                (false, false)
+            }
+            Change::Returned { resized } => {
+                tracing::info!("bdev {name}: ready again");
+                (true, *resized)
+            }
+        };
+        let over = self.bdevs.names_over(name);
+        for bdev in std::iter::once(name.to_owned()).chain(over) {
+            self.all(&Action::MediumChanged { bdev, ready })?;
+        }
+        if resized { self.capacity_changed(name) } else { Ok(()) }
+    }
+
     /// Lets the pending operations of an error bdev go on. Every core has seen it when this
     /// returns: the question wakes those that sleep.
     pub fn resume_pending(&mut self, bdev: &str) -> Result<(), Refused> {
@@ -202,7 +234,10 @@ impl Control {
         if !known {
             return Err(Refused::missing(format!("session {session}")));
         }
-        self.all(&Action::Disconnect { session }).map(drop)
+        let disconnect = Action::Disconnect { session };
+        let registry = self.cores.ask(&[REGISTRY_CORE], &disconnect).remove(0);
+        registry.map_err(|error| refusal(&error))?;
+        self.all(&disconnect).map(drop)
     }
 
     fn all(&mut self, action: &Action) -> Result<Vec<Report>, Refused> {

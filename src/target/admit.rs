@@ -9,6 +9,7 @@ use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
+use super::pass::pass_plan;
 use super::request::{
     Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source,
 };
@@ -174,7 +175,8 @@ impl<F: Fabric> Shard<F> {
             Planned::Run { job, direction, bytes } => {
                 let limited = |tag| self.luns.mapping(tag).limited;
                 let recv = if plan.header.mapping.is_some_and(limited) {
-                    match self.charge(conn, recv, &plan.header, &job) {
+                    let moved = direction.map(|direction| (direction, bytes));
+                    match self.charge(conn, recv, &plan.header, &job, moved) {
                         Some(recv) => recv,
                         None => return Admission::Held,
                     }
@@ -289,7 +291,7 @@ impl<F: Fabric> Shard<F> {
         }
         let (scratch_bytes, exclusive) = match job {
             Job::Steps(steps) => (steps.scratch_bytes(IO_BYTES_MAX), steps.is_atomic()),
-            Job::Io(_) | Job::Reply => (0, false),
+            Job::Io(_) | Job::Pass | Job::Reply => (0, false),
         };
         let table_bytes = match offered.source {
             Source::ExternalTable(seg) => seg.len as usize,
@@ -390,7 +392,13 @@ impl<F: Fabric> Shard<F> {
                 {
                     return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
                 }
-                decode(cmd.cdb, &view(self.luns.mapping(mapping), connection))
+                let unit = self.luns.mapping(mapping);
+                if unit.passes
+                    && let Some(plan) = pass_plan(connection, unit, &cmd, header)
+                {
+                    return Some(plan);
+                }
+                decode(cmd.cdb, &view(unit, connection))
             }
             _ => decode_absent(cmd.cdb, number.unwrap_or(u16::MAX)),
         };
@@ -506,6 +514,7 @@ fn view<'a>(mapping: &'a super::lun::Mapping, connection: &Connection) -> LuView
         geometry: mapping.geometry,
         identity: &mapping.lu.identity,
         read_only: mapping.read_only,
+        ready: mapping.ready,
         relative_port: connection.nexus.as_ref().map_or(1, |nexus| nexus.target.relative_port),
         io_bytes_max: IO_BYTES_MAX,
     }
@@ -526,7 +535,7 @@ fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
 /// The data of a command in the direction of its CDB. `None`: descriptors that can't be used:
 /// data in the other direction as well, too many segments, or a table shorter than it promises.
 #[inline]
-fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
+pub(super) fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
     let (side, desc) = match (cmd.data_in.is_none(), cmd.data_out.is_none()) {
         (true, true) => return Some(Offered::NONE),
         (false, true) => (Direction::In, cmd.data_in),

@@ -130,7 +130,8 @@ impl<F: Fabric> Shard<F> {
             target = connection.peer.target,
             "login"
         );
-        if self.stopping {
+        let ended = connection.nexus.as_ref().is_some_and(|nexus| nexus.has_ended());
+        if self.stopping || ended {
             self.leave(conn);
         }
     }

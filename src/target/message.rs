@@ -56,13 +56,22 @@ pub enum Action {
         /// Device name.
         bdev: String,
     },
+    /// A device's medium is gone or back: look again, and raise unit attention 28/00 once per
+    /// session when it is back.
+    MediumChanged {
+        /// Device name.
+        bdev: String,
+        /// It is back.
+        ready: bool,
+    },
     /// Closes this core's channel of a bdev that no LUN uses any more. The answer is a report of
     /// what the channel did: [`Report::bdevs`] and [`Report::histogram`].
     CloseBdev {
         /// The device.
         bdev: Arc<dyn Bdev>,
     },
-    /// Ends a session's channels on this core (SRP_T_LOGOUT, then disconnect).
+    /// Ends a session's channels on this core (SRP_T_LOGOUT, then disconnect). The registry's core
+    /// is asked first: a channel whose login is granted but has not arrived ends when it does.
     Disconnect {
         /// Session number, as reports show it.
         session: u64,

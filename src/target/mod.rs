@@ -10,6 +10,7 @@ pub mod message;
 pub mod meter;
 pub mod nexus;
 pub mod outbox;
+mod pass;
 mod report;
 mod request;
 pub mod shard;

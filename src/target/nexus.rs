@@ -7,7 +7,7 @@
 //! channel: rejected logins leave nothing behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use transport::srp::{OtherChannels, RejectReason};
 
@@ -30,12 +30,19 @@ pub struct Nexus {
     /// Initiator port identifier.
     pub initiator_port_id: PortId,
     attentions: Box<[AtomicU8]>,
+    /// An operator ends the session: channels that come to it leave at once.
+    ended: AtomicBool,
 }
 
 impl Nexus {
     fn new(id: u64, target: Arc<TargetSpec>, initiator_port_id: PortId) -> Nexus {
         let attentions = (0..=LUN_MAX).map(|_| AtomicU8::new(Attention::PowerOn.bit())).collect();
-        Nexus { id, target, initiator_port_id, attentions }
+        Nexus { id, target, initiator_port_id, attentions, ended: AtomicBool::new(false) }
+    }
+
+    /// True once an operator ends the session.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Unit attentions pending at a LUN: bits of [`attention`].
@@ -103,7 +110,7 @@ impl Registry {
             return grant(&ask, nexus, others, out);
         };
         if ask.multichannel {
-            if ending.contains(&session.nexus.id) {
+            if ending.contains(&session.nexus.id) || session.nexus.has_ended() {
                 return refuse(RejectReason::UnableToAssociate, out);
             }
             if session.channels.len() >= CHANNELS_PER_SESSION_MAX {
@@ -121,16 +128,15 @@ impl Registry {
         self.takeovers.push(Takeover { ask, old });
     }
 
-    /// A channel ended, in a session or while its login waited.
-    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) {
+    /// A channel ended, in a session or while its login waited. Answers the session's number if
+    /// the session has ended with it.
+    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) -> Option<u64> {
         self.takeovers.retain(|takeover| takeover.ask.channel != channel);
-        let Some(at) = self.sessions.iter().position(|s| s.channels.contains(&channel)) else {
-            return;
-        };
+        let at = self.sessions.iter().position(|s| s.channels.contains(&channel))?;
         let session = &mut self.sessions[at];
         session.channels.retain(|other| *other != channel);
         if !session.channels.is_empty() {
-            return;
+            return None;
         }
         let ended = self.sessions.swap_remove(at).nexus.id;
         let ready: Vec<_> = self.takeovers.extract_if(.., |t| t.old == ended).collect();
@@ -145,6 +151,14 @@ impl Registry {
                 let (conn, reason) = (ask.channel.conn, RejectReason::UnableToAssociate);
                 out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
             }
+        }
+        Some(ended)
+    }
+
+    /// A session is to end: no channel joins it any more.
+    pub fn end(&mut self, session: u64) {
+        if let Some(session) = self.sessions.iter().find(|s| s.nexus.id == session) {
+            session.nexus.ended.store(true, Ordering::Release);
         }
     }
 

@@ -61,7 +61,9 @@ impl<F: Fabric> Shard<F> {
             }
             CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
-                registry.on_channel_gone(channel, &mut self.out);
+                if let Some(session) = registry.on_channel_gone(channel, &mut self.out) {
+                    self.luns.release_reservations(session);
+                }
             }
             CoreMessage::Attention { at, bits, except } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
@@ -109,6 +111,13 @@ impl<F: Fabric> Shard<F> {
                 let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
                 self.raise(at, Attention::CapacityChanged);
             }
+            Action::MediumChanged { bdev, ready } => {
+                self.luns.refresh(&bdev);
+                if ready {
+                    let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
+                    self.raise(at, Attention::MediumChanged);
+                }
+            }
             Action::CloseBdev { bdev } => {
                 let report = self.luns.close(bdev.name());
                 return self.answer_with(token, report);
@@ -122,6 +131,9 @@ impl<F: Fabric> Shard<F> {
                 return self.answer_with(token, Report { histogram, ..Report::default() });
             }
             Action::Disconnect { session } => {
+                if let Some(registry) = &mut self.registry {
+                    registry.end(session);
+                }
                 self.leave_where(|connection| connection.session() == Some(session));
             }
             Action::SetIuSizes { iu_bytes_max, rsp_bytes_max } => {
