@@ -7,6 +7,7 @@
 pub mod batch;
 pub mod core;
 pub mod cpumask;
+pub mod lines;
 pub mod mailbox;
 pub mod pool;
 mod queues;
@@ -19,6 +20,7 @@ pub mod time;
 
 pub use batch::Batch;
 pub use cpumask::CoreSet;
+pub use lines::Lines;
 pub use pool::{Buf, Pool};
 pub use slab::{Slab, Tag};
 pub use time::{Clock, Instant};

@@ -33,10 +33,10 @@ pub struct LogicalUnit {
     pub identity: Identity,
     /// A command that must not be interrupted (COMPARE AND WRITE) is under way, on any core.
     exclusive: AtomicBool,
-    /// Rate limits of the device.
-    pub limiter: Arc<Limiter>,
     /// The session that has reserved the unit, or [`NOBODY`].
     reserved_by: AtomicU64,
+    /// Rate limits of the device.
+    pub limiter: Arc<Limiter>,
 }
 
 /// No session: their numbers begin with 1.
@@ -45,8 +45,14 @@ const NOBODY: u64 = 0;
 impl LogicalUnit {
     /// A logical unit for a device.
     pub fn new(id: u32, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
-        let (exclusive, reserved_by) = (AtomicBool::new(false), AtomicU64::new(NOBODY));
-        LogicalUnit { id, bdev, identity, exclusive, reserved_by, limiter: Arc::default() }
+        LogicalUnit {
+            id,
+            bdev,
+            identity,
+            exclusive: AtomicBool::new(false),
+            reserved_by: AtomicU64::new(NOBODY),
+            limiter: Arc::default(),
+        }
     }
 
     /// Begins an uninterrupted command; false while another one is under way.
@@ -107,10 +113,10 @@ pub struct Mapping {
     pub lun: u16,
     /// Writes are refused.
     pub read_only: bool,
-    /// Commands are charged to the limits of the unit.
-    pub limited: bool,
     /// Commands go to the device as they are.
     pub passes: bool,
+    /// Commands are charged to the limits of the unit.
+    pub limited: bool,
     /// Size and abilities of the device.
     pub geometry: Geometry,
     /// The device has its medium.
@@ -219,8 +225,8 @@ impl Luns {
         let target = self.target_index(target);
         let target = target.expect("the control plane maps only into targets that exist");
         let mapping = Mapping {
-            limited: lu.limiter.limits().is_on(),
             passes: lu.bdev.scsi().is_some(),
+            limited: lu.limiter.limits().is_on(),
             lu,
             lun,
             read_only,
@@ -446,8 +452,8 @@ impl Luns {
     }
 
     /// What a device did on this core.
-    pub fn counts(&mut self, device: usize) -> &mut IoCounts {
-        &mut self.devices[device].as_mut().expect("a mapping keeps its device open").meter.counts
+    pub fn meter(&mut self, device: usize) -> &mut Meter {
+        &mut self.devices[device].as_mut().expect("a mapping keeps its device open").meter
     }
 
     /// Open devices, for reports.

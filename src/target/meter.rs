@@ -221,8 +221,8 @@ mod tests {
 
     #[test]
     fn a_histogram_can_be_of_one_kind_of_operation() {
-        let mut meter = Meter::default();
-        meter.histogram = Some(Box::new(Histogram::new(Some(OpKind::Write))));
+        let histogram = Some(Box::new(Histogram::new(Some(OpKind::Write))));
+        let mut meter = Meter { histogram, ..Meter::default() };
         let (read, write) =
             (IoOp::Read { lba: 0, blocks: 1 }, IoOp::Write { lba: 0, blocks: 1, fua: false });
         for (op, ns) in [(read, 40), (write, 70), (write, 70)] {

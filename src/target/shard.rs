@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use bdev::{CoreContext, IoDone};
 use reactor::pool::{Buf, Pool};
-use reactor::{Batch, Instant, Progress, Service, Slab, Tag};
+use reactor::{Batch, Instant, Lines, Progress, Service, Slab, Tag};
 use transport::srp::{Opcode, Rsp};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
@@ -51,6 +51,10 @@ pub struct Shard<F: Fabric> {
     /// Commands that wait for rate limits.
     pub(super) throttle: Throttle,
     pub(super) counters: Counters,
+    /// Log lines of logins and ends.
+    pub(super) news: Lines,
+    /// Log lines of broken rules.
+    pub(super) faults: Lines,
     /// Segments of the reply being built.
     pub(super) segs: Vec<RemoteSeg>,
     /// Response being built; the longest.
@@ -85,6 +89,8 @@ impl<F: Fabric> Shard<F> {
             tasks: Tasks::new(),
             throttle: Throttle::default(),
             counters: Counters::default(),
+            news: Lines::default(),
+            faults: Lines::default(),
             segs: Vec::with_capacity(SEGMENTS_MAX),
             rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
             leaving: 0,
@@ -171,8 +177,11 @@ impl<F: Fabric> Shard<F> {
             self.fabric.repost(conn, recv);
         }
         self.counters.count(what);
-        let peer = &self.connection(conn).peer;
-        tracing::warn!(peer = peer.peer, traddr = peer.traddr, what, "protocol violation");
+        if let Some(left_out) = self.faults.take(self.now.ns()) {
+            let peer = &self.connection(conn).peer;
+            let (peer, traddr) = (&*peer.peer, &*peer.traddr);
+            tracing::warn!(peer, traddr, what, left_out, "protocol violation");
+        }
         self.close(conn, CloseReason::Protocol);
     }
 

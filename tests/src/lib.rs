@@ -3,6 +3,7 @@
 //! binaries ([`process`]), and a counting allocator ([`sys`]).
 
 pub mod gate;
+pub mod hostile;
 pub mod port;
 pub mod process;
 pub mod scripted;

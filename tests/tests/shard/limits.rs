@@ -246,7 +246,7 @@ fn grants_of_aborted_commands_go_to_others() {
     let mut load = Load::new(&other, 4, 1, false);
     let end = world.clock.now().after(Duration::from_millis(200));
     while world.clock.now() < end {
-        (0..8).for_each(|_| drop(read(&hostile)));
+        (0..8).for_each(|_| _ = read(&hostile));
         run(&mut world, &mut [&mut load], Duration::from_micros(40), 2_000);
         let reset = hostile.task(Tmf::AbortTaskSet as u8, 0, None);
         run(&mut world, &mut [&mut load], Duration::from_micros(40), 2_000);
