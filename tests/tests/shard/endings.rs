@@ -7,7 +7,7 @@ use srpt_tests::world::{Login, Options, World};
 use srpt_tgt::target::message::Action;
 use transport::CloseReason;
 use transport::initiator::{Data, Table, cdb};
-use transport::srp::{OtherChannels, Tmf, encode_table};
+use transport::srp::{Tmf, encode_table};
 
 use crate::common::{CHECK, GOOD, NO_LUN, TUR, code, gated, pattern, seg};
 
@@ -351,29 +351,4 @@ fn a_function_that_began_before_a_shutdown_ends_on_every_core() {
     world.until("the answers of both", |world| world.answered(token));
     assert!(port.closed());
     world.end();
-}
-
-#[test]
-fn a_channel_that_is_being_let_in_ends_with_its_session() {
-    let mut joined = 0;
-    for steps in 0..40 {
-        let (mut world, _gate) = gated(&Options { seed: steps, ..Options::cores(2) });
-        let port = world.ready(0, &Login::of(1), &[0]);
-        let session = world.reports()[0].channels[0].session;
-        let pending = world.connect(1, &Login::multi(1), &port.memory);
-        world.steps(steps as usize);
-        world.control(Action::Disconnect { session });
-        world.until("the end of the channel", |_| port.closed());
-        if let Ok(second) = world.finish(pending) {
-            let old = second.inner().rsp.other_channels == OtherChannels::Kept;
-            joined += u64::from(old);
-            let same = |world: &mut World| {
-                let reports = world.reports();
-                reports.iter().flat_map(|r| &r.channels).any(|c| c.session == session)
-            };
-            world.steps(2000);
-            assert!(!same(&mut world), "after {steps} steps it is still there");
-        }
-    }
-    assert!(joined > 0);
 }
