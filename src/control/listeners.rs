@@ -32,7 +32,7 @@ pub enum ListenError {
 impl From<ListenError> for Refused {
     fn from(error: ListenError) -> Self {
         match error {
-            ListenError::Address { .. } => Refused::invalid(error.to_string()),
+            ListenError::Address { .. } => Refused::parameter(error.to_string()),
             ListenError::Os { what, errno } => Refused::new(errno, what),
         }
     }

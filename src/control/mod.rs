@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use crate::logs::Logs;
 use crate::target::message::{Action, Report};
+use crate::target::nexus::REGISTRY_CORE;
 
 mod agents;
 pub mod cores;
@@ -233,7 +234,10 @@ impl Control {
         if !known {
             return Err(Refused::missing(format!("session {session}")));
         }
-        self.all(&Action::Disconnect { session }).map(drop)
+        let disconnect = Action::Disconnect { session };
+        let registry = self.cores.ask(&[REGISTRY_CORE], &disconnect).remove(0);
+        registry.map_err(|error| refusal(&error))?;
+        self.all(&disconnect).map(drop)
     }
 
     fn all(&mut self, action: &Action) -> Result<Vec<Report>, Refused> {

@@ -11,12 +11,19 @@ pub struct Refused {
     pub errno: Errno,
     /// What was refused and why, in words.
     pub what: String,
+    /// It is the value of a parameter, which the words name first.
+    pub parameter: bool,
 }
 
 impl Refused {
     /// A refusal with an error number and words.
     pub fn new(errno: Errno, what: impl Into<String>) -> Self {
-        Refused { errno, what: what.into() }
+        Refused { errno, what: what.into(), parameter: false }
+    }
+
+    /// A parameter has a value that only its user could see to be wrong.
+    pub fn parameter(what: impl Into<String>) -> Self {
+        Refused { parameter: true, ..Refused::invalid(what) }
     }
 
     /// Something that was named does not exist (ENODEV, as SPDK answers).

@@ -50,6 +50,9 @@ impl RpcError {
 
 impl From<Refused> for RpcError {
     fn from(refused: Refused) -> Self {
+        if refused.parameter {
+            return RpcError::invalid_params(refused.what);
+        }
         RpcError { code: -refused.errno.raw_os_error(), message: refused.to_string() }
     }
 }

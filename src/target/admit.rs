@@ -183,7 +183,8 @@ impl<F: Fabric> Shard<F> {
             Planned::Run { job, direction, bytes } => {
                 let limited = |tag| self.luns.mapping(tag).limited;
                 let recv = if plan.header.mapping.is_some_and(limited) {
-                    match self.charge(conn, recv, &plan.header, &job) {
+                    let moved = direction.map(|direction| (direction, bytes));
+                    match self.charge(conn, recv, &plan.header, &job, moved) {
                         Some(recv) => recv,
                         None => return Admission::Held,
                     }

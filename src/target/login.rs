@@ -137,7 +137,9 @@ impl<F: Fabric> Shard<F> {
                 "login"
             );
         }
-        if self.stopping {
+        let nexus = self.connection(conn).nexus.as_ref();
+        let ended = nexus.is_some_and(|nexus| nexus.has_ended());
+        if self.stopping || ended {
             self.leave(conn);
         }
     }

@@ -70,7 +70,8 @@ pub enum Action {
         /// The device.
         bdev: Arc<dyn Bdev>,
     },
-    /// Ends a session's channels on this core (SRP_T_LOGOUT, then disconnect).
+    /// Ends a session's channels on this core (SRP_T_LOGOUT, then disconnect). The registry's core
+    /// is asked first: a channel whose login is granted but has not arrived ends when it does.
     Disconnect {
         /// Session number, as reports show it.
         session: u64,

@@ -7,7 +7,7 @@
 //! channel: rejected logins leave nothing behind.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use transport::srp::{OtherChannels, RejectReason};
 
@@ -31,12 +31,19 @@ pub struct Nexus {
     /// Initiator port identifier.
     pub initiator_port_id: PortId,
     attentions: Box<[AtomicU8]>,
+    /// An operator ends the session: channels that come to it leave at once.
+    ended: AtomicBool,
 }
 
 impl Nexus {
     fn new(id: u64, target: Arc<TargetSpec>, initiator_port_id: PortId) -> Nexus {
         let attentions = (0..=LUN_MAX).map(|_| AtomicU8::new(Attention::PowerOn.bit())).collect();
-        Nexus { id, target, initiator_port_id, attentions }
+        Nexus { id, target, initiator_port_id, attentions, ended: AtomicBool::new(false) }
+    }
+
+    /// True once an operator ends the session.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Unit attentions pending at a LUN: bits of [`attention`].
@@ -104,7 +111,7 @@ impl Registry {
             return grant(&ask, nexus, others, out);
         };
         if ask.multichannel {
-            if ending.contains(&session.nexus.id) {
+            if ending.contains(&session.nexus.id) || session.nexus.has_ended() {
                 return refuse(RejectReason::UnableToAssociate, out);
             }
             if session.channels.len() >= CHANNELS_PER_SESSION_MAX {
@@ -150,6 +157,13 @@ impl Registry {
             }
         }
         Some(ended)
+    }
+
+    /// A session is to end: no channel joins it any more.
+    pub fn end(&mut self, session: u64) {
+        if let Some(session) = self.sessions.iter().find(|s| s.nexus.id == session) {
+            session.nexus.ended.store(true, Ordering::Release);
+        }
     }
 
     /// Raises unit attentions in sessions.

@@ -133,6 +133,9 @@ impl<F: Fabric> Shard<F> {
                 return self.answer_with(token, Report { histogram, ..Report::default() });
             }
             Action::Disconnect { session } => {
+                if let Some(registry) = &mut self.registry {
+                    registry.end(session);
+                }
                 self.leave_where(|connection| connection.session() == Some(session));
             }
             Action::SetIuSizes { iu_bytes_max, rsp_bytes_max } => {

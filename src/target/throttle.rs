@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use reactor::{Instant, Tag};
-use transport::srp::Cmd;
+use transport::srp::{Cmd, Direction};
 use transport::{ConnId, Fabric, Recv};
 
 use super::limiter::{Cost, Limiter};
@@ -222,6 +222,7 @@ impl<F: Fabric> Shard<F> {
         recv: Recv,
         header: &Header,
         job: &Job,
+        moved: Option<(Direction, u32)>,
     ) -> Option<Recv> {
         let tag = header.mapping.expect("jobs have a logical unit");
         let mapping = self.luns.mapping(tag);
@@ -230,7 +231,7 @@ impl<F: Fabric> Shard<F> {
         if connection.paid > 0 {
             return Some(recv);
         }
-        let Some(cost) = cost_of(job, mapping) else { return Some(recv) };
+        let Some(cost) = cost_of(job, moved, mapping) else { return Some(recv) };
         let session = connection.session().expect("live channels have a session");
         let limiter = &mapping.lu.limiter;
         let writes = cost.writes && limiter.limits().is_split();
@@ -356,7 +357,7 @@ impl<F: Fabric> Shard<F> {
 }
 
 /// What a job takes from the limits; `None` for what neither reads nor writes blocks.
-fn cost_of(job: &Job, mapping: &Mapping) -> Option<Cost> {
+fn cost_of(job: &Job, moved: Option<(Direction, u32)>, mapping: &Mapping) -> Option<Cost> {
     use bdev::IoOp;
     let block_bytes = u64::from(mapping.geometry.block_bytes);
     match job {
@@ -366,8 +367,12 @@ fn cost_of(job: &Job, mapping: &Mapping) -> Option<Cost> {
         Job::Io(IoOp::Write { blocks, .. }) => {
             Some(Cost { writes: true, bytes: u64::from(*blocks) * block_bytes })
         }
-        // Devices that take commands as they are have no limits.
-        Job::Io(_) | Job::Reply | Job::Pass => None,
+        Job::Io(_) | Job::Reply => None,
+        // What is passed through is known by its data only.
+        Job::Pass => moved.map(|(direction, bytes)| Cost {
+            writes: direction == Direction::Out,
+            bytes: u64::from(bytes),
+        }),
         Job::Steps(steps) => {
             let (writes, bytes) = steps.moves()?;
             Some(Cost { writes, bytes })

@@ -266,7 +266,7 @@ fn errors_name_line_and_reason() {
         ),
         (
             &FILE.replace("/run/t", "run"),
-            ":17: entry 2 of subsystem srpt (srpt_add_listener): Invalid argument: traddr",
+            ":17: entry 2 of subsystem srpt (srpt_add_listener): Invalid parameters: traddr",
         ),
         (
             &FILE.replace("\"method\": \"srpt_map", "\"x\": 1, \"method\": \"srpt_map"),

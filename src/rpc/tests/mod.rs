@@ -1,5 +1,6 @@
 mod config;
 mod discovery;
+mod meters;
 mod methods;
 mod options;
 mod parameters;

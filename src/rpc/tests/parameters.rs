@@ -340,8 +340,8 @@ const WRONG: &[(&str, &str, i32, &str)] = &[
     (
         "srpt_add_listener",
         r#"{"target":"t0","trtype":"shm","traddr":"x"}"#,
-        -22,
-        "Invalid argument: traddr: not an absolute path",
+        -32602,
+        "Invalid parameters: traddr: not an absolute path",
     ),
     (
         "srpt_add_listener",
