@@ -11,6 +11,7 @@ pub mod mailbox;
 pub mod pool;
 pub mod slab;
 pub mod sleep;
+pub mod slots;
 pub mod stats;
 #[allow(unsafe_code)]
 pub mod sys;
@@ -20,6 +21,7 @@ pub use batch::Batch;
 pub use cpumask::CoreSet;
 pub use pool::{Buf, Pool};
 pub use slab::{Slab, Tag};
+pub use slots::Slots;
 pub use time::{Clock, Instant};
 
 /// What a turn found to do; an idle turn may let the core sleep.

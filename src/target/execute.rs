@@ -31,6 +31,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// The fabric has read the initiator's memory.
+    #[inline(never)]
     pub(super) fn on_fetched(&mut self, tag: Tag, buf: Buf, ok: bool) {
         let request = self.request(tag);
         let was_table = request.phase == Phase::FetchingTable;
@@ -54,7 +55,7 @@ impl<F: Fabric> Shard<F> {
         if self.collect_segs(tag) {
             self.fetch_data(tag);
         } else {
-            self.respond(tag, Outcome::check(Sense::invalid_field_in_cdb(0)), false);
+            self.respond(tag, Outcome::check(Sense::invalid_field_in_cdb(0)));
         }
     }
 
@@ -72,7 +73,7 @@ impl<F: Fabric> Shard<F> {
                 self.luns.submit(device, Io { tag, op, buf });
             }
             Job::Steps(_) => self.step(tag, IoStatus::Good),
-            Job::Reply => self.respond(tag, Outcome::GOOD, false),
+            Job::Reply => self.respond_good(tag, false),
         }
     }
 
@@ -91,8 +92,8 @@ impl<F: Fabric> Shard<F> {
         });
         let op = match steps.next(last, data, room) {
             Step::Io(op) => op,
-            Step::Done(Ok(())) => return self.respond(tag, Outcome::GOOD, false),
-            Step::Done(Err(sense)) => return self.respond(tag, Outcome::check(sense), false),
+            Step::Done(Ok(())) => return self.respond_good(tag, false),
+            Step::Done(Err(sense)) => return self.respond(tag, Outcome::check(sense)),
         };
         let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
         let buf = match op {
@@ -111,6 +112,13 @@ impl<F: Fabric> Shard<F> {
     /// A device has finished an operation.
     #[inline]
     pub(super) fn on_done(&mut self, done: IoDone) {
+        if let Err(done) = self.end_transfer(done) {
+            self.on_done_any(done);
+        }
+    }
+
+    #[inline(never)]
+    fn on_done_any(&mut self, done: IoDone) {
         let IoDone { tag, status, buf } = done;
         let request = self.requests.get_mut(tag).expect("devices return tags in flight");
         let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
@@ -124,8 +132,14 @@ impl<F: Fabric> Shard<F> {
                 if !self.goes_on(tag) {
                     return;
                 }
-                let outcome = sense_of(status, &op).map_or(Outcome::GOOD, Outcome::check);
-                self.respond(tag, outcome, status == IoStatus::GoodNoData);
+                match status {
+                    IoStatus::Good => self.respond_good(tag, false),
+                    IoStatus::GoodNoData => self.respond_good(tag, true),
+                    _ => {
+                        let sense = sense_of(status, &op);
+                        self.respond(tag, sense.map_or(Outcome::GOOD, Outcome::check));
+                    }
+                }
             }
             Job::Steps(steps) => {
                 // Operations without data leave the scratch where it is.
@@ -143,11 +157,13 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
-    /// Builds and sends the response. `no_data`: a read whose data is all zeros and nowhere.
-    pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome, no_data: bool) {
-        let good = outcome.status == ScsiStatus::Good;
-        let request = self.request(tag);
-        let moves = good && request.reads() && request.bytes > 0;
+    /// Answers GOOD, with the data of a read. `no_data`: it is all zeros and nowhere.
+    pub(super) fn respond_good(&mut self, tag: Tag, no_data: bool) {
+        let request = self.requests.get_mut(tag).expect("begun");
+        let moves = request.reads() && request.bytes > 0;
+        let buf = request.data.take();
+        // Data in the initiator's own memory is where it belongs.
+        let moves = moves && !buf.as_ref().is_some_and(Buf::is_peer);
         if moves {
             let covered = self.collect_segs(tag);
             debug_assert!(covered, "checked when the table was fetched");
@@ -155,17 +171,69 @@ impl<F: Fabric> Shard<F> {
         self.let_go(tag);
         let request = self.requests.get_mut(tag).expect("begun");
         request.phase = Phase::Replying;
-        let conn = request.conn;
-        let connection = self.connections[conn.index as usize].as_mut().expect("has requests");
+        let (conn, bytes) = (request.conn, request.bytes);
         // The receive goes back before the credit that it stands for.
-        let recv = request.recv.take().expect("held until the response");
-        self.fabric.repost(conn, recv);
-        let mut sense = [0; SENSE_BYTES_MAX];
-        let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
-        let residual = if good { request.residual } else { request.residual_of_failure() };
-        let solicited = request.sol_not.solicits(good);
+        self.fabric.repost(conn, request.recv.take().expect("held until the response"));
+        let connection = self.connections[conn.index as usize].as_mut().expect("has requests");
+        let solicited = request.sol_not.solicits(true);
         let rsp = Rsp {
             tag: request.tag,
+            req_lim_delta: connection.grant(),
+            solicited,
+            status: ScsiStatus::Good as u8,
+            residual: request.residual,
+            sense: &[],
+            response_code: None,
+        };
+        connection.commands += 1;
+        match request.direction {
+            Some(Direction::In) => connection.bytes_read += u64::from(bytes),
+            Some(Direction::Out) => connection.bytes_written += u64::from(bytes),
+            None => {}
+        }
+        let mut iu = [0; Rsp::LEN_MIN];
+        rsp.emit(&mut iu);
+        let to = &self.segs[..];
+        let data = match buf {
+            Some(buf) if !moves => {
+                if buf.is_peer() {
+                    self.fabric.give_back(buf)
+                } else {
+                    self.pool.put(buf)
+                }
+                DataIn::None { buf: None }
+            }
+            None if !moves => DataIn::None { buf: None },
+            buf if no_data => DataIn::NoData { buf, len: bytes, to },
+            Some(buf) => DataIn::Buf { buf, len: bytes, to },
+            None => unreachable!("a read that moves data has a buffer"),
+        };
+        self.fabric.reply(conn, tag, &iu, solicited, data);
+    }
+
+    /// Answers without data.
+    #[cold]
+    pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome) {
+        if outcome.status == ScsiStatus::Good {
+            return self.respond_good(tag, false);
+        }
+        self.let_go(tag);
+        let request = self.request(tag);
+        request.phase = Phase::Replying;
+        let (conn, recv) = (request.conn, request.recv.take().expect("held until the response"));
+        let (residual, name) = (request.residual_of_failure(), request.tag);
+        let solicited = request.sol_not.solicits(false);
+        if let Some(buf) = request.data.take() {
+            self.home(buf);
+        }
+        self.fabric.repost(conn, recv);
+        let connection = self.connection(conn);
+        connection.commands += 1;
+        let room = connection.ti_bytes_max as usize;
+        let mut sense = [0; SENSE_BYTES_MAX];
+        let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
+        let rsp = Rsp {
+            tag: name,
             req_lim_delta: connection.grant(),
             solicited,
             status: outcome.status as u8,
@@ -173,29 +241,10 @@ impl<F: Fabric> Shard<F> {
             sense: &sense[..sense_len],
             response_code: None,
         };
-        let room = self.rsp.len().min(connection.ti_bytes_max as usize);
-        let len = rsp.emit(&mut self.rsp[..room]);
-        connection.commands += 1;
-        if good {
-            match request.direction {
-                Some(Direction::In) => connection.bytes_read += u64::from(request.bytes),
-                Some(Direction::Out) => connection.bytes_written += u64::from(request.bytes),
-                None => {}
-            }
-        }
-        let (len_in, to) = (request.bytes, &self.segs[..]);
-        let data = match request.data.take() {
-            buf if !moves => {
-                if let Some(buf) = buf {
-                    if buf.is_peer() { self.fabric.give_back(buf) } else { self.pool.put(buf) }
-                }
-                DataIn::None { buf: None }
-            }
-            buf if no_data => DataIn::NoData { buf, len: len_in, to },
-            Some(buf) => DataIn::Buf { buf, len: len_in, to },
-            None => unreachable!("a read that moves data has a buffer"),
-        };
-        self.fabric.reply(conn, tag, &self.rsp[..len], solicited, data);
+        let mut iu = [0; Rsp::LEN_MIN + SENSE_BYTES_MAX];
+        let room = iu.len().min(room);
+        let len = rsp.emit(&mut iu[..room]);
+        self.fabric.reply(conn, tag, &iu[..len], solicited, DataIn::None { buf: None });
     }
 
     /// A response is in the initiator's hands, or lost with its channel.
@@ -208,7 +257,7 @@ impl<F: Fabric> Shard<F> {
             return self.on_own_sent(tag.generation(), ok);
         }
         let conn = self.request(tag).conn;
-        self.requests.remove(tag);
+        self.requests.free(tag);
         if !ok {
             self.close(conn, CloseReason::Link);
         }
@@ -216,6 +265,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// An information unit that belongs to no request has been sent. SRP_T_LOGOUT is the last one.
+    #[cold]
     fn on_own_sent(&mut self, index: u32, ok: bool) {
         let slot = self.connections[index as usize].as_mut();
         let connection = slot.expect("a channel is released after all its replies have ended");
@@ -249,28 +299,34 @@ impl<F: Fabric> Shard<F> {
         if std::mem::take(&mut request.exclusive) {
             self.luns.mapping(mapping).lu.leave();
         }
-        for token in self.luns.end_use(mapping) {
-            self.answer(token);
+        if self.luns.end_use(mapping) {
+            for token in self.luns.take_leaving(mapping) {
+                self.answer(token);
+            }
         }
     }
 
     /// Ends a request that nobody waits for: aborted, or its channel is gone. Its credit is owed.
+    #[cold]
     fn discard(&mut self, tag: Tag) {
         self.let_go(tag);
-        let mut request = self.requests.remove(tag).expect("begun");
-        if let Some(buf) = request.data.take() {
+        let request = self.requests.get_mut(tag).expect("begun");
+        let (conn, aborts) = (request.conn, request.aborts);
+        let (buf, recv) = (request.data.take(), request.recv.take());
+        self.requests.free(tag);
+        if let Some(buf) = buf {
             self.home(buf);
         }
-        if let Some(recv) = request.recv.take() {
-            self.fabric.repost(request.conn, recv);
-            self.connection(request.conn).owed += 1;
+        if let Some(recv) = recv {
+            self.fabric.repost(conn, recv);
+            self.connection(conn).owed += 1;
         }
-        self.settle_aborts(request.aborts);
-        self.end_request(request.conn);
+        self.settle_aborts(aborts);
+        self.end_request(conn);
     }
 
     #[inline]
-    fn end_request(&mut self, conn: ConnId) {
+    pub(super) fn end_request(&mut self, conn: ConnId) {
         let connection = self.connection(conn);
         connection.in_flight -= 1;
         if connection.in_flight == 0 && (connection.owed > 0 || connection.state != State::Live) {

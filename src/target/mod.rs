@@ -12,5 +12,6 @@ mod report;
 mod request;
 pub mod shard;
 mod task;
+mod transfer;
 
 pub use shard::Shard;

@@ -37,6 +37,24 @@ impl Counters {
 }
 
 impl IoCounts {
+    /// Accounts for one read or write of `bytes` bytes that went well in `took_ns`.
+    #[inline]
+    pub fn count_transfer(&mut self, is_read: bool, bytes: u32, took_ns: u64) {
+        let count = |moved: &mut u64, ops: &mut u64, ns: &mut u64, max: &mut u64, min: &mut u64| {
+            *min = if *max == 0 { took_ns } else { took_ns.min(*min) };
+            *max = took_ns.max(*max);
+            *moved += u64::from(bytes);
+            *ops += 1;
+            *ns += took_ns;
+        };
+        let IoCounts { bytes_read, read_ops, read_ns, read_ns_max, read_ns_min, .. } = self;
+        if is_read {
+            return count(bytes_read, read_ops, read_ns, read_ns_max, read_ns_min);
+        }
+        let IoCounts { bytes_written, write_ops, write_ns, write_ns_max, write_ns_min, .. } = self;
+        count(bytes_written, write_ops, write_ns, write_ns_max, write_ns_min);
+    }
+
     /// Accounts for one operation that took `took_ns`; of one that failed only that it did.
     #[inline]
     pub fn count(&mut self, op: &IoOp, block_bytes: u32, status: IoStatus, took_ns: u64) {
@@ -44,43 +62,28 @@ impl IoCounts {
             self.errors += 1;
             return;
         }
-        let block_bytes = u64::from(block_bytes);
-        let (bytes, ops, ns, max, min, moved) = match *op {
-            IoOp::Read { blocks, .. } => (
-                &mut self.bytes_read,
-                &mut self.read_ops,
-                &mut self.read_ns,
-                &mut self.read_ns_max,
-                &mut self.read_ns_min,
-                u64::from(blocks) * block_bytes,
-            ),
-            IoOp::Write { blocks, .. } => (
-                &mut self.bytes_written,
-                &mut self.write_ops,
-                &mut self.write_ns,
-                &mut self.write_ns_max,
-                &mut self.write_ns_min,
-                u64::from(blocks) * block_bytes,
-            ),
-            IoOp::Unmap { blocks, .. } | IoOp::WriteZeroes { blocks, .. } => (
-                &mut self.bytes_unmapped,
-                &mut self.unmap_ops,
-                &mut self.unmap_ns,
-                &mut self.unmap_ns_max,
-                &mut self.unmap_ns_min,
-                blocks * block_bytes,
-            ),
-            IoOp::Flush => return,
-        };
-        *min = if *max == 0 { took_ns } else { took_ns.min(*min) };
-        *max = took_ns.max(*max);
-        *bytes += moved;
-        *ops += 1;
-        *ns += took_ns;
+        match *op {
+            IoOp::Read { blocks, .. } => {
+                self.count_transfer(true, blocks * block_bytes, took_ns);
+            }
+            IoOp::Write { blocks, .. } => {
+                self.count_transfer(false, blocks * block_bytes, took_ns);
+            }
+            IoOp::Unmap { blocks, .. } | IoOp::WriteZeroes { blocks, .. } => {
+                let (max, min) = (&mut self.unmap_ns_max, &mut self.unmap_ns_min);
+                *min = if *max == 0 { took_ns } else { took_ns.min(*min) };
+                *max = took_ns.max(*max);
+                self.bytes_unmapped += blocks * u64::from(block_bytes);
+                self.unmap_ops += 1;
+                self.unmap_ns += took_ns;
+            }
+            IoOp::Flush => {}
+        }
     }
 }
 
 impl<F: Fabric> Shard<F> {
+    #[inline(never)]
     pub(super) fn on_message(&mut self, message: Message) {
         match message {
             Message::Control { token, action } => self.on_action(token, action),

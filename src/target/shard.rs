@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 
 use bdev::{CoreContext, IoDone};
 use reactor::pool::{Buf, Pool};
-use reactor::{Batch, Instant, Progress, Service, Slab, Tag};
-use transport::srp::{Opcode, Rsp};
+use reactor::{Batch, Instant, Progress, Service, Slots, Tag};
+use transport::srp::{DirectCmd, Opcode};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
 use super::connection::{Connection, State};
@@ -26,9 +26,9 @@ use super::outbox::Outbox;
 use super::report::Counters;
 use super::request::Request;
 use super::task::Tasks;
-use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
+use crate::limits::{Limits, SEGMENTS_MAX};
 
-/// Events and completions taken per turn: bounds the work of a turn.
+/// Events taken per turn. With the slots, which bound completions, it bounds the work of a turn.
 const BATCH: usize = 256;
 
 /// One core's target over a fabric.
@@ -38,7 +38,7 @@ pub struct Shard<F: Fabric> {
     pub(super) limits: Limits,
     pub(super) luns: Luns,
     pub(super) out: Outbox,
-    pub(super) requests: Slab<Request>,
+    pub(super) requests: Slots<Request>,
     pub(super) connections: Vec<Option<Connection>>,
     /// Channels with waiting commands, in the order in which they are served.
     pub(super) ready: VecDeque<u32>,
@@ -50,8 +50,6 @@ pub struct Shard<F: Fabric> {
     pub(super) counters: Counters,
     /// Segments of the reply being built.
     pub(super) segs: Vec<RemoteSeg>,
-    /// Response being built; the longest.
-    pub(super) rsp: Vec<u8>,
     /// Channels that are leaving: their deadlines are looked at every turn.
     pub(super) leaving: u32,
     /// DELETE TARGET answers that wait for the last channel.
@@ -71,20 +69,19 @@ impl<F: Fabric> Shard<F> {
             luns: Luns::new(context),
             registry: (out.core() == REGISTRY_CORE).then(Registry::default),
             out,
-            requests: Slab::new(limits.slots),
+            requests: Slots::new(limits.slots, Request::vacant),
             connections: (0..connections).map(|_| None).collect(),
             ready: VecDeque::with_capacity(connections),
             reserved: None,
             tasks: Tasks::new(),
             counters: Counters::default(),
             segs: Vec::with_capacity(SEGMENTS_MAX),
-            rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
             leaving: 0,
             deletes: Vec::new(),
             stopping: false,
             now: Instant::default(),
             events: Batch::new(BATCH),
-            done: Batch::new(BATCH),
+            done: Batch::new(limits.slots),
             limits,
             fabric,
         }
@@ -95,6 +92,7 @@ impl<F: Fabric> Shard<F> {
         &self.fabric
     }
 
+    #[inline]
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Received { conn, recv } => self.on_received(conn, recv),
@@ -107,6 +105,20 @@ impl<F: Fabric> Shard<F> {
 
     #[inline]
     fn on_received(&mut self, conn: ConnId, recv: Recv) {
+        let cmd = DirectCmd::parse(self.fabric.iu(conn, &recv));
+        let recv = match cmd {
+            // Nobody waits: no need to stand in a queue of one.
+            Some(cmd) if self.ready.is_empty() => match self.begin_transfer(conn, recv, &cmd, 1) {
+                Ok(()) => return,
+                Err(recv) => recv,
+            },
+            _ => recv,
+        };
+        self.on_received_any(conn, recv);
+    }
+
+    #[inline(never)]
+    fn on_received_any(&mut self, conn: ConnId, recv: Recv) {
         let opcode = Opcode::of(self.fabric.iu(conn, &recv));
         let connection = self.connection(conn);
         if connection.state != State::Live {
@@ -151,11 +163,13 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// What arrives while a channel ends: answers to our own requests are fine, the rest is void.
+    #[cold]
     fn on_received_late(&mut self, conn: ConnId, recv: Recv) {
         self.fabric.repost(conn, recv);
     }
 
     /// The peer broke the protocol: count it, say so once, and end the channel.
+    #[cold]
     pub(super) fn violation(&mut self, conn: ConnId, recv: Option<Recv>, what: &'static str) {
         if let Some(recv) = recv {
             self.fabric.repost(conn, recv);
@@ -210,7 +224,10 @@ impl<F: Fabric> Service for Shard<F> {
             self.on_event(event);
             progress = Progress::Busy;
         }
-        self.admit_ready();
+        self.reserved = None;
+        if !self.ready.is_empty() {
+            self.admit_ready();
+        }
         self.luns.flush();
         self.luns.poll(now, &mut self.done);
         if !self.done.is_empty() {
