@@ -9,8 +9,8 @@ Usage: scripts/setup.sh [--test-tools [--no-guest]]
 Installs what is missing: a C linker, e2fsprogs, python3, strace and Rust 1.95 or later. Needs root
 or sudo only when something is missing.
 
-  --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, and QEMU and debootstrap
-                 for the guest
+  --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, valgrind, and QEMU and
+                 debootstrap for the guest
   --no-guest     not QEMU and debootstrap
   --help         this text
 USAGE
@@ -67,6 +67,9 @@ have python3 || missing+=(python3)
 have strace || missing+=(strace)
 { have mkfs.ext4 && have e2fsck; } || missing+=(e2fsprogs)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+if [ "$test_tools" = yes ]; then
+    have valgrind || missing+=(valgrind)
+fi
 if [ "$test_tools" = yes ] && [ "$guest" = yes ]; then
     # What scripts/guest/build.sh and run.sh call.
     have qemu-system-x86_64 || missing+=(qemu-system-x86)

@@ -9,6 +9,7 @@ pub mod core;
 pub mod cpumask;
 pub mod mailbox;
 pub mod pool;
+mod queues;
 pub mod slab;
 pub mod sleep;
 pub mod slots;

@@ -8,12 +8,13 @@
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
-# initiator's parameters). Then: reset, multipath, perf (srpt_perf over RDMA), compare (with the
-# kernel's own target), kernel (the harness itself). A table ends the output; status 1 if one failed.
+# initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return). Then:
+# reset, multipath, perf (srpt_perf over RDMA), compare (with the kernel's own target), kernel (the
+# harness itself). A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks logins faults restart matrix)
+quick=(contract smoke disks logins faults restart matrix backends)
 full=no profile=release suites=()
 for option; do
     case $option in

@@ -9,6 +9,7 @@ use transport::srp::{Cmd, CmdError, DataDesc, DirectCmd, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
+use super::pass::pass_plan;
 use super::request::{Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Source};
 use super::shard::Shard;
 use crate::limits::{IO_BYTES_MAX, SEGMENTS_MAX};
@@ -175,7 +176,7 @@ impl<F: Fabric> Shard<F> {
             Planned::End(outcome) => {
                 let tag = self.begin(conn, recv, &plan.header, Job::Reply);
                 self.request(tag).residual = plan.offered.residual(None, 0);
-                self.respond(tag, outcome);
+                self.respond(tag, outcome, false);
                 Admission::Started
             }
             Planned::Make { content, allocation } => {
@@ -231,7 +232,7 @@ impl<F: Fabric> Shard<F> {
             // Part of the data must not be written as if it were the whole.
             let tag = self.begin(conn, recv, &header, Job::Reply);
             self.request(tag).residual = residual;
-            self.respond(tag, Outcome::check(Sense::INVALID_INFORMATION_UNIT));
+            self.respond(tag, Outcome::check(Sense::INVALID_INFORMATION_UNIT), false);
             return Admission::Started;
         }
         let mapping = header.mapping.expect("jobs have a logical unit");
@@ -276,7 +277,7 @@ impl<F: Fabric> Shard<F> {
         }
         let (scratch_bytes, exclusive) = match job {
             Job::Steps(steps) => (steps.scratch_bytes(IO_BYTES_MAX), steps.is_atomic()),
-            Job::Io(_) | Job::Reply => (0, false),
+            Job::Io(_) | Job::Pass | Job::Reply => (0, false),
         };
         let table_bytes = match offered.source {
             Source::ExternalTable(seg) => seg.len as usize,
@@ -377,7 +378,13 @@ impl<F: Fabric> Shard<F> {
                 {
                     return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
                 }
-                decode(cmd.cdb, &view(self.luns.mapping(mapping), connection))
+                let unit = self.luns.mapping(mapping);
+                if unit.passes
+                    && let Some(plan) = pass_plan(connection, unit, &cmd, header)
+                {
+                    return Some(plan);
+                }
+                decode(cmd.cdb, &view(unit, connection))
             }
             _ => decode_absent(cmd.cdb, number.unwrap_or(u16::MAX)),
         };
@@ -448,7 +455,7 @@ impl<F: Fabric> Shard<F> {
         }
         if !self.collect_segs(tag) {
             let sense = Sense::invalid_field_in_cdb(NO_CDB_BYTE);
-            return self.respond(tag, Outcome::check(sense));
+            return self.respond(tag, Outcome::check(sense), false);
         }
         let request = self.requests.get_mut(tag).expect("begun");
         request.phase = Phase::Fetching;
@@ -493,6 +500,7 @@ fn view<'a>(mapping: &'a super::lun::Mapping, connection: &Connection) -> LuView
         geometry: mapping.geometry,
         identity: &mapping.lu.identity,
         read_only: mapping.read_only,
+        ready: mapping.ready,
         relative_port: connection.nexus.as_ref().map_or(1, |nexus| nexus.target.relative_port),
         io_bytes_max: IO_BYTES_MAX,
     }
@@ -513,7 +521,7 @@ fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
 /// The data of a command in the direction of its CDB. `None`: descriptors that can't be used:
 /// data in the other direction as well, too many segments, or a table shorter than it promises.
 #[inline]
-fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
+pub(super) fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
     let (side, desc) = match (cmd.data_in.is_none(), cmd.data_out.is_none()) {
         (true, true) => return Some(Offered::NONE),
         (false, true) => (Direction::In, cmd.data_in),

@@ -20,7 +20,7 @@ impl<F: Fabric> Shard<F> {
 
     /// True when a request that has just come back goes on: nobody aborted it and its channel
     /// still answers. Otherwise it has been discarded.
-    fn goes_on(&mut self, tag: Tag) -> bool {
+    pub(super) fn goes_on(&mut self, tag: Tag) -> bool {
         let request = self.request(tag);
         let (aborted, conn) = (request.aborts != 0, request.conn);
         if !aborted && self.connection(conn).answers() {
@@ -55,7 +55,7 @@ impl<F: Fabric> Shard<F> {
         if self.collect_segs(tag) {
             self.fetch_data(tag);
         } else {
-            self.respond(tag, Outcome::check(Sense::invalid_field_in_cdb(0)));
+            self.respond(tag, Outcome::check(Sense::invalid_field_in_cdb(0)), false);
         }
     }
 
@@ -73,7 +73,8 @@ impl<F: Fabric> Shard<F> {
                 self.luns.submit(device, Io { tag, op, buf });
             }
             Job::Steps(_) => self.step(tag, IoStatus::Good),
-            Job::Reply => self.respond_good(tag, false),
+            Job::Pass => self.pass(tag),
+            Job::Reply => self.respond(tag, Outcome::GOOD, false),
         }
     }
 
@@ -92,8 +93,8 @@ impl<F: Fabric> Shard<F> {
         });
         let op = match steps.next(last, data, room) {
             Step::Io(op) => op,
-            Step::Done(Ok(())) => return self.respond_good(tag, false),
-            Step::Done(Err(sense)) => return self.respond(tag, Outcome::check(sense)),
+            Step::Done(Ok(())) => return self.respond(tag, Outcome::GOOD, false),
+            Step::Done(Err(sense)) => return self.respond(tag, Outcome::check(sense), false),
         };
         let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
         let buf = match op {
@@ -132,14 +133,8 @@ impl<F: Fabric> Shard<F> {
                 if !self.goes_on(tag) {
                     return;
                 }
-                match status {
-                    IoStatus::Good => self.respond_good(tag, false),
-                    IoStatus::GoodNoData => self.respond_good(tag, true),
-                    _ => {
-                        let sense = sense_of(status, &op);
-                        self.respond(tag, sense.map_or(Outcome::GOOD, Outcome::check));
-                    }
-                }
+                let outcome = sense_of(status, &op).map_or(Outcome::GOOD, Outcome::check);
+                self.respond(tag, outcome, status == IoStatus::GoodNoData);
             }
             Job::Steps(steps) => {
                 // Operations without data leave the scratch where it is.
@@ -153,17 +148,32 @@ impl<F: Fabric> Shard<F> {
                     self.step(tag, status);
                 }
             }
+            Job::Pass => {
+                request.data = buf;
+                self.on_passed(tag, device, took_ns);
+            }
             Job::Reply => unreachable!("nothing was submitted"),
         }
     }
 
-    /// Answers GOOD, with the data of a read. `no_data`: it is all zeros and nowhere.
-    pub(super) fn respond_good(&mut self, tag: Tag, no_data: bool) {
-        let request = self.requests.get_mut(tag).expect("begun");
+    /// Builds and sends the response. `no_data`: a read whose data is all zeros and nowhere.
+    pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome, no_data: bool) {
+        if outcome.status != ScsiStatus::Good {
+            let request = self.request(tag);
+            request.residual = request.residual_of_failure();
+            request.bytes = 0;
+        }
+        let mut sense = [0; SENSE_BYTES_MAX];
+        let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
+        self.respond_with(tag, outcome.status as u8, &sense[..sense_len], no_data);
+    }
+
+    /// As [`Shard::respond`], with residual and bytes moved as the request says.
+    #[inline]
+    pub(super) fn respond_with(&mut self, tag: Tag, status: u8, sense: &[u8], no_data: bool) {
+        let good = status == ScsiStatus::Good as u8;
+        let request = self.request(tag);
         let moves = request.reads() && request.bytes > 0;
-        let buf = request.data.take();
-        // Data in the initiator's own memory is where it belongs.
-        let moves = moves && !buf.as_ref().is_some_and(Buf::is_peer);
         if moves {
             let covered = self.collect_segs(tag);
             debug_assert!(covered, "checked when the table was fetched");
@@ -171,80 +181,42 @@ impl<F: Fabric> Shard<F> {
         self.let_go(tag);
         let request = self.requests.get_mut(tag).expect("begun");
         request.phase = Phase::Replying;
-        let (conn, bytes) = (request.conn, request.bytes);
-        // The receive goes back before the credit that it stands for.
-        self.fabric.repost(conn, request.recv.take().expect("held until the response"));
+        let conn = request.conn;
         let connection = self.connections[conn.index as usize].as_mut().expect("has requests");
-        let solicited = request.sol_not.solicits(true);
+        // The receive goes back before the credit that it stands for.
+        let recv = request.recv.take().expect("held until the response");
+        self.fabric.repost(conn, recv);
+        let solicited = request.sol_not.solicits(good);
         let rsp = Rsp {
             tag: request.tag,
             req_lim_delta: connection.grant(),
             solicited,
-            status: ScsiStatus::Good as u8,
+            status,
             residual: request.residual,
-            sense: &[],
+            sense,
             response_code: None,
         };
+        let room = self.rsp.len().min(connection.ti_bytes_max as usize);
+        let len = rsp.emit(&mut self.rsp[..room]);
         connection.commands += 1;
         match request.direction {
-            Some(Direction::In) => connection.bytes_read += u64::from(bytes),
-            Some(Direction::Out) => connection.bytes_written += u64::from(bytes),
+            Some(Direction::In) => connection.bytes_read += u64::from(request.bytes),
+            Some(Direction::Out) => connection.bytes_written += u64::from(request.bytes),
             None => {}
         }
-        let mut iu = [0; Rsp::LEN_MIN];
-        rsp.emit(&mut iu);
-        let to = &self.segs[..];
-        let data = match buf {
-            Some(buf) if !moves => {
-                if buf.is_peer() {
-                    self.fabric.give_back(buf)
-                } else {
-                    self.pool.put(buf)
+        let (len_in, to) = (request.bytes, &self.segs[..]);
+        let data = match request.data.take() {
+            buf if !moves => {
+                if let Some(buf) = buf {
+                    if buf.is_peer() { self.fabric.give_back(buf) } else { self.pool.put(buf) }
                 }
                 DataIn::None { buf: None }
             }
-            None if !moves => DataIn::None { buf: None },
-            buf if no_data => DataIn::NoData { buf, len: bytes, to },
-            Some(buf) => DataIn::Buf { buf, len: bytes, to },
+            buf if no_data => DataIn::NoData { buf, len: len_in, to },
+            Some(buf) => DataIn::Buf { buf, len: len_in, to },
             None => unreachable!("a read that moves data has a buffer"),
         };
-        self.fabric.reply(conn, tag, &iu, solicited, data);
-    }
-
-    /// Answers without data.
-    #[cold]
-    pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome) {
-        if outcome.status == ScsiStatus::Good {
-            return self.respond_good(tag, false);
-        }
-        self.let_go(tag);
-        let request = self.request(tag);
-        request.phase = Phase::Replying;
-        let (conn, recv) = (request.conn, request.recv.take().expect("held until the response"));
-        let (residual, name) = (request.residual_of_failure(), request.tag);
-        let solicited = request.sol_not.solicits(false);
-        if let Some(buf) = request.data.take() {
-            self.home(buf);
-        }
-        self.fabric.repost(conn, recv);
-        let connection = self.connection(conn);
-        connection.commands += 1;
-        let room = connection.ti_bytes_max as usize;
-        let mut sense = [0; SENSE_BYTES_MAX];
-        let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
-        let rsp = Rsp {
-            tag: name,
-            req_lim_delta: connection.grant(),
-            solicited,
-            status: outcome.status as u8,
-            residual,
-            sense: &sense[..sense_len],
-            response_code: None,
-        };
-        let mut iu = [0; Rsp::LEN_MIN + SENSE_BYTES_MAX];
-        let room = iu.len().min(room);
-        let len = rsp.emit(&mut iu[..room]);
-        self.fabric.reply(conn, tag, &iu[..len], solicited, DataIn::None { buf: None });
+        self.fabric.reply(conn, tag, &self.rsp[..len], solicited, data);
     }
 
     /// A response is in the initiator's hands, or lost with its channel.

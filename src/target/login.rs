@@ -254,6 +254,9 @@ impl<F: Fabric> Shard<F> {
         let channel = ChannelAt { core: self.out.core(), conn };
         self.out.send(REGISTRY_CORE, CoreMessage::ChannelGone { channel });
         self.check_deletes();
+        if !self.shutdowns.is_empty() {
+            self.check_shutdowns();
+        }
     }
 
     /// Answers those who wait for the last channel of a target.

@@ -55,6 +55,14 @@ pub enum Action {
         /// Device name.
         bdev: String,
     },
+    /// A device's medium is gone or back: look again, and raise unit attention 28/00 once per
+    /// session when it is back.
+    MediumChanged {
+        /// Device name.
+        bdev: String,
+        /// It is back.
+        ready: bool,
+    },
     /// Closes this core's channel of a bdev that no LUN uses any more.
     CloseBdev {
         /// The device.
@@ -81,9 +89,12 @@ pub enum Action {
     },
     /// Asks for a [`Report`].
     Report,
-    /// Stops: no new commands, SRP_T_LOGOUT to everyone, answer what is in flight, then
-    /// [`reactor::Service::stopped`].
+    /// Stops: no new logins and commands, SRP_T_LOGOUT to everyone. Answered when nothing is left on
+    /// the core. It goes on to answer other cores until [`Action::End`].
     Shutdown,
+    /// Ends the core ([`reactor::Service::stopped`]), once every core has answered
+    /// [`Action::Shutdown`]: nobody needs it any more.
+    End,
 }
 
 /// A core's answer to an [`Action`].

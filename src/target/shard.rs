@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use bdev::{CoreContext, IoDone};
 use reactor::pool::{Buf, Pool};
 use reactor::{Batch, Instant, Progress, Service, Slots, Tag};
-use transport::srp::{DirectCmd, Opcode};
+use transport::srp::{DirectCmd, Opcode, Rsp};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
 use super::connection::{Connection, State};
@@ -26,7 +26,7 @@ use super::outbox::Outbox;
 use super::report::Counters;
 use super::request::Request;
 use super::task::Tasks;
-use crate::limits::{Limits, SEGMENTS_MAX};
+use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
 /// Events taken per turn. With the slots, which bound completions, it bounds the work of a turn.
 const BATCH: usize = 256;
@@ -50,11 +50,17 @@ pub struct Shard<F: Fabric> {
     pub(super) counters: Counters,
     /// Segments of the reply being built.
     pub(super) segs: Vec<RemoteSeg>,
+    /// Response being built; the longest.
+    pub(super) rsp: Vec<u8>,
     /// Channels that are leaving: their deadlines are looked at every turn.
     pub(super) leaving: u32,
     /// DELETE TARGET answers that wait for the last channel.
     pub(super) deletes: Vec<(Token, usize)>,
     pub(super) stopping: bool,
+    /// SHUTDOWN answers that wait until nothing is left.
+    pub(super) shutdowns: Vec<Token>,
+    /// Told to end.
+    pub(super) ended: bool,
     pub(super) now: Instant,
     events: Batch<Event>,
     done: Batch<IoDone>,
@@ -76,9 +82,12 @@ impl<F: Fabric> Shard<F> {
             tasks: Tasks::new(),
             counters: Counters::default(),
             segs: Vec::with_capacity(SEGMENTS_MAX),
+            rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
             leaving: 0,
             deletes: Vec::new(),
             stopping: false,
+            shutdowns: Vec::new(),
+            ended: false,
             now: Instant::default(),
             events: Batch::new(BATCH),
             done: Batch::new(limits.slots),
@@ -256,6 +265,6 @@ impl<F: Fabric> Service for Shard<F> {
     }
 
     fn stopped(&self) -> bool {
-        self.stopping && self.requests.is_empty() && self.connections.iter().all(Option::is_none)
+        self.ended
     }
 }

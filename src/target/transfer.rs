@@ -35,6 +35,9 @@ impl<F: Fabric> Shard<F> {
             return Err(recv);
         }
         let mapping = self.luns.mapping_mut(at);
+        if mapping.passes {
+            return Err(recv);
+        }
         let geometry = &mapping.geometry;
         let work = scsi::transfer(&cmd.cdb, geometry, mapping.read_only, IO_BYTES_MAX);
         let Some((op, bytes)) = work else { return Err(recv) };

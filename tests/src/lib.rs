@@ -5,6 +5,7 @@
 pub mod gate;
 pub mod port;
 pub mod process;
+pub mod scripted;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod world;

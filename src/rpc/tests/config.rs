@@ -73,6 +73,7 @@ fn a_file_keeps_every_option() {
     let create = json!({
         "name": "U", "filename": file, "block_size": 4096, "read_only": true, "direct": "off",
         "write_cache": false, "rotational": true, "uuid": "3b1d2a30-1111-4222-8333-444455556666",
+        "serial": "S-1", "shared": false, "sq_poll": false, "io_poll": false,
     });
     let bench = Bench::new();
     bench.ok("bdev_uring_create", &create.to_string());
@@ -82,6 +83,23 @@ fn a_file_keeps_every_option() {
         assert_eq!(&params[name], value, "{name}");
     }
     // The file is locked while a target has it.
+    drop(bench);
+    let again = Bench::new();
+    again.ok("load_config", &saved.to_string());
+    assert_eq!(again.saved(), saved);
+    drop(again);
+    let other = json!({
+        "name": "V", "filename": file, "direct": "off", "write_cache": "off", "shared": true,
+        "sq_poll": true,
+    });
+    let bench = Bench::new();
+    bench.ok("bdev_uring_create", &other.to_string());
+    let saved = bench.saved();
+    let params = &saved["subsystems"][0]["config"][0]["params"];
+    assert_eq!(
+        [&params["write_cache"], &params["shared"], &params["sq_poll"]],
+        [&json!(false), &json!(true), &json!(true)]
+    );
     drop(bench);
     let again = Bench::new();
     again.ok("load_config", &saved.to_string());

@@ -5,6 +5,7 @@ mod data;
 mod death;
 mod hostile;
 mod idle;
+mod media;
 mod refusals;
 mod rpc;
 mod sockets;

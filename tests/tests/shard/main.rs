@@ -3,10 +3,12 @@
 mod attention;
 mod commands;
 mod common;
+mod crash;
 mod credits;
 mod data;
 mod endings;
 mod login;
+mod pass;
 mod resources;
 mod soak;
 mod stacked;

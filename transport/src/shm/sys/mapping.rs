@@ -2,7 +2,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -116,6 +116,11 @@ impl Mapping {
         self.len
     }
 
+    /// Address of the first byte.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
     /// Address of a range, if all of it is inside.
     #[inline]
     pub(super) fn range(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
@@ -149,25 +154,14 @@ impl Mapping {
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) }
     }
 
+    /// An aligned word, which the other process may change at any time. Panics beyond the end.
     #[inline]
-    fn word(&self, offset: usize) -> &AtomicU64 {
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8), "word at {offset}: not aligned");
         let at = self.range(offset as u64, 8).expect("word inside the mapping");
         // SAFETY: mapped, aligned (the base is page-aligned), valid for any bits, and lives as
         // long as the mapping.
         unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) }
-    }
-
-    /// Reads an aligned word; later reads of this thread see what preceded the peer's store.
-    #[inline]
-    pub fn load(&self, offset: usize) -> u64 {
-        self.word(offset).load(Ordering::Acquire)
-    }
-
-    /// Writes an aligned word; a peer that loads it sees everything this thread wrote before.
-    #[inline]
-    pub fn store(&self, offset: usize, value: u64) {
-        self.word(offset).store(value, Ordering::Release);
     }
 }
 
@@ -202,8 +196,9 @@ impl SlotArray {
         SlotArray { base, mask: count - 1, _mapping: mapping }
     }
 
+    /// The header word, which the other process may change at any time.
     #[inline]
-    fn header(&self, number: u32) -> &AtomicU64 {
+    pub fn header(&self, number: u32) -> &AtomicU64 {
         let slot = (number & self.mask) as usize * SLOT_BYTES;
         // SAFETY: below the number of slots, all of which are mapped as long as `self`; aligned to
         // a cache line, and valid for any bits.
@@ -217,23 +212,20 @@ impl SlotArray {
         unsafe { self.base.as_ptr().add(slot + 8) }
     }
 
-    /// Reads a header; later reads of this thread see what preceded the peer's store.
-    #[inline]
-    pub fn load(&self, number: u32) -> u64 {
-        self.header(number).load(Ordering::Acquire)
-    }
-
-    /// Writes a header; a peer that loads it sees everything this thread wrote before.
-    #[inline]
-    pub fn store(&self, number: u32, header: u64) {
-        self.header(number).store(header, Ordering::Release);
-    }
-
     /// Copies all of a slot but its header: a copy of known size needs no call.
     #[inline]
     pub fn read(&self, number: u32, to: &mut [u8; INLINE_BYTES]) {
         // SAFETY: `body` is INLINE_BYTES mapped bytes; `to` is private memory.
         unsafe { std::ptr::copy_nonoverlapping(self.body(number), to.as_mut_ptr(), INLINE_BYTES) }
+    }
+
+    /// Copies a unit out from behind the header. Panics for one that is longer than
+    /// [`INLINE_BYTES`].
+    #[inline]
+    pub fn read_unit(&self, number: u32, to: &mut [u8]) {
+        assert!(to.len() <= INLINE_BYTES, "unit of {} bytes", to.len());
+        // SAFETY: `body` is INLINE_BYTES mapped bytes; `to` is private memory.
+        unsafe { std::ptr::copy_nonoverlapping(self.body(number), to.as_mut_ptr(), to.len()) }
     }
 
     /// Copies a unit behind the header. Panics for one that is longer than [`INLINE_BYTES`].
