@@ -11,6 +11,7 @@ use transport::srp::{
 use transport::{CloseReason, ConnId, DataIn, Fabric};
 
 use super::connection::{Connection, State};
+use super::mark::{At, Mark, Met, mark, met};
 use super::message::{ChannelAt, CoreMessage, LoginAsk};
 use super::nexus::{Nexus, REGISTRY_CORE};
 use super::shard::Shard;
@@ -33,7 +34,10 @@ impl<F: Fabric> Shard<F> {
         let login = match LoginReq::parse(self.fabric.login_data(conn)) {
             Ok(login) => login,
             Err(error) => {
-                tracing::warn!(peer = peer.peer, %error, "malformed login");
+                mark(Mark::LoginMalformed);
+                if let Some(left_out) = self.faults.take(self.now.ns()) {
+                    tracing::warn!(peer = peer.peer, %error, left_out, "malformed login");
+                }
                 let reason = RejectReason::UnableToEstablish;
                 return self.turn_away(conn, [0; 8], reason);
             }
@@ -96,7 +100,7 @@ impl<F: Fabric> Shard<F> {
         nexus: Arc<Nexus>,
         other_channels: OtherChannels,
     ) {
-        let Some(connection) = self.asking(conn) else { return };
+        let Some(connection) = self.asking(conn) else { return mark(Mark::GrantedLate) };
         let login = connection.login;
         let iu_bytes_max = self.limits.iu_bytes_max;
         let ti_bytes_max = self.limits.rsp_bytes_max;
@@ -124,13 +128,16 @@ impl<F: Fabric> Shard<F> {
         rsp.emit(&mut bytes);
         let receives = credits + RECEIVES_EXTRA;
         self.fabric.accept(conn, &bytes, receives, iu_bytes_max, ti_bytes_max);
-        let connection = self.connection(conn);
-        tracing::info!(
-            session = connection.session(),
-            peer = connection.peer.peer,
-            target = connection.peer.target,
-            "login"
-        );
+        if let Some(left_out) = self.news.take(self.now.ns()) {
+            let connection = self.connection(conn);
+            tracing::info!(
+                session = connection.session(),
+                peer = connection.peer.peer,
+                target = connection.peer.target,
+                left_out,
+                "login"
+            );
+        }
         if self.stopping {
             self.leave(conn);
         }
@@ -140,6 +147,7 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn on_login_refused(&mut self, conn: ConnId, reason: RejectReason) {
         let Some(connection) = self.asking(conn) else { return };
         let tag = connection.login.tag;
+        mark(Mark::LoginRefused);
         connection.state = State::Closing;
         self.turn_away(conn, tag, reason);
     }
@@ -153,6 +161,7 @@ impl<F: Fabric> Shard<F> {
     /// Ends a channel at once: the fabric returns what it holds, then says `Closed`.
     #[cold]
     pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        self.meet(conn, Met::Close);
         let connection = self.connection(conn);
         let was = std::mem::replace(&mut connection.state, State::Closing);
         match was {
@@ -175,6 +184,8 @@ impl<F: Fabric> Shard<F> {
             State::Leaving { .. } | State::Closing | State::Gone => return,
         }
         connection.state = State::Leaving { deadline, said: false };
+        mark(Mark::Leaves);
+        self.meet(conn, Met::Leave);
         self.leaving += 1;
         self.drop_waiting(conn);
         if self.connection(conn).in_flight == 0 {
@@ -191,8 +202,23 @@ impl<F: Fabric> Shard<F> {
                 && deadline <= self.now
             {
                 let conn = connection.id;
+                mark(Mark::LeaveOverdue);
                 self.close(conn, CloseReason::Local);
             }
+        }
+    }
+
+    /// Something happens to all commands of a channel.
+    fn meet(&self, conn: ConnId, what: Met) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        for (_, request) in self.requests.iter().filter(|(_, request)| request.conn == conn) {
+            met(request.phase, what);
+        }
+        let connection = self.connections[conn.index as usize].as_ref();
+        if connection.is_some_and(|connection| !connection.waiting.is_empty()) {
+            met(At::Waiting, what);
         }
     }
 
@@ -204,18 +230,22 @@ impl<F: Fabric> Shard<F> {
             // A login that was turned away before it became a channel.
             return self.fabric.release(conn);
         }
+        self.meet(conn, Met::Gone);
         let connection = self.connection(conn);
         if matches!(connection.state, State::Leaving { .. }) {
             self.leaving -= 1;
         }
-        let connection = self.connection(conn);
-        connection.state = State::Gone;
-        tracing::info!(
-            session = connection.session(),
-            peer = connection.peer.peer,
-            ?reason,
-            "channel closed"
-        );
+        self.connection(conn).state = State::Gone;
+        if let Some(left_out) = self.news.take(self.now.ns()) {
+            let connection = self.connection(conn);
+            tracing::info!(
+                session = connection.session(),
+                peer = connection.peer.peer,
+                ?reason,
+                left_out,
+                "channel closed"
+            );
+        }
         self.drop_waiting(conn);
         self.drop_functions(conn);
         if self.connection(conn).in_flight == 0 {
@@ -233,6 +263,7 @@ impl<F: Fabric> Shard<F> {
             State::Leaving { said: true, .. } => {}
             State::Leaving { deadline, said: false } => {
                 connection.state = State::Leaving { deadline, said: true };
+                mark(Mark::LogoutSaid);
                 let mut iu = [0; TLogout::LEN];
                 let solicited = connection.login.req_flags & LoginReq::FLAG_LOGOUT_SOLICITED != 0;
                 let reason = TLogout::NO_REASON;
@@ -248,7 +279,7 @@ impl<F: Fabric> Shard<F> {
     /// Nothing of a closed channel is left.
     fn release(&mut self, conn: ConnId) {
         let slot = self.connections[conn.index as usize].take();
-        assert!(slot.is_some(), "released once");
+        self.forget_lanes(slot.expect("released once").session());
         self.ready.retain(|index| *index != conn.index);
         self.fabric.release(conn);
         let channel = ChannelAt { core: self.out.core(), conn };
@@ -275,6 +306,8 @@ impl<F: Fabric> Shard<F> {
         while let Some(recv) = self.connection(conn).waiting.pop_front() {
             self.fabric.repost(conn, recv);
         }
+        self.connection(conn).paid = 0;
+        self.drop_held(conn);
     }
 
     /// Returns credits that no response will carry (SRP_CRED_REQ; SRP 16A, 6.10).
@@ -284,6 +317,7 @@ impl<F: Fabric> Shard<F> {
             return;
         }
         connection.asking = true;
+        mark(Mark::CreditsReturned);
         let req_lim_delta = std::mem::take(&mut connection.owed) as i32;
         connection.req_lim += req_lim_delta;
         let solicited = connection.login.req_flags & LoginReq::FLAG_CRED_REQ_SOLICITED != 0;
@@ -309,6 +343,7 @@ impl<F: Fabric> Shard<F> {
                 continue;
             }
             told.push(session);
+            mark(Mark::EventReported);
             connection.asking = true;
             let req_lim_delta = std::mem::take(&mut connection.owed) as i32;
             connection.req_lim += req_lim_delta;

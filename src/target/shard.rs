@@ -14,18 +14,20 @@ use std::collections::VecDeque;
 
 use bdev::{CoreContext, IoDone};
 use reactor::pool::{Buf, Pool};
-use reactor::{Batch, Instant, Progress, Service, Slots, Tag};
+use reactor::{Batch, Instant, Lines, Progress, Service, Slots, Tag};
 use transport::srp::{DirectCmd, Opcode, Rsp};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
 use super::connection::{Connection, State};
 use super::lun::Luns;
+use super::mark::{Mark, mark};
 use super::message::{Answer, Message, Report, Token};
 use super::nexus::{REGISTRY_CORE, Registry};
 use super::outbox::Outbox;
 use super::report::Counters;
 use super::request::Request;
 use super::task::Tasks;
+use super::throttle::Throttle;
 use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
 /// Events taken per turn. With the slots, which bound completions, it bounds the work of a turn.
@@ -47,7 +49,13 @@ pub struct Shard<F: Fabric> {
     /// On [`REGISTRY_CORE`] only.
     pub(super) registry: Option<Registry>,
     pub(super) tasks: Tasks,
+    /// Commands that wait for rate limits.
+    pub(super) throttle: Throttle,
     pub(super) counters: Counters,
+    /// Log lines of logins and ends.
+    pub(super) news: Lines,
+    /// Log lines of broken rules.
+    pub(super) faults: Lines,
     /// Segments of the reply being built.
     pub(super) segs: Vec<RemoteSeg>,
     /// Response being built; the longest.
@@ -80,7 +88,10 @@ impl<F: Fabric> Shard<F> {
             ready: VecDeque::with_capacity(connections),
             reserved: None,
             tasks: Tasks::new(),
+            throttle: Throttle::default(),
             counters: Counters::default(),
+            news: Lines::default(),
+            faults: Lines::default(),
             segs: Vec::with_capacity(SEGMENTS_MAX),
             rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
             leaving: 0,
@@ -174,6 +185,7 @@ impl<F: Fabric> Shard<F> {
     /// What arrives while a channel ends: answers to our own requests are fine, the rest is void.
     #[cold]
     fn on_received_late(&mut self, conn: ConnId, recv: Recv) {
+        mark(Mark::ReceivedLate);
         self.fabric.repost(conn, recv);
     }
 
@@ -184,8 +196,11 @@ impl<F: Fabric> Shard<F> {
             self.fabric.repost(conn, recv);
         }
         self.counters.count(what);
-        let peer = &self.connection(conn).peer;
-        tracing::warn!(peer = peer.peer, traddr = peer.traddr, what, "protocol violation");
+        if let Some(left_out) = self.faults.take(self.now.ns()) {
+            let peer = &self.connection(conn).peer;
+            let (peer, traddr) = (&*peer.peer, &*peer.traddr);
+            tracing::warn!(peer, traddr, what, left_out, "protocol violation");
+        }
         self.close(conn, CloseReason::Protocol);
     }
 
@@ -233,6 +248,9 @@ impl<F: Fabric> Service for Shard<F> {
             self.on_event(event);
             progress = Progress::Busy;
         }
+        if self.throttle.earliest().is_some_and(|due| due <= now) && self.release_due() {
+            progress = Progress::Busy;
+        }
         self.reserved = None;
         if !self.ready.is_empty() {
             self.admit_ready();
@@ -262,6 +280,10 @@ impl<F: Fabric> Service for Shard<F> {
             && self.out.flush()
             && self.luns.arm()
             && self.fabric.arm()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.throttle.earliest()
     }
 
     fn stopped(&self) -> bool {

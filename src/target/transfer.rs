@@ -35,7 +35,7 @@ impl<F: Fabric> Shard<F> {
             return Err(recv);
         }
         let mapping = self.luns.mapping_mut(at);
-        if mapping.passes {
+        if mapping.passes || mapping.limited {
             return Err(recv);
         }
         let geometry = &mapping.geometry;
