@@ -9,7 +9,7 @@ Usage: scripts/setup.sh [--test-tools [--no-guest]] [--bench]
 Installs what is missing: a C linker, e2fsprogs, python3, strace and Rust 1.95 or later. Needs root
 or sudo only when something is missing.
 
-  --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, fio, and QEMU and
+  --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, fio, valgrind, QEMU and
                  debootstrap for the guest
   --no-guest     not QEMU and debootstrap
   --bench        also what scripts/bench.sh needs: fio and matplotlib
@@ -70,6 +70,9 @@ have python3 || missing+=(python3)
 have strace || missing+=(strace)
 { have mkfs.ext4 && have e2fsck; } || missing+=(e2fsprogs)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+if [ "$test_tools" = yes ]; then
+    have valgrind || missing+=(valgrind)
+fi
 if [ "$test_tools" = yes ] && [ "$guest" = yes ]; then
     # What scripts/guest/build.sh and run.sh call.
     have qemu-system-x86_64 || missing+=(qemu-system-x86)

@@ -7,8 +7,8 @@ usage() {
     cat <<'USAGE'
 Usage: scripts/test.sh [--guest-full | --no-guest]
 
-Formatting, lints, licences, build, scripts, a guest with the stock kernel, and all tests. Stops at
-the first step that fails.
+Formatting, lints, licences, build, scripts, instructions per command, a guest with the stock
+kernel, and all tests. Stops at the first step that fails.
 
   --guest-full   all suites of the guest in their long forms (more than an hour), not the quick set
   --no-guest     leaves the guest out
@@ -82,6 +82,7 @@ step "scripts: python" python_syntax
 step "scripts: shell" shell_scripts
 step "build" cargo build --workspace --all-targets
 step "documentation tests" cargo test --workspace --doc --quiet
+step "instructions per command" scripts/instructions.sh
 step "fio engine" scripts/fio-verify.sh
 case "$guest" in
     quick) step "guest" scripts/guest/test.sh ;;

@@ -117,7 +117,14 @@ impl Io {
             }
             _ => None,
         };
-        assert_eq!(self.buf.as_ref().map(|buf| buf.len() as u64), bytes, "buffer of {:?}", self.op);
+        if self.buf.as_ref().map(|buf| buf.len() as u64) != bytes {
+            self.wrong_buf();
+        }
+    }
+
+    #[cold]
+    fn wrong_buf(&self) -> ! {
+        panic!("{:?} with {:?}", self.op, self.buf);
     }
 }
 

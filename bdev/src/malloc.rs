@@ -187,10 +187,7 @@ impl IoChannel for MallocChannel {
 
     #[inline]
     fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
-        while !done.is_full() {
-            let Some(item) = self.done.pop() else { break };
-            done.push(item);
-        }
+        done.append(&mut self.done);
     }
 
     fn arm(&mut self) -> bool {

@@ -5,17 +5,19 @@
 //!
 //! ```text
 //! valgrind --tool=callgrind --collect-atstart=no '--toggle-collect=*loaded_turn*' \
-//!     instructions read 32 20000
+//!     instructions read 32 20000 null
 //! ```
 //!
-//! The arguments are `read` or `write`, the depth and the number of commands. A null device with
-//! 4 KiB per command; the sum that callgrind prints, divided by the commands, is the cost of one.
+//! The arguments are `read` or `write`, the depth, the number of commands, and `null` or `malloc`,
+//! the device. A command moves 4 KiB; the sum that callgrind prints, divided by the commands, is
+//! the cost of one. `scripts/instructions.sh` compares it with the figures that are checked in.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
+use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::Registry;
 use bdev::{Bdev, CoreContext};
@@ -35,8 +37,8 @@ use transport::srp::Lun;
 /// Bytes and 512-byte blocks of a command.
 const IO_BYTES: u32 = 4096;
 const IO_BLOCKS: u32 = IO_BYTES / 512;
-/// Blocks of the device.
-const BLOCKS: u64 = 1 << 20;
+/// Blocks of the device: 16 MiB.
+const BLOCKS: u64 = 1 << 15;
 
 /// One core's target, and what it has said to itself.
 struct Rig {
@@ -67,7 +69,7 @@ impl Rig {
     }
 }
 
-fn rig() -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
+fn rig(malloc: bool) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
     let limits = Limits::for_pool(Limits::POOL_BYTES_MIN);
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let wake = Arc::new(rustix::event::eventfd(0, flags).expect("a descriptor"));
@@ -92,8 +94,14 @@ fn rig() -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
     let mut rig = Rig { shard, inbox: Batch::new(16), own, now_ns: 0 };
     let spec = TargetSpec { name: "t0".into(), service_guid: 1, relative_port: 1 };
     rig.order(Action::CreateTarget(Arc::new(spec)));
-    let null = NullOptions { num_blocks: BLOCKS, block_size: 512, ..NullOptions::default() };
-    let bdev = Registry::new().create_null(null).expect("a null device") as Arc<dyn Bdev>;
+    let bdev: Arc<dyn Bdev> = if malloc {
+        let options =
+            MallocOptions { num_blocks: BLOCKS, block_size: 512, ..MallocOptions::default() };
+        Registry::new().create_malloc(options).expect("a malloc device")
+    } else {
+        let options = NullOptions { num_blocks: BLOCKS, block_size: 512, ..NullOptions::default() };
+        Registry::new().create_null(options).expect("a null device")
+    };
     let identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
     let lu = Arc::new(LogicalUnit::new(1, bdev, identity));
     rig.order(Action::MapLun { target: "t0".into(), lun: 0, lu, read_only: false });
@@ -132,7 +140,7 @@ fn main() {
     };
     let write = args.first().is_some_and(|arg| arg == "write");
     let (depth, commands) = (number(1, 32), number(2, 20_000));
-    let (mut rig, listener, _answers) = rig();
+    let (mut rig, listener, _answers) = rig(args.get(3).is_some_and(|arg| arg == "malloc"));
     let mut session = login(&mut rig, &listener, depth as usize);
     let Session { channels, memory } = &mut session;
     let lun = Lun::from_number(0).expect("a LUN");

@@ -13,6 +13,7 @@ pub mod pool;
 mod queues;
 pub mod slab;
 pub mod sleep;
+pub mod slots;
 pub mod stats;
 #[allow(unsafe_code)]
 pub mod sys;
@@ -23,6 +24,7 @@ pub use cpumask::CoreSet;
 pub use lines::Lines;
 pub use pool::{Buf, Pool};
 pub use slab::{Slab, Tag};
+pub use slots::Slots;
 pub use time::{Clock, Instant};
 
 /// What a turn found to do; an idle turn may let the core sleep.

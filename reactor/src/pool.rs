@@ -18,12 +18,49 @@ use std::sync::Arc;
 
 use crate::sys::memory::Memory;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Origin {
-    /// Slot `index` of size class `class` of this core's pool.
-    Pool { class: u8, index: u32 },
-    /// Memory of a peer; `owner` is the lending fabric's own mark.
-    Peer { owner: u64 },
+/// Where a buffer belongs, in one word: it travels with every operation.
+///
+/// Of a peer's memory the top bit and the lending fabric's own mark. Of a pool's buffer the size
+/// class, the registration and the number, 16 bits, 16 bits and 32 bits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Origin(u64);
+
+const PEER: u64 = 1 << 63;
+
+impl Origin {
+    #[inline]
+    fn pool(class: u8, fixed: u16, index: u32) -> Origin {
+        Origin(u64::from(class) << 48 | u64::from(fixed) << 32 | u64::from(index))
+    }
+
+    #[inline]
+    fn is_peer(self) -> bool {
+        self.0 & PEER != 0
+    }
+
+    #[inline]
+    fn class(self) -> usize {
+        (self.0 >> 48) as usize
+    }
+
+    #[inline]
+    fn fixed(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    #[inline]
+    fn index(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_peer() {
+            return write!(f, "Peer({:#x})", self.0 & !PEER);
+        }
+        write!(f, "Pool(class {}, number {})", self.class(), self.index())
+    }
 }
 
 /// Contiguous memory with one owner. Neither `Clone` nor shareable; goes back to where it came from
@@ -32,38 +69,42 @@ pub struct Buf {
     ptr: NonNull<u8>,
     len: u32,
     capacity: u32,
-    fixed: Option<u16>,
     origin: Origin,
 }
+
+const _: () = assert!(size_of::<Option<Buf>>() == 24);
 
 // SAFETY: a Buf is the only owner of its bytes; moving it to another thread moves that ownership.
 unsafe impl Send for Buf {}
 
 impl Buf {
-    /// A buffer in memory that a peer lends and may write at any time.
+    /// A buffer in memory that a peer lends and may write at any time. `owner` is the lender's own
+    /// mark, below 2^63.
     ///
     /// # Safety
     /// `ptr..ptr + len` stays mapped readable and writable until the lender takes the `Buf` back
     /// through [`Buf::into_peer`].
+    #[inline]
     pub unsafe fn from_peer(ptr: NonNull<u8>, len: u32, owner: u64) -> Self {
-        Buf { ptr, len, capacity: len, fixed: None, origin: Origin::Peer { owner } }
+        assert!(owner < PEER, "mark {owner:#x} is too large");
+        Buf { ptr, len, capacity: len, origin: Origin(PEER | owner) }
     }
 
     /// Ends a loan: the mark that [`Buf::from_peer`] was given. `Err` for a pool buffer.
+    #[inline]
     pub fn into_peer(self) -> Result<u64, Buf> {
-        match self.origin {
-            Origin::Peer { owner } => {
-                std::mem::forget(self);
-                Ok(owner)
-            }
-            Origin::Pool { .. } => Err(self),
+        if !self.is_peer() {
+            return Err(self);
         }
+        let owner = self.origin.0 & !PEER;
+        std::mem::forget(self);
+        Ok(owner)
     }
 
     /// True for memory that a peer lent.
     #[inline]
     pub fn is_peer(&self) -> bool {
-        matches!(self.origin, Origin::Peer { .. })
+        self.origin.is_peer()
     }
 
     /// Bytes in use.
@@ -106,7 +147,7 @@ impl Buf {
     /// The registration (io_uring fixed buffer) that covers this buffer, if one does.
     #[inline]
     pub fn fixed(&self) -> Option<u16> {
-        self.fixed
+        (!self.is_peer()).then(|| self.origin.fixed())
     }
 
     /// The bytes, unless a peer can change them meanwhile.
@@ -248,8 +289,7 @@ impl Pool {
                     ptr: self.memory.at(offset),
                     len: len as u32,
                     capacity: class.bytes,
-                    fixed: Some(self.memory.chunk_of(offset)),
-                    origin: Origin::Pool { class: number as u8, index },
+                    origin: Origin::pool(number as u8, self.memory.chunk_of(offset), index),
                 });
             }
         }
@@ -259,10 +299,9 @@ impl Pool {
     /// Takes a buffer home. Panics for one that is not this pool's.
     #[inline]
     pub fn put(&mut self, buf: Buf) {
-        let Origin::Pool { class, index } = buf.origin else {
-            panic!("a peer's memory was given to the pool")
-        };
-        let class = &mut self.classes[class as usize];
+        assert!(!buf.is_peer(), "a peer's memory was given to the pool");
+        let index = buf.origin.index();
+        let class = &mut self.classes[buf.origin.class()];
         debug_assert!(!class.free.contains(&index), "buffer given back twice");
         class.free.push(index);
         std::mem::forget(buf);

@@ -27,6 +27,13 @@ pub(super) fn be64(cdb: &Cdb, at: usize) -> u64 {
     (u64::from(be32(cdb, at)) << 32) | u64::from(be32(cdb, at + 4))
 }
 
+/// The CDB as two words, in the order of memory.
+#[inline]
+pub(super) fn halves(cdb: &Cdb) -> [u64; 2] {
+    let word = |at: usize| u64::from_ne_bytes(*cdb[at..].first_chunk().expect("16 bytes"));
+    [word(0), word(8)]
+}
+
 /// Bytes of the CDB by its group code (SPC-4 4.2.5.1); `None`: vendor specific, reserved, or
 /// variable length, none of which is served.
 pub(super) fn length_of_group(opcode: u8) -> Option<usize> {

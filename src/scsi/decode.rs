@@ -1,11 +1,11 @@
 //! From a CDB to [`Work`]: looks at the CDB and the [`LuView`] only, never at data.
 //!
-//! Every range is checked here, in 64 bits; a device checks again. READ and WRITE (10) and (16)
-//! take a short way in front of the table; both ways end in the same functions.
+//! Every range is checked here, in 64 bits; a device checks again. [`transfer`] is a short way for
+//! READ and WRITE (10) and (16) without faults: it says nothing that [`decode`] doesn't say.
 
-use bdev::IoOp;
+use bdev::{Geometry, IoOp};
 
-use super::cdb::{Cdb, be16, be24, be32, be64, length_of_group};
+use super::cdb::{Cdb, be16, be24, be32, be64, halves, length_of_group};
 use super::mode::{self, ModeSense};
 use super::opcodes::{self, Command, Kind, opcode};
 use super::report_luns::LunSelect;
@@ -18,31 +18,45 @@ use super::{capacity, inquiry};
 /// DPO is accepted and has no effect; FUA of a write goes to the device.
 const FUA: u8 = 0x08;
 
+/// The operation and the bytes of a READ or WRITE (10) or (16) that nothing is wrong with. `None`:
+/// anything else. The arguments behind the CDB are those of the same names in [`LuView`].
+#[inline(always)]
+pub fn transfer(
+    cdb: &Cdb,
+    geometry: &Geometry,
+    read_only: bool,
+    io_bytes_max: u32,
+) -> Option<(IoOp, u32)> {
+    // READ and WRITE differ in one bit of the operation code.
+    const WRITE_BIT: u8 = opcode::READ_10 ^ opcode::WRITE_10;
+    const { assert!(opcode::READ_16 ^ opcode::WRITE_16 == WRITE_BIT) };
+    let (lba, blocks, reserved) = match cdb[0] & !WRITE_BIT {
+        opcode::READ_10 => (u64::from(be32(cdb, 2)), u32::from(be16(cdb, 7)), opcodes::RESERVED_10),
+        opcode::READ_16 => (be64(cdb, 2), be32(cdb, 10), opcodes::RESERVED_16),
+        _ => return None,
+    };
+    let is_write = cdb[0] & WRITE_BIT != 0;
+    let bytes = u64::from(blocks) * u64::from(geometry.block_bytes);
+    let [first, second] = halves(cdb);
+    let good = (first & reserved[0]) | (second & reserved[1]) == 0
+        && blocks > 0
+        && bytes <= u64::from(io_bytes_max)
+        && lba < geometry.blocks
+        && u64::from(blocks) <= geometry.blocks - lba
+        && !(is_write && (read_only | geometry.read_only));
+    let op = match is_write {
+        true => IoOp::Write { lba, blocks, fua: cdb[1] & FUA != 0 },
+        false => IoOp::Read { lba, blocks },
+    };
+    good.then_some((op, bytes as u32))
+}
+
 /// Decodes a command to a logical unit that exists. An error is CHECK CONDITION with that sense
 /// data. `cdb` may have any length: bytes beyond the command's own are ignored.
-#[inline]
 pub fn decode(cdb: &[u8], lu: &LuView<'_>) -> Result<Decoded, Sense> {
-    let Some(cdb) = cdb.first_chunk::<16>() else {
-        return decode_any(&padded(cdb)?, lu);
-    };
-    match cdb[0] {
-        opcode::READ_10 => {
-            opcodes::READ_10.check_reserved(cdb)?;
-            read(lu, u64::from(be32(cdb, 2)), u32::from(be16(cdb, 7)), 7)
-        }
-        opcode::WRITE_10 => {
-            opcodes::WRITE_10.check_reserved(cdb)?;
-            write(lu, u64::from(be32(cdb, 2)), u32::from(be16(cdb, 7)), 7, cdb[1] & FUA != 0)
-        }
-        opcode::READ_16 => {
-            opcodes::READ_16.check_reserved(cdb)?;
-            read(lu, be64(cdb, 2), be32(cdb, 10), 10)
-        }
-        opcode::WRITE_16 => {
-            opcodes::WRITE_16.check_reserved(cdb)?;
-            write(lu, be64(cdb, 2), be32(cdb, 10), 10, cdb[1] & FUA != 0)
-        }
-        _ => decode_any(cdb, lu),
+    match cdb.first_chunk::<16>() {
+        Some(cdb) => decode_any(cdb, lu),
+        None => decode_any(&padded(cdb)?, lu),
     }
 }
 

@@ -8,8 +8,8 @@
 //! What a CDB may hold is written once, in [`opcodes`]: the table decides what is decoded, which
 //! bits are refused, and what REPORT SUPPORTED OPERATION CODES says.
 //!
-//! READ and WRITE (10) and (16) cost one match and a few comparisons; nothing here allocates but
-//! [`Identity`].
+//! READ and WRITE (10) and (16) cost one match and a few comparisons in [`transfer()`]; nothing
+//! here allocates but [`Identity`].
 
 pub mod attention;
 pub mod capacity;
@@ -29,7 +29,7 @@ pub mod status;
 pub mod steps;
 pub mod vpd;
 
-pub use decode::{decode, decode_absent};
+pub use decode::{decode, decode_absent, transfer};
 pub use identity::{Identity, IdentityError};
 pub use report_luns::{LunSelect, report_luns};
 pub use sense::{Sense, request_sense};

@@ -165,6 +165,18 @@ pub(super) const WRITE_16: Command = Command::with_group(
     14,
 );
 
+/// Bits that must be zero in READ and WRITE (10), in the order of memory.
+pub(super) const RESERVED_10: [u64; 2] = in_memory(READ_10.reserved);
+/// Bits that must be zero in READ and WRITE (16), in the order of memory.
+pub(super) const RESERVED_16: [u64; 2] = in_memory(READ_16.reserved);
+
+const fn in_memory(bits: u128) -> [u64; 2] {
+    [((bits >> 64) as u64).to_be(), (bits as u64).to_be()]
+}
+
+const _: () =
+    assert!(READ_10.reserved == WRITE_10.reserved && READ_16.reserved == WRITE_16.reserved);
+
 /// Every command, in ascending order of operation code and service action.
 pub(super) static COMMANDS: [Command; 27] = [
     Command::new(Kind::TestUnitReady, &[0x00, 0, 0, 0, 0, 0]),

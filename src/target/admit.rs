@@ -5,15 +5,13 @@
 
 use reactor::Tag;
 use reactor::pool::{Buf, Pool};
-use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
+use transport::srp::{Cmd, CmdError, DataDesc, DirectCmd, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
 use super::mark::{At, Mark, Met, mark, met};
 use super::pass::pass_plan;
-use super::request::{
-    Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source,
-};
+use super::request::{Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Source};
 use super::shard::Shard;
 use crate::limits::{IO_BYTES_MAX, SEGMENTS_MAX};
 use crate::scsi::opcodes::opcode::REPORT_LUNS;
@@ -77,9 +75,8 @@ struct Bufs {
 impl<F: Fabric> Shard<F> {
     /// Starts what can start, channel by channel. A channel that came away empty-handed keeps its
     /// place, all others go to the end, so what comes free goes to those who wait longest.
-    #[inline]
+    #[inline(never)]
     pub(super) fn admit_ready(&mut self) {
-        self.reserved = None;
         let mut at = 0;
         for _ in 0..self.ready.len() {
             if self.requests.is_full() {
@@ -119,7 +116,7 @@ impl<F: Fabric> Shard<F> {
 
     /// A buffer that is not kept for another command.
     #[inline]
-    fn take(pool: &mut Pool, reserved: Option<usize>, bytes: usize) -> Option<Buf> {
+    pub(super) fn take(pool: &mut Pool, reserved: Option<usize>, bytes: usize) -> Option<Buf> {
         let buf = pool.take(bytes)?;
         if reserved.is_some_and(|least| buf.capacity() >= least) {
             pool.put(buf);
@@ -129,6 +126,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Starts up to [`TURN_COMMANDS`] commands of a channel.
+    #[inline(never)]
     fn admit_channel(&mut self, index: u32) -> Turn {
         for count in 0..TURN_COMMANDS {
             let Some(connection) = &mut self.connections[index as usize] else {
@@ -173,11 +171,18 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
-    #[inline]
+    #[inline(never)]
     fn admit(&mut self, conn: ConnId, recv: Recv) -> Admission {
         if self.requests.is_full() {
             return Admission::Full(recv);
         }
+        let recv = match DirectCmd::parse(self.fabric.iu(conn, &recv)) {
+            Some(cmd) => match self.begin_transfer(conn, recv, &cmd, 0) {
+                Ok(()) => return Admission::Started,
+                Err(recv) => recv,
+            },
+            None => recv,
+        };
         let Some(plan) = self.plan(conn, &recv) else { return Admission::Broken(recv) };
         match plan.work {
             Planned::Run { job, direction, bytes } => {
@@ -194,8 +199,7 @@ impl<F: Fabric> Shard<F> {
                 self.admit_run(conn, recv, plan.header, plan.offered, job, direction, bytes)
             }
             Planned::End(outcome) => {
-                let request = Request::new(conn, recv, plan.header, Job::Reply);
-                let tag = self.begin(request);
+                let tag = self.begin(conn, recv, &plan.header, Job::Reply);
                 self.request(tag).residual = plan.offered.residual(None, 0);
                 self.respond(tag, outcome, false);
                 Admission::Started
@@ -221,14 +225,14 @@ impl<F: Fabric> Shard<F> {
                     return Admission::Short(recv, 0);
                 };
                 let made = buf.len() as u32;
-                let mut request = Request::new(conn, recv, header, Job::Reply);
+                let tag = self.begin(conn, recv, &header, Job::Reply);
+                let request = self.request(tag);
                 request.data = Some(buf);
                 request.direction = Some(Direction::In);
                 request.bytes = made.min(plan.offered.bytes_in(Direction::In));
                 request.residual = plan.offered.residual(Some(Direction::In), made.into());
                 request.source = plan.offered.source;
                 request.table = table;
-                let tag = self.begin(request);
                 self.start_data(tag);
                 Admission::Started
             }
@@ -253,9 +257,8 @@ impl<F: Fabric> Shard<F> {
         if direction == Some(Direction::Out) && room < wanted {
             // Part of the data must not be written as if it were the whole.
             mark(Mark::TooLittle);
-            let mut request = Request::new(conn, recv, header, Job::Reply);
-            request.residual = residual;
-            let tag = self.begin(request);
+            let tag = self.begin(conn, recv, &header, Job::Reply);
+            self.request(tag).residual = residual;
             self.respond(tag, Outcome::check(Sense::INVALID_INFORMATION_UNIT), false);
             return Admission::Started;
         }
@@ -268,14 +271,14 @@ impl<F: Fabric> Shard<F> {
                 return Admission::Excluded(recv);
             }
         };
-        let mut request = Request::new(conn, recv, header, job);
+        let tag = self.begin(conn, recv, &header, job);
+        let request = self.request(tag);
         request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());
         request.direction = direction;
         request.bytes = wanted.min(room);
         request.residual = residual;
         request.source = offered.source;
         (request.data, request.scratch, request.table) = (bufs.data, bufs.scratch, bufs.table);
-        let tag = self.begin(request);
         self.start_data(tag);
         Admission::Started
     }
@@ -329,15 +332,15 @@ impl<F: Fabric> Shard<F> {
         Ok(bufs)
     }
 
-    /// Takes a slot for an admitted command. Always inlined: a request is large, and should be made
-    /// in its slot instead of being passed on.
-    #[inline(always)]
-    fn begin(&mut self, request: Request) -> Tag {
-        if let Some(mapping) = request.mapping {
+    /// Takes a slot for an admitted command.
+    fn begin(&mut self, conn: ConnId, recv: Recv, header: &Header, job: Job) -> Tag {
+        if let Some(mapping) = header.mapping {
             self.luns.begin_use(mapping);
         }
-        self.connection(request.conn).in_flight += 1;
-        self.requests.insert(request).unwrap_or_else(|_| panic!("a slot was free"))
+        self.connection(conn).in_flight += 1;
+        let (tag, request) = self.requests.take().expect("a slot was free");
+        request.begin(conn, recv, header, job);
+        tag
     }
 
     /// Data that is made here, in a pool buffer; `None` when there is no buffer.

@@ -33,6 +33,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// The fabric has read the initiator's memory.
+    #[inline(never)]
     pub(super) fn on_fetched(&mut self, tag: Tag, buf: Buf, ok: bool) {
         let request = self.request(tag);
         let was_table = request.phase == Phase::FetchingTable;
@@ -116,6 +117,13 @@ impl<F: Fabric> Shard<F> {
     /// A device has finished an operation.
     #[inline]
     pub(super) fn on_done(&mut self, done: IoDone) {
+        if let Err(done) = self.end_transfer(done) {
+            self.on_done_any(done);
+        }
+    }
+
+    #[inline(never)]
+    fn on_done_any(&mut self, done: IoDone) {
         let IoDone { tag, status, buf } = done;
         met(At::Executing, if status.is_good() { Met::Success } else { Met::Failure });
         let request = self.requests.get_mut(tag).expect("devices return tags in flight");
@@ -227,7 +235,7 @@ impl<F: Fabric> Shard<F> {
         }
         met(At::Replying, if ok { Met::Success } else { Met::Failure });
         let conn = self.request(tag).conn;
-        self.requests.remove(tag);
+        self.requests.free(tag);
         if !ok {
             self.close(conn, CloseReason::Link);
         }
@@ -235,6 +243,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// An information unit that belongs to no request has been sent. SRP_T_LOGOUT is the last one.
+    #[cold]
     fn on_own_sent(&mut self, index: u32, ok: bool) {
         let slot = self.connections[index as usize].as_mut();
         let connection = slot.expect("a channel is released after all its replies have ended");
@@ -269,28 +278,34 @@ impl<F: Fabric> Shard<F> {
         if std::mem::take(&mut request.exclusive) {
             self.luns.mapping(mapping).lu.leave();
         }
-        for token in self.luns.end_use(mapping) {
-            self.answer(token);
+        if self.luns.end_use(mapping) {
+            for token in self.luns.take_leaving(mapping) {
+                self.answer(token);
+            }
         }
     }
 
     /// Ends a request that nobody waits for: aborted, or its channel is gone. Its credit is owed.
+    #[cold]
     fn discard(&mut self, tag: Tag) {
         self.let_go(tag);
-        let mut request = self.requests.remove(tag).expect("begun");
-        if let Some(buf) = request.data.take() {
+        let request = self.requests.get_mut(tag).expect("begun");
+        let (conn, aborts) = (request.conn, request.aborts);
+        let (buf, recv) = (request.data.take(), request.recv.take());
+        self.requests.free(tag);
+        if let Some(buf) = buf {
             self.home(buf);
         }
-        if let Some(recv) = request.recv.take() {
-            self.fabric.repost(request.conn, recv);
-            self.connection(request.conn).owed += 1;
+        if let Some(recv) = recv {
+            self.fabric.repost(conn, recv);
+            self.connection(conn).owed += 1;
         }
-        self.settle_aborts(request.aborts);
-        self.end_request(request.conn);
+        self.settle_aborts(aborts);
+        self.end_request(conn);
     }
 
     #[inline]
-    fn end_request(&mut self, conn: ConnId) {
+    pub(super) fn end_request(&mut self, conn: ConnId) {
         let connection = self.connection(conn);
         connection.in_flight -= 1;
         if connection.in_flight == 0 && (connection.owed > 0 || connection.state != State::Live) {

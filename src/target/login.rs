@@ -28,6 +28,7 @@ const BUF_FMT: u16 = BUF_FMT_DIRECT | BUF_FMT_INDIRECT;
 
 impl<F: Fabric> Shard<F> {
     /// A peer asks for a channel (SRP 16A, 6.2). The session registry has the last word.
+    #[cold]
     pub(super) fn on_login(&mut self, conn: ConnId) {
         let peer = self.fabric.peer(conn);
         let login = match LoginReq::parse(self.fabric.login_data(conn)) {
@@ -160,6 +161,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Ends a channel at once: the fabric returns what it holds, then says `Closed`.
+    #[cold]
     pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
         self.meet(conn, Met::Close);
         let connection = self.connection(conn);
@@ -194,6 +196,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Closes leaving channels whose time is up.
+    #[cold]
     pub(super) fn check_leaving(&mut self) {
         for index in 0..self.connections.len() {
             if let Some(connection) = &self.connections[index]
@@ -222,6 +225,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// The fabric has ended a channel: only the ends of what it was given too late may follow.
+    #[cold]
     pub(super) fn on_closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.counters.closed(reason);
         if self.connections[conn.index as usize].as_ref().is_none_or(|c| c.id != conn) {
@@ -252,6 +256,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Nothing of a channel runs any more: the moment for what waited for that.
+    #[cold]
     pub(super) fn on_idle(&mut self, conn: ConnId) {
         let connection = self.connection(conn);
         match connection.state {

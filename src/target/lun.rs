@@ -127,7 +127,7 @@ pub struct Mapping {
     /// Number of its target in [`Luns`].
     target: usize,
     /// Commands that use the mapping.
-    uses: u32,
+    pub uses: u32,
     /// Taken out of the map: the control plane's questions that wait for the last command.
     leaving: Vec<Token>,
 }
@@ -314,21 +314,32 @@ impl Luns {
         self.mappings.get(tag).expect("a mapping in use is not dropped")
     }
 
+    /// See [`Luns::mapping`].
+    #[inline]
+    pub fn mapping_mut(&mut self, tag: Tag) -> &mut Mapping {
+        self.mappings.get_mut(tag).expect("a mapping in use is not dropped")
+    }
+
     /// A command begins to use a mapping.
     #[inline]
     pub fn begin_use(&mut self, tag: Tag) {
         self.mappings.get_mut(tag).expect("found just now").uses += 1;
     }
 
-    /// A command has ended. With tokens: the mapping is gone now, and the control plane waits for
-    /// that.
+    /// A command has ended. True: it was the last one of a mapping that leaves, and
+    /// [`Luns::take_leaving`] is due.
     #[inline]
-    pub fn end_use(&mut self, tag: Tag) -> Vec<Token> {
+    #[must_use]
+    pub fn end_use(&mut self, tag: Tag) -> bool {
         let mapping = self.mappings.get_mut(tag).expect("a mapping in use is not dropped");
         mapping.uses -= 1;
-        if mapping.uses > 0 || mapping.leaving.is_empty() {
-            return Vec::new();
-        }
+        mapping.uses == 0 && !mapping.leaving.is_empty()
+    }
+
+    /// Drops a mapping that nobody uses any more: the control plane's questions that waited.
+    #[cold]
+    pub fn take_leaving(&mut self, tag: Tag) -> Vec<Token> {
+        let mapping = self.mappings.get_mut(tag).expect("not dropped yet");
         let tokens = std::mem::take(&mut mapping.leaving);
         self.drop_mapping(tag);
         tokens
@@ -371,7 +382,7 @@ impl Luns {
     }
 
     /// Submits to the device of a mapping.
-    #[inline]
+    #[inline(always)]
     pub fn submit(&mut self, device: usize, io: bdev::Io) {
         self.activate(device).channel.submit(io);
     }
@@ -424,6 +435,23 @@ impl Luns {
             let open = self.devices[*device].as_mut().expect("active devices are open");
             open.channel.poll(now, done);
         }
+    }
+
+    /// A read or write of `bytes` bytes through a mapping has been done in `took_ns` and its
+    /// command has ended. False: nothing was done, because the mapping leaves or somebody wants
+    /// a histogram.
+    #[inline]
+    pub fn end_transfer(&mut self, tag: Tag, is_read: bool, bytes: u32, took_ns: u64) -> bool {
+        let mapping = self.mappings.get_mut(tag).expect("a mapping in use is not dropped");
+        let open = self.devices[mapping.device].as_mut();
+        let open = open.expect("a mapping keeps its device open");
+        if !mapping.leaving.is_empty() || open.meter.histogram.is_some() {
+            return false;
+        }
+        mapping.uses -= 1;
+        open.in_flight -= 1;
+        open.meter.counts.count_transfer(is_read, bytes, took_ns);
+        true
     }
 
     /// A completion of a device has been taken.

@@ -109,6 +109,24 @@ impl Meter {
 }
 
 impl IoCounts {
+    /// Accounts for one read or write of `bytes` bytes that went well in `took_ns`.
+    #[inline]
+    pub fn count_transfer(&mut self, is_read: bool, bytes: u32, took_ns: u64) {
+        let count = |moved: &mut u64, ops: &mut u64, ns: &mut u64, max: &mut u64, min: &mut u64| {
+            *min = if *max == 0 { took_ns } else { took_ns.min(*min) };
+            *max = took_ns.max(*max);
+            *moved += u64::from(bytes);
+            *ops += 1;
+            *ns += took_ns;
+        };
+        let IoCounts { bytes_read, read_ops, read_ns, read_ns_max, read_ns_min, .. } = self;
+        if is_read {
+            return count(bytes_read, read_ops, read_ns, read_ns_max, read_ns_min);
+        }
+        let IoCounts { bytes_written, write_ops, write_ns, write_ns_max, write_ns_min, .. } = self;
+        count(bytes_written, write_ops, write_ns, write_ns_max, write_ns_min);
+    }
+
     /// Accounts for one operation that took `took_ns`; of one that failed only that it did.
     #[inline]
     pub fn count(&mut self, op: &IoOp, block_bytes: u32, status: IoStatus, took_ns: u64) {

@@ -17,5 +17,6 @@ mod request;
 pub mod shard;
 mod task;
 mod throttle;
+mod transfer;
 
 pub use shard::Shard;

@@ -38,6 +38,7 @@ impl Counters {
 }
 
 impl<F: Fabric> Shard<F> {
+    #[inline(never)]
     pub(super) fn on_message(&mut self, message: Message) {
         match message {
             Message::Control { token, action } => self.on_action(token, action),

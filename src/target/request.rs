@@ -182,70 +182,95 @@ impl Offered {
     }
 }
 
-/// One admitted command.
+/// One admitted command, or a free place for one. In the order of use: what a plain read or write
+/// touches comes first.
+#[repr(C)]
 pub struct Request {
     /// Its channel.
     pub conn: ConnId,
-    /// The information unit, until the response is built.
-    pub recv: Option<Recv>,
     /// SRP tag.
     pub tag: [u8; 8],
+    /// The information unit, until the response is built.
+    pub recv: Option<Recv>,
+    /// When its operation went to the device.
+    pub submitted: Instant,
+    /// Abort functions that wait for it: a bit for each one under way on this core.
+    pub aborts: u64,
+    /// Data buffer, while nobody else holds it.
+    pub data: Option<Buf>,
+    /// The logical unit's mapping.
+    pub mapping: Option<Tag>,
+    /// Where the initiator's side is.
+    pub source: Source,
+    /// What it does.
+    pub job: Job,
+    /// Bytes that move.
+    pub bytes: u32,
+    /// LUN, if it has the form of one.
+    pub lun: Option<u16>,
+    /// Which way data moves.
+    pub direction: Option<Direction>,
     /// When the response is solicited.
     pub sol_not: SolNot,
     /// Who holds the buffers.
     pub phase: Phase,
-    /// What it does.
-    pub job: Job,
-    /// LUN, if it has the form of one.
-    pub lun: Option<u16>,
-    /// The logical unit's mapping.
-    pub mapping: Option<Tag>,
-    /// Which way data moves.
-    pub direction: Option<Direction>,
-    /// Bytes that move.
-    pub bytes: u32,
-    /// Where the initiator's side is.
-    pub source: Source,
+    /// It began as a plain read or write: no residual, one segment, and every byte of it moves.
+    pub plain: bool,
+    /// It has entered its logical unit exclusively.
+    pub exclusive: bool,
     /// Residual of the response.
     pub residual: Option<Residual>,
-    /// Data buffer, while nobody else holds it.
-    pub data: Option<Buf>,
     /// Scratch buffer, while nobody else holds it.
     pub scratch: Option<Buf>,
     /// Fetched descriptor table.
     pub table: Option<Buf>,
-    /// It has entered its logical unit exclusively.
-    pub exclusive: bool,
-    /// Abort functions that wait for it: a bit for each one under way on this core.
-    pub aborts: u64,
-    /// When its operation went to the device.
-    pub submitted: Instant,
 }
 
 impl Request {
-    /// A request without data.
-    #[inline]
-    pub fn new(conn: ConnId, recv: Recv, header: Header, job: Job) -> Request {
+    /// A free place.
+    pub fn vacant() -> Request {
         Request {
-            conn,
-            recv: Some(recv),
-            tag: header.tag,
-            sol_not: header.sol_not,
-            phase: Phase::Executing,
-            job,
-            lun: header.lun,
-            mapping: header.mapping,
-            direction: None,
-            bytes: 0,
-            source: Source::None,
-            residual: None,
+            conn: ConnId { index: u32::MAX, generation: 0 },
+            tag: [0; 8],
+            recv: None,
+            submitted: Instant::default(),
+            aborts: 0,
             data: None,
+            mapping: None,
+            source: Source::None,
+            job: Job::Reply,
+            bytes: 0,
+            lun: None,
+            direction: None,
+            sol_not: SolNot::default(),
+            phase: Phase::Executing,
+            plain: false,
+            exclusive: false,
+            residual: None,
             scratch: None,
             table: None,
-            exclusive: false,
-            aborts: 0,
-            submitted: Instant::default(),
         }
+    }
+
+    /// Turns the place into a request without data. Whoever left it has taken the buffers along.
+    #[inline]
+    pub fn begin(&mut self, conn: ConnId, recv: Recv, header: &Header, job: Job) {
+        debug_assert!(self.data.is_none() && self.scratch.is_none() && self.table.is_none());
+        debug_assert!(self.mapping.is_none() && self.recv.is_none() && !self.exclusive);
+        self.conn = conn;
+        self.recv = Some(recv);
+        self.tag = header.tag;
+        self.sol_not = header.sol_not;
+        self.phase = Phase::Executing;
+        self.job = job;
+        self.lun = header.lun;
+        self.mapping = header.mapping;
+        self.direction = None;
+        self.bytes = 0;
+        self.source = Source::None;
+        self.residual = None;
+        self.plain = false;
+        self.aborts = 0;
     }
 
     /// Residual when nothing moved to the initiator after all: the whole of its buffer.

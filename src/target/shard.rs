@@ -14,8 +14,8 @@ use std::collections::VecDeque;
 
 use bdev::{CoreContext, IoDone};
 use reactor::pool::{Buf, Pool};
-use reactor::{Batch, Instant, Lines, Progress, Service, Slab, Tag};
-use transport::srp::{Opcode, Rsp};
+use reactor::{Batch, Instant, Lines, Progress, Service, Slots, Tag};
+use transport::srp::{DirectCmd, Opcode, Rsp};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
 use super::connection::{Connection, State};
@@ -30,7 +30,7 @@ use super::task::Tasks;
 use super::throttle::Throttle;
 use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
-/// Events and completions taken per turn: bounds the work of a turn.
+/// Events taken per turn. With the slots, which bound completions, it bounds the work of a turn.
 const BATCH: usize = 256;
 
 /// One core's target over a fabric.
@@ -40,7 +40,7 @@ pub struct Shard<F: Fabric> {
     pub(super) limits: Limits,
     pub(super) luns: Luns,
     pub(super) out: Outbox,
-    pub(super) requests: Slab<Request>,
+    pub(super) requests: Slots<Request>,
     pub(super) connections: Vec<Option<Connection>>,
     /// Channels with waiting commands, in the order in which they are served.
     pub(super) ready: VecDeque<u32>,
@@ -83,7 +83,7 @@ impl<F: Fabric> Shard<F> {
             luns: Luns::new(context),
             registry: (out.core() == REGISTRY_CORE).then(Registry::default),
             out,
-            requests: Slab::new(limits.slots),
+            requests: Slots::new(limits.slots, Request::vacant),
             connections: (0..connections).map(|_| None).collect(),
             ready: VecDeque::with_capacity(connections),
             reserved: None,
@@ -101,7 +101,7 @@ impl<F: Fabric> Shard<F> {
             ended: false,
             now: Instant::default(),
             events: Batch::new(BATCH),
-            done: Batch::new(BATCH),
+            done: Batch::new(limits.slots),
             limits,
             fabric,
         }
@@ -112,6 +112,7 @@ impl<F: Fabric> Shard<F> {
         &self.fabric
     }
 
+    #[inline]
     fn on_event(&mut self, event: Event) {
         match event {
             Event::Received { conn, recv } => self.on_received(conn, recv),
@@ -124,6 +125,20 @@ impl<F: Fabric> Shard<F> {
 
     #[inline]
     fn on_received(&mut self, conn: ConnId, recv: Recv) {
+        let cmd = DirectCmd::parse(self.fabric.iu(conn, &recv));
+        let recv = match cmd {
+            // Nobody waits: no need to stand in a queue of one.
+            Some(cmd) if self.ready.is_empty() => match self.begin_transfer(conn, recv, &cmd, 1) {
+                Ok(()) => return,
+                Err(recv) => recv,
+            },
+            _ => recv,
+        };
+        self.on_received_any(conn, recv);
+    }
+
+    #[inline(never)]
+    fn on_received_any(&mut self, conn: ConnId, recv: Recv) {
         let opcode = Opcode::of(self.fabric.iu(conn, &recv));
         let connection = self.connection(conn);
         if connection.state != State::Live {
@@ -168,12 +183,14 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// What arrives while a channel ends: answers to our own requests are fine, the rest is void.
+    #[cold]
     fn on_received_late(&mut self, conn: ConnId, recv: Recv) {
         mark(Mark::ReceivedLate);
         self.fabric.repost(conn, recv);
     }
 
     /// The peer broke the protocol: count it, say so once, and end the channel.
+    #[cold]
     pub(super) fn violation(&mut self, conn: ConnId, recv: Option<Recv>, what: &'static str) {
         if let Some(recv) = recv {
             self.fabric.repost(conn, recv);
@@ -234,7 +251,10 @@ impl<F: Fabric> Service for Shard<F> {
         if self.throttle.earliest().is_some_and(|due| due <= now) && self.release_due() {
             progress = Progress::Busy;
         }
-        self.admit_ready();
+        self.reserved = None;
+        if !self.ready.is_empty() {
+            self.admit_ready();
+        }
         self.luns.flush();
         self.luns.poll(now, &mut self.done);
         if !self.done.is_empty() {

@@ -201,6 +201,28 @@ pub trait Fabric {
     /// order; ends with one [`Event::Replied`]. `solicited`: raise the initiator's solicited event.
     fn reply(&mut self, conn: ConnId, tag: Tag, iu: &[u8], solicited: bool, data: DataIn<'_>);
 
+    /// What most commands end with, in one call: [`Fabric::repost`], [`Fabric::give_back`] of a
+    /// loan, and [`Fabric::reply`] without data. True: the response is in the initiator's hands
+    /// already, and no [`Event::Replied`] follows.
+    #[inline]
+    #[must_use]
+    fn finish(
+        &mut self,
+        conn: ConnId,
+        tag: Tag,
+        recv: Recv,
+        loan: Option<Buf>,
+        iu: &[u8],
+        solicited: bool,
+    ) -> bool {
+        self.repost(conn, recv);
+        if let Some(buf) = loan {
+            self.give_back(buf);
+        }
+        self.reply(conn, tag, iu, solicited, DataIn::None { buf: None });
+        false
+    }
+
     /// Ends the connection; [`Event::Closed`] follows after the events of what is in flight.
     fn close(&mut self, conn: ConnId, reason: CloseReason);
 

@@ -106,6 +106,7 @@ impl<A: Fabric, B: Fabric> Fabric for Pair<A, B> {
         }
     }
 
+    #[inline(always)]
     fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8] {
         match self.inner(conn) {
             None => self.first.iu(conn, recv),
@@ -113,6 +114,7 @@ impl<A: Fabric, B: Fabric> Fabric for Pair<A, B> {
         }
     }
 
+    #[inline(always)]
     fn repost(&mut self, conn: ConnId, recv: Recv) {
         match self.inner(conn) {
             None => self.first.repost(conn, recv),
@@ -120,6 +122,7 @@ impl<A: Fabric, B: Fabric> Fabric for Pair<A, B> {
         }
     }
 
+    #[inline(always)]
     fn place(&mut self, conn: ConnId, seg: RemoteSeg, align: u32) -> Option<Buf> {
         match self.inner(conn) {
             None => self.first.place(conn, seg, align),
@@ -127,10 +130,12 @@ impl<A: Fabric, B: Fabric> Fabric for Pair<A, B> {
         }
     }
 
+    #[inline(always)]
     fn give_back(&mut self, buf: Buf) {
         self.first.give_back(buf);
     }
 
+    #[inline]
     fn fetch(&mut self, conn: ConnId, tag: Tag, buf: Buf, from: &[RemoteSeg]) {
         match self.inner(conn) {
             None => self.first.fetch(conn, tag, buf, from),
@@ -138,10 +143,27 @@ impl<A: Fabric, B: Fabric> Fabric for Pair<A, B> {
         }
     }
 
+    #[inline]
     fn reply(&mut self, conn: ConnId, tag: Tag, iu: &[u8], solicited: bool, data: DataIn<'_>) {
         match self.inner(conn) {
             None => self.first.reply(conn, tag, iu, solicited, data),
             Some(conn) => self.second.reply(conn, tag, iu, solicited, data),
+        }
+    }
+
+    #[inline(always)]
+    fn finish(
+        &mut self,
+        conn: ConnId,
+        tag: Tag,
+        recv: Recv,
+        loan: Option<Buf>,
+        iu: &[u8],
+        solicited: bool,
+    ) -> bool {
+        match self.inner(conn) {
+            None => self.first.finish(conn, tag, recv, loan, iu, solicited),
+            Some(conn) => self.second.finish(conn, tag, recv, loan, iu, solicited),
         }
     }
 
@@ -159,6 +181,7 @@ impl<A: Fabric, B: Fabric> Fabric for Pair<A, B> {
         }
     }
 
+    #[inline]
     fn flush(&mut self) {
         self.first.flush();
         self.second.flush();

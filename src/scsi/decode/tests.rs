@@ -336,9 +336,25 @@ proptest! {
             io_bytes_max,
         };
         let _ = decode_absent(&bytes, lun);
-        if let Ok(decoded) = decode(&bytes, &view) {
-            check_bounds(&decoded, &view);
+        let decoded = decode(&bytes, &view);
+        if let Ok(decoded) = &decoded {
+            check_bounds(decoded, &view);
         }
+        if let Some(cdb) = bytes.first_chunk() {
+            let short = transfer(cdb, &geometry, read_only, io_bytes_max);
+            prop_assert_eq!(short, plain(cdb, decoded));
+        }
+    }
+}
+
+/// What [`transfer`] is to say of a CDB that became `decoded`.
+fn plain(cdb: &Cdb, decoded: Result<Decoded, Sense>) -> Option<(IoOp, u32)> {
+    match decoded.ok()?.work {
+        Work::Io(op @ (IoOp::Read { .. } | IoOp::Write { .. })) => {
+            let short = matches!(cdb[0], 0x28 | 0x2a | 0x88 | 0x8a);
+            short.then_some((op, decoded.ok()?.bytes as u32))
+        }
+        _ => None,
     }
 }
 

@@ -14,7 +14,9 @@ use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
 use super::door::{CoreDoor, Inside, Message, Prepared, door};
-use super::ring::{Arrival, Ends, Geometry, INLINE_BYTES, before_last_look, overflow_stride};
+use super::ring::{
+    Arrival, Consumer, Ends, Geometry, INLINE_BYTES, before_last_look, overflow_stride,
+};
 use super::sys::{Mapping, Regions, Returned, sealed_file};
 use super::wire::Datagram;
 use super::{RESPONSE_RECVS, socket};
@@ -53,13 +55,18 @@ enum Phase {
     Closed,
 }
 
+/// A private copy of a small information unit, in cache lines of its own.
+#[derive(Debug, Clone)]
+#[repr(align(64))]
+struct Small([u8; INLINE_BYTES]);
+
 /// Private copies of information units: small ones close together, large ones in an area of which
 /// only the touched pages exist.
 #[derive(Debug, Default)]
 struct Receives {
     free: Vec<u32>,
     total: u32,
-    small: Vec<u8>,
+    small: Vec<Small>,
     large: Vec<u8>,
     stride: usize,
 }
@@ -71,31 +78,37 @@ impl Receives {
         Receives {
             free: (0..count).rev().collect(),
             total: count,
-            small: vec![0; count as usize * INLINE_BYTES],
+            small: vec![Small([0; INLINE_BYTES]); count as usize],
             large: vec![0; count as usize * stride],
             stride,
         }
     }
 
-    #[inline]
-    fn place(&self, index: u32, len: usize) -> usize {
-        index as usize * if len <= INLINE_BYTES { INLINE_BYTES } else { self.stride }
-    }
-
-    #[inline]
+    #[inline(always)]
     fn iu(&self, recv: &Recv) -> &[u8] {
         let len = recv.len as usize;
-        let at = self.place(recv.index, len);
-        let arena = if len <= INLINE_BYTES { &self.small } else { &self.large };
-        &arena[at..at + len]
+        match self.small[recv.index as usize].0.get(..len) {
+            Some(iu) => iu,
+            None => &self.large[recv.index as usize * self.stride..][..len],
+        }
     }
 
     #[inline]
-    fn iu_mut(&mut self, recv: &Recv) -> &mut [u8] {
-        let len = recv.len as usize;
-        let at = self.place(recv.index, len);
-        let arena = if len <= INLINE_BYTES { &mut self.small } else { &mut self.large };
-        &mut arena[at..at + len]
+    fn put(&mut self, recv: Recv) {
+        debug_assert!(!self.free.contains(&recv.index), "receive given back twice");
+        assert!(self.free.len() < self.total as usize, "more receives than there are");
+        self.free.push(recv.index);
+    }
+
+    /// Copies the unit of `len` bytes that a ring has into a receive.
+    #[inline]
+    fn fill(&mut self, recv: &Recv, ring: &mut Consumer) {
+        let (index, len) = (recv.index as usize, recv.len as usize);
+        if len <= INLINE_BYTES {
+            ring.take_inline(&mut self.small[index].0);
+        } else {
+            ring.take(&mut self.large[index * self.stride..][..len]);
+        }
     }
 }
 
@@ -112,6 +125,16 @@ struct Conn {
     target: Arc<str>,
     traddr: Arc<str>,
     pid: i32,
+}
+
+impl Conn {
+    /// Ends a loan of this connection's memory.
+    #[inline]
+    fn take_back(&mut self, id: ConnId, buf: Buf) {
+        let returned = Returned::of(buf).expect("a pool buffer was given back as a loan");
+        assert!(returned.owner() == mark(id), "a loan of another connection");
+        self.regions.take_back(returned);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -136,12 +159,21 @@ pub struct ShmFabric {
     armed: bool,
 }
 
+/// The mark of a connection's loans; below 2^63, because there are fewer connections than 2^31.
+#[inline]
 fn mark(conn: ConnId) -> u64 {
-    u64::from(conn.generation) << 32 | u64::from(conn.index)
+    u64::from(conn.index) << 32 | u64::from(conn.generation)
 }
 
+#[inline]
 fn conn_of(mark: u64) -> ConnId {
-    ConnId { index: mark as u32, generation: (mark >> 32) as u32 }
+    ConnId { index: (mark >> 32) as u32, generation: mark as u32 }
+}
+
+/// Out of the way of those who name connections that exist.
+#[cold]
+fn released(conn: ConnId) -> ! {
+    panic!("{conn:?} has been released");
 }
 
 impl ShmFabric {
@@ -184,17 +216,21 @@ impl ShmFabric {
         ReceiveCount { home: receives.free.len() as u32, total: receives.total }
     }
 
-    #[inline]
+    #[inline(always)]
     fn conn(&self, conn: ConnId) -> &Conn {
         let slot = &self.slots[conn.index as usize];
-        assert_eq!(slot.generation, conn.generation, "{conn:?} has been released");
+        if slot.generation != conn.generation {
+            released(conn);
+        }
         slot.conn.as_ref().expect("connection exists")
     }
 
-    #[inline]
+    #[inline(always)]
     fn conn_mut(&mut self, conn: ConnId) -> &mut Conn {
         let slot = &mut self.slots[conn.index as usize];
-        assert_eq!(slot.generation, conn.generation, "{conn:?} has been released");
+        if slot.generation != conn.generation {
+            released(conn);
+        }
         slot.conn.as_mut().expect("connection exists")
     }
 
@@ -263,7 +299,7 @@ impl ShmFabric {
             // More units than credits: the peer broke SRP's flow control.
             let Some(free) = conn.receives.free.pop() else { return Some(CloseReason::Protocol) };
             let recv = Recv { index: free, len };
-            ends.consumer.take(conn.receives.iu_mut(&recv));
+            conn.receives.fill(&recv, &mut ends.consumer);
             events.push(Event::Received { conn: id, recv });
         }
         None
@@ -393,20 +429,17 @@ impl Fabric for ShmFabric {
         self.begin_close(conn.index, CloseReason::Local);
     }
 
-    #[inline]
+    #[inline(always)]
     fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8] {
         self.conn(conn).receives.iu(recv)
     }
 
-    #[inline]
+    #[inline(always)]
     fn repost(&mut self, conn: ConnId, recv: Recv) {
-        let receives = &mut self.conn_mut(conn).receives;
-        debug_assert!(!receives.free.contains(&recv.index), "receive given back twice");
-        assert!(receives.free.len() < receives.total as usize, "more receives than there are");
-        receives.free.push(recv.index);
+        self.conn_mut(conn).receives.put(recv);
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&mut self, conn: ConnId, seg: RemoteSeg, align: u32) -> Option<Buf> {
         let state = self.conn_mut(conn);
         if state.phase != Phase::Live {
@@ -415,7 +448,7 @@ impl Fabric for ShmFabric {
         state.regions.lend(&seg, align, mark(conn))
     }
 
-    #[inline]
+    #[inline(always)]
     fn give_back(&mut self, buf: Buf) {
         let returned = Returned::of(buf).expect("a pool buffer was given back as a loan");
         self.conn_mut(conn_of(returned.owner())).regions.take_back(returned);
@@ -449,6 +482,30 @@ impl Fabric for ShmFabric {
             self.begin_close(conn.index, CloseReason::RemoteAccess);
         }
         self.pending.push_back(Event::Replied { tag, buf, ok: moved });
+    }
+
+    #[inline(always)]
+    fn finish(
+        &mut self,
+        conn: ConnId,
+        tag: Tag,
+        recv: Recv,
+        loan: Option<Buf>,
+        iu: &[u8],
+        _solicited: bool,
+    ) -> bool {
+        let state = self.conn_mut(conn);
+        state.receives.put(recv);
+        if let Some(buf) = loan {
+            state.take_back(conn, buf);
+        }
+        let live = state.phase == Phase::Live;
+        if live {
+            state.ends.as_mut().expect("live connection has rings").producer.publish(iu);
+        } else {
+            self.pending.push_back(Event::Replied { tag, buf: None, ok: false });
+        }
+        live
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {

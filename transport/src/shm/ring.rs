@@ -15,13 +15,11 @@
 use std::sync::Arc;
 
 use super::atomic::{Ordering, fence};
-use super::sys::Mapping;
+use super::sys::{Mapping, SLOT_BYTES, SlotArray};
 use super::{CREDITS_MAX, IU_BYTES_MAX};
 
-/// Bytes of a slot.
-const SLOT_BYTES: usize = 128;
-/// Bytes of a unit that fit into a slot.
-pub const INLINE_BYTES: usize = SLOT_BYTES - 8;
+pub use super::sys::INLINE_BYTES;
+
 /// Bytes in front of the slots, for the word that says "the target sleeps".
 const HEAD_BYTES: usize = 4096;
 /// Where that word is.
@@ -131,29 +129,22 @@ struct Lane {
 /// The next slot: its number and the lap that its header must show.
 #[derive(Debug)]
 struct Cursor {
-    lane: Lane,
-    ring: Arc<Mapping>,
+    slots: SlotArray,
     slot: u32,
     lap: u32,
+    lane: Lane,
+    ring: Arc<Mapping>,
 }
 
 impl Cursor {
     fn new(lane: Lane, ring: Arc<Mapping>) -> Self {
-        Cursor { lane, ring, slot: 0, lap: 1 }
+        let slots = SlotArray::new(Arc::clone(&ring), lane.slots_at, lane.slots);
+        Cursor { slots, slot: 0, lap: 1, lane, ring }
     }
 
-    #[inline]
-    fn header_at(&self) -> usize {
-        self.lane.slots_at + self.slot as usize * SLOT_BYTES
-    }
-
-    #[inline]
-    fn body_at(&self, len: usize) -> usize {
-        if len <= INLINE_BYTES {
-            self.header_at() + 8
-        } else {
-            self.lane.overflow_at + self.slot as usize * self.lane.stride
-        }
+    /// Where a unit that doesn't fit into the slot is.
+    fn overflow_at(&self) -> usize {
+        self.lane.overflow_at + self.slot as usize * self.lane.stride
     }
 
     #[inline]
@@ -186,7 +177,7 @@ impl Consumer {
     #[inline]
     pub fn peek(&self) -> Arrival {
         // What precedes the peer's store of the header is visible to `take`.
-        let header = self.0.ring.word(self.0.header_at()).load(Ordering::Acquire);
+        let header = self.0.slots.header(self.0.slot).load(Ordering::Acquire);
         if (header >> 32) as u32 != self.0.lap {
             return Arrival::Nothing;
         }
@@ -198,10 +189,22 @@ impl Consumer {
     }
 
     /// Copies the unit that [`Consumer::peek`] found, of `to.len()` bytes, and goes on.
-    #[inline]
     pub fn take(&mut self, to: &mut [u8]) {
-        assert!(to.len() <= self.0.lane.iu_bytes_max as usize, "unit longer than the limit");
-        self.0.ring.read_at(self.0.body_at(to.len()), to);
+        let cursor = &mut self.0;
+        assert!(to.len() <= cursor.lane.iu_bytes_max as usize, "unit longer than the limit");
+        if to.len() <= INLINE_BYTES {
+            cursor.slots.read_unit(cursor.slot, to);
+        } else {
+            cursor.ring.read_at(cursor.overflow_at(), to);
+        }
+        cursor.advance();
+    }
+
+    /// Copies the slot of a unit of at most [`INLINE_BYTES`] that [`Consumer::peek`] found, and
+    /// goes on. What is behind the unit is whatever the peer left there.
+    #[inline]
+    pub fn take_inline(&mut self, to: &mut [u8; INLINE_BYTES]) {
+        self.0.slots.read(self.0.slot, to);
         self.0.advance();
     }
 }
@@ -217,10 +220,14 @@ impl Producer {
         let cursor = &mut self.0;
         let fits = !iu.is_empty() && iu.len() <= cursor.lane.iu_bytes_max as usize;
         assert!(fits, "unit of {} bytes, limit {}", iu.len(), cursor.lane.iu_bytes_max);
-        cursor.ring.write_at(cursor.body_at(iu.len()), iu);
+        if iu.len() <= INLINE_BYTES {
+            cursor.slots.write(cursor.slot, iu);
+        } else {
+            cursor.ring.write_at(cursor.overflow_at(), iu);
+        }
         let header = u64::from(cursor.lap) << 32 | iu.len() as u64;
         // A peer that loads the header sees the unit.
-        cursor.ring.word(cursor.header_at()).store(header, Ordering::Release);
+        cursor.slots.header(cursor.slot).store(header, Ordering::Release);
         cursor.advance();
     }
 }

@@ -74,6 +74,49 @@ pub struct Cmd<'a> {
     pub data_in: DataDesc<'a>,
 }
 
+/// A command in the form that nearly every read and write has: a CDB of at most 16 bytes and one
+/// direct descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DirectCmd {
+    /// The initiator's name for it.
+    pub tag: Tag,
+    /// The logical unit.
+    pub lun: Lun,
+    /// Whether the response is to raise a solicited event.
+    pub sol_not: SolNot,
+    /// The CDB.
+    pub cdb: [u8; CDB_BYTES],
+    /// Which way the data goes.
+    pub direction: Direction,
+    /// The initiator's memory.
+    pub seg: Seg,
+}
+
+impl DirectCmd {
+    /// The command in the received bytes if it has this form; any other is left to [`Cmd::parse`],
+    /// which tells the same of this one.
+    #[inline]
+    pub fn parse(iu: &[u8]) -> Option<Self> {
+        let head: &[u8; Cmd::LEN_MIN + DESCRIPTOR_BYTES] = iu.first_chunk()?;
+        let direction = match head[BUF_FMT] {
+            BUF_FMT_DIRECT_IN => Direction::In,
+            BUF_FMT_DIRECT_OUT => Direction::Out,
+            _ => return None,
+        };
+        if head[0] != Opcode::Cmd as u8 || head[ADD_CDB_LEN] & ADD_CDB_LEN_MASK != 0 {
+            return None;
+        }
+        Some(DirectCmd {
+            tag: tag(head),
+            lun: Lun(field(head, LUN)),
+            sol_not: SolNot::from_byte(head[SOL_NOT]),
+            cdb: field(head, CDB),
+            direction,
+            seg: Seg::from_bytes(head[Cmd::LEN_MIN..].first_chunk().expect("inside the head")),
+        })
+    }
+}
+
 /// Why a received SRP_CMD is not carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CmdError {

@@ -68,6 +68,13 @@ impl<'a> Rsp<'a> {
     /// Bytes of a response without response data and sense.
     pub const LEN_MIN: usize = 36;
 
+    /// GOOD, without residual.
+    #[inline]
+    pub const fn good(tag: Tag, req_lim_delta: i32, solicited: bool) -> Rsp<'static> {
+        let (residual, sense, response_code) = (None, &[], None);
+        Rsp { tag, req_lim_delta, solicited, status: 0, residual, sense, response_code }
+    }
+
     /// Parses the received bytes.
     #[inline]
     pub fn parse(iu: &'a [u8]) -> Result<Self, Malformed> {

@@ -50,3 +50,42 @@ impl Mapping {
         }
     }
 }
+
+/// As in `transport`.
+pub const SLOT_BYTES: usize = 128;
+/// As in `transport`.
+pub const INLINE_BYTES: usize = SLOT_BYTES - 8;
+
+/// As in `transport`.
+#[derive(Debug)]
+pub struct SlotArray {
+    mapping: Arc<Mapping>,
+    offset: usize,
+    mask: u32,
+}
+
+impl SlotArray {
+    pub fn new(mapping: Arc<Mapping>, offset: usize, count: u32) -> SlotArray {
+        SlotArray { mapping, offset, mask: count - 1 }
+    }
+
+    fn at(&self, number: u32) -> usize {
+        self.offset + (number & self.mask) as usize * SLOT_BYTES
+    }
+
+    pub fn header(&self, number: u32) -> &AtomicU64 {
+        self.mapping.word(self.at(number))
+    }
+
+    pub fn read(&self, number: u32, to: &mut [u8; INLINE_BYTES]) {
+        self.mapping.read_at(self.at(number) + 8, to);
+    }
+
+    pub fn read_unit(&self, number: u32, to: &mut [u8]) {
+        self.mapping.read_at(self.at(number) + 8, to);
+    }
+
+    pub fn write(&self, number: u32, unit: &[u8]) {
+        self.mapping.write_at(self.at(number) + 8, unit);
+    }
+}

@@ -7,5 +7,5 @@ mod regions;
 pub use credentials::peer_pid;
 #[cfg(test)]
 pub use mapping::MapError;
-pub use mapping::{Mapping, sealed_file};
+pub use mapping::{INLINE_BYTES, Mapping, SLOT_BYTES, SlotArray, sealed_file};
 pub use regions::{Regions, Returned};

@@ -67,14 +67,14 @@ impl Regions {
     }
 
     /// Lends one segment as a buffer, if all of it is inside one region and both its address here
-    /// and its length are multiples of `align`. `owner` comes back in [`Returned`].
-    #[inline]
+    /// and its length are multiples of `align`, a power of two. `owner` comes back in [`Returned`].
+    #[inline(always)]
     pub fn lend(&mut self, seg: &RemoteSeg, align: u32, owner: u64) -> Option<Buf> {
         let ptr = self.resolve(seg)?;
-        let align = align.max(1) as usize;
-        let aligned = (ptr.as_ptr() as usize).is_multiple_of(align)
-            && (seg.len as usize).is_multiple_of(align);
-        if seg.len == 0 || !aligned {
+        debug_assert!(align <= 1 || align.is_power_of_two(), "alignment of {align} bytes");
+        let low_bits = align.saturating_sub(1) as usize;
+        let unaligned = (ptr.as_ptr() as usize | seg.len as usize) & low_bits;
+        if seg.len == 0 || unaligned != 0 {
             return None;
         }
         self.loans += 1;
