@@ -253,7 +253,8 @@ impl Registry {
         let (blocks, block) = (options.num_blocks, options.block_size);
         let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
         let uuid = self.fresh_uuid(options.uuid, "null", &name)?;
-        Ok(self.keep(Kind::Null(Arc::new(Null::new(name, uuid, shape)))))
+        let null = Null::new(name, uuid, shape).with(options.dummy, options.read_zero);
+        Ok(self.keep(Kind::Null(Arc::new(null))))
     }
 
     /// Makes a memory device (`bdev_malloc_create`).
@@ -263,7 +264,8 @@ impl Registry {
         let (blocks, block) = (options.num_blocks, options.block_size);
         let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
         let uuid = self.fresh_uuid(options.uuid, "malloc", &name)?;
-        Ok(self.keep(Kind::Other(Arc::new(Malloc::new(name, uuid, shape)?))))
+        let malloc = Malloc::on_node(name, uuid, shape, options.numa_id)?;
+        Ok(self.keep(Kind::Other(Arc::new(malloc))))
     }
 
     /// Makes a device of a file or block device (`bdev_uring_create`).

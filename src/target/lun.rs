@@ -74,6 +74,8 @@ pub struct Mapping {
     pub geometry: Geometry,
     /// The device has its medium.
     pub ready: bool,
+    /// The device only holds the LUN's place.
+    pub placeholder: bool,
     /// Index of the device's channel in [`Luns`].
     pub device: usize,
     /// Number of its target in [`Luns`].
@@ -168,11 +170,22 @@ impl Luns {
     ) -> Result<(), OpenError> {
         let device = self.open(&lu.bdev)?;
         let (geometry, ready) = (lu.bdev.geometry(), lu.bdev.ready());
+        let placeholder = lu.bdev.placeholder();
         let target = self.target_index(target);
         let target = target.expect("the control plane maps only into targets that exist");
         let (uses, leaving) = (0, Vec::new());
-        let mapping =
-            Mapping { lu, lun, read_only, geometry, ready, device, target, uses, leaving };
+        let mapping = Mapping {
+            lu,
+            lun,
+            read_only,
+            geometry,
+            ready,
+            placeholder,
+            device,
+            target,
+            uses,
+            leaving,
+        };
         let tag = self
             .mappings
             .insert(mapping)
