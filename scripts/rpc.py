@@ -284,7 +284,15 @@ def bdev_commands(commands):
     )
     p.add_argument("name", help="its name")
 
-    for kind in ("null", "malloc", "uring", "passthru", "delay", "error"):
+    p = commands.add(
+        "bdev_sg_create", "Create a bdev of a SCSI device that is passed through", sg_params, bare
+    )
+    p.add_argument("-b", "--name", help="its name; Sg0 and so on when absent")
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    p.add_argument("-t", "--timeout-ms", type=natural, help="when a command is given up")
+    p.add_argument("filename", help="any node of the device: /dev/sgN, /dev/sdX, /dev/stN")
+
+    for kind in ("null", "malloc", "uring", "sg", "passthru", "delay", "error"):
         delete_command(commands, kind)
 
     p = commands.add(
@@ -387,6 +395,11 @@ def uring_params(args):
     names = ("name", "block_size", "uuid", "serial", "read_only", "shared", "direct")
     more = ("write_cache", "rotational", "sq_poll", "io_poll")
     return {"filename": os.path.abspath(args.filename), **given(args, *names, *more)}
+
+
+def sg_params(args):
+    names = ("name", "timeout_ms", "uuid")
+    return {"filename": os.path.abspath(args.filename), **given(args, *names)}
 
 
 def delete_command(commands, kind):

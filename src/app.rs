@@ -100,8 +100,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!("stopping");
     drop(watch);
     server.stop();
-    shared.control().stop().context("telling the cores to stop")?;
-    join_cores(running.cores)?;
+    let stopped = shared.control().stop(STOP_WAIT);
+    stopped.context("commands are stuck in a device; stopping without them")?;
+    for core in running.cores {
+        core.join()?;
+    }
     drop(shared);
     drop((shm, rdma));
     Ok(())
@@ -226,25 +229,6 @@ fn memory_for(config: &Config, bytes: usize) -> Result<Arc<Memory>, MemoryError>
         tracing::info!("buffer memory: {report}");
     }
     Ok(Arc::new(memory))
-}
-
-/// Waits for every core to end. Past the time limit the process ends without the late ones: they
-/// hold commands that a device has not given back.
-fn join_cores(cores: Vec<RunningCore>) -> anyhow::Result<()> {
-    let deadline = std::time::Instant::now() + STOP_WAIT;
-    for core in cores {
-        while !core.is_finished() {
-            if std::time::Instant::now() > deadline {
-                bail!(
-                    "core {}: commands are stuck in a device; stopping without it",
-                    core.number()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        core.join()?;
-    }
-    Ok(())
 }
 
 /// Unix sockets of the shared-memory fabric as the control plane sees them.

@@ -10,7 +10,7 @@
 //!
 //! Nothing here runs per I/O.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -20,6 +20,7 @@ use crate::delay::Delay;
 use crate::error::ErrorInjection;
 use crate::malloc::{self, Malloc, MallocOptions};
 use crate::null::{self, Null, NullOptions};
+use crate::sg::{Sg, SgOptions};
 use crate::uring::{self, Uring, UringOptions};
 use crate::{Bdev, Geometry};
 
@@ -276,6 +277,13 @@ impl Registry {
         Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options, self.lock_wait)?))))
     }
 
+    /// Makes a device of a SCSI device that is passed through (`bdev_sg_create`).
+    pub fn create_sg(&mut self, options: SgOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let name = self.fresh_name(options.name.clone(), "Sg")?;
+        let uuid = self.fresh_uuid(options.uuid, "sg", &name)?;
+        Ok(self.keep(Kind::Other(Arc::new(Sg::open(name, uuid, &options)?))))
+    }
+
     /// Takes in a device that was made elsewhere. Name and identity must be free.
     pub fn insert(&mut self, bdev: Arc<dyn Bdev>) -> Result<(), BdevError> {
         self.fresh_name(Some(bdev.name().to_owned()), "")?;
@@ -315,7 +323,8 @@ impl Registry {
     }
 
     /// Removes a device that nobody uses, and releases its base; `method` must be the one for its
-    /// kind. Channels that are still open keep the device alive.
+    /// kind. Channels that are still open keep the device alive, but not the file of a file-backed
+    /// one.
     pub fn delete(&mut self, name: &str, method: &str) -> Result<Arc<dyn Bdev>, BdevError> {
         let at = self.position(name)?;
         let bdev = &self.entries[at].bdev;
@@ -324,6 +333,9 @@ impl Registry {
         }
         self.refuse_claimed(at)?;
         let entry = self.entries.remove(at);
+        if let Kind::Uring(uring) = &entry.kind {
+            uring.close();
+        }
         if let Some(base) = &entry.base {
             self.release(base)?;
         }
@@ -349,9 +361,9 @@ impl Registry {
     }
 
     /// The devices whose medium can change by itself, to be looked at.
-    pub fn media(&self) -> Vec<Arc<Uring>> {
+    pub fn media(&self) -> Vec<Weak<Uring>> {
         let media = self.entries.iter().filter_map(|entry| match &entry.kind {
-            Kind::Uring(uring) => Some(Arc::clone(uring)),
+            Kind::Uring(uring) => Some(Arc::downgrade(uring)),
             _ => None,
         });
         media.collect()

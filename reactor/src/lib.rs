@@ -7,8 +7,10 @@
 pub mod batch;
 pub mod core;
 pub mod cpumask;
+pub mod lines;
 pub mod mailbox;
 pub mod pool;
+mod queues;
 pub mod slab;
 pub mod sleep;
 pub mod stats;
@@ -18,6 +20,7 @@ pub mod time;
 
 pub use batch::Batch;
 pub use cpumask::CoreSet;
+pub use lines::Lines;
 pub use pool::{Buf, Pool};
 pub use slab::{Slab, Tag};
 pub use time::{Clock, Instant};

@@ -15,11 +15,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::queue::ArrayQueue;
-use rtrb::{Consumer, Producer, PushError, RingBuffer};
-
-use crate::Batch;
-use crate::sleep::{Sleep, Woken, source_bit};
+use super::Batch;
+use super::queues::{ArrayQueue, Consumer, Producer, PushError, RingBuffer};
+use super::sleep::{Sleep, Woken, source_bit};
 
 /// The control plane's number among the sources of an inbox; core `n` is source `n + 1`.
 const CONTROL: usize = 0;
@@ -200,7 +198,7 @@ impl<M> Inbox<M> {
     }
 
     /// The descriptor that ends the core's sleep, for sources that are no mailboxes: they raise it
-    /// with [`crate::sleep::raise`].
+    /// with [`super::sleep::raise`].
     pub fn eventfd(&self) -> &Arc<OwnedFd> {
         self.sleep.eventfd()
     }

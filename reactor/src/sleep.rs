@@ -6,31 +6,24 @@
 //!
 //! A wake-up cannot be lost: sender and core change the same word, so one of them comes second and
 //! sees what the other did. A sender that comes second writes the eventfd; a core that comes second
-//! does not sleep. No fence is needed, because no decision depends on two words.
+//! does not sleep. No fence is needed, because no decision depends on two words. The word is a file
+//! of its own ([`word`]), which a model checker runs in every order.
 //!
 //! Costs one load per turn, one locked instruction per message, and a system call only for the
 //! message that ends a sleep.
 
+mod word;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, atomic};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-/// The core sleeps, or is about to and will look at the eventfd first.
-const ASLEEP: u64 = 1 << 63;
-
-/// How many sources have a bit of their own; source `n` uses bit `n % SOURCE_BITS`.
-pub const SOURCE_BITS: usize = 63;
-
-/// The bit of a source in [`Sleep::take`].
-#[inline]
-pub const fn source_bit(source: usize) -> u64 {
-    1 << (source % SOURCE_BITS)
-}
+use word::Word;
+pub use word::{SOURCE_BITS, source_bit};
 
 /// Why a core woke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,8 +37,7 @@ pub enum Woken {
 /// One core's state of sleep.
 #[derive(Debug)]
 pub struct Sleep {
-    /// Pending sources and [`ASLEEP`].
-    state: CachePadded<AtomicU64>,
+    word: CachePadded<Word>,
     eventfd: Arc<OwnedFd>,
 }
 
@@ -53,7 +45,7 @@ impl Sleep {
     /// An awake core with nothing pending. Fails when there are no descriptors left.
     pub fn new() -> Result<Self, Errno> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Sleep { state: CachePadded::new(AtomicU64::new(0)), eventfd: Arc::new(eventfd) })
+        Ok(Sleep { word: CachePadded::new(Word::new()), eventfd: Arc::new(eventfd) })
     }
 
     /// The descriptor that ends the sleep, for sources that raise it themselves with [`raise`].
@@ -65,9 +57,7 @@ impl Sleep {
     /// once [`Sleep::take`] returned the source's bit.
     #[inline]
     pub fn wake(&self, source: usize) {
-        let before = self.state.fetch_or(source_bit(source), Ordering::Release);
-        // A core only falls asleep with nothing pending, so exactly one sender sees this value.
-        if before == ASLEEP {
+        if self.word.post(source) {
             raise(&self.eventfd);
         }
     }
@@ -75,27 +65,26 @@ impl Sleep {
     /// Core: true when a source has something pending. One load.
     #[inline]
     pub fn is_pending(&self) -> bool {
-        self.state.load(Ordering::Relaxed) != 0
+        self.word.is_pending()
     }
 
     /// Core, awake: the bits of the sources that have something pending, which from now on they
     /// have not.
     #[inline]
     pub fn take(&self) -> u64 {
-        self.state.swap(0, Ordering::Acquire) & !ASLEEP
+        self.word.take()
     }
 
     /// Core: goes to sleep, unless something is pending. After true every [`Sleep::wake`] ends
     /// [`Sleep::wait`]; [`Sleep::cancel`] must follow.
     #[must_use]
     pub fn announce(&self) -> bool {
-        // Failure needs no order: the core calls `take`, which acquires.
-        self.state.compare_exchange(0, ASLEEP, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.word.announce()
     }
 
     /// Core: is awake again. What became pending meanwhile stays so.
     pub fn cancel(&self) {
-        self.state.fetch_and(!ASLEEP, Ordering::Relaxed);
+        self.word.cancel();
     }
 
     /// Core: blocks until the eventfd is raised, and lowers it. `longest` bounds the wait.
@@ -129,7 +118,7 @@ pub fn raise(eventfd: &OwnedFd) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
 
     use super::*;

@@ -8,13 +8,14 @@
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
-# initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return). Then:
-# reset, multipath, perf (srpt_perf over RDMA), compare (with the kernel's own target), kernel (the
+# initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return), sg
+# (SCSI devices passed through: disks, a tape, a changer). Then: reset, multipath, perf (srpt_perf
+# over RDMA), fio (the fio engine's job file), compare (with the kernel's own target), kernel (the
 # harness itself). A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks logins faults restart matrix backends)
+quick=(contract smoke disks logins faults restart matrix backends sg)
 full=no profile=release suites=()
 for option; do
     case $option in
@@ -32,7 +33,7 @@ for option; do
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(reset multipath perf compare kernel)
+    [ $full = no ] || suites+=(reset multipath perf fio compare kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile
@@ -45,7 +46,7 @@ guest() { # SCRIPT [argument]...
     local udev=()
     [ "$suite" != multipath ] || udev=(--udev)
     scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${udev[@]}" \
-        --share "bin=$bin" \
+        --share "bin=$bin" --share fio=bench/fio \
         --script "scripts/guest/in/$1" "${@:2}"
 }
 run() {

@@ -188,6 +188,12 @@ impl Control {
         bdev: Arc<dyn Bdev>,
         request: &MapRequest,
     ) -> Result<Arc<LogicalUnit>, Refused> {
+        if bdev.scsi().is_some() && request.overrides != Overrides::default() {
+            return Err(Refused::invalid(format!(
+                "vendor, product, serial: bdev {} is a SCSI device that names itself",
+                bdev.name()
+            )));
+        }
         let identity = identity(bdev.as_ref(), &request.overrides)
             .map_err(|error| Refused::invalid(error.to_string()))?;
         self.bdevs.claim(bdev.name(), CLAIM)?;

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bdev::Bdev;
 use bdev::registry::{BdevError, Registry};
@@ -141,11 +142,14 @@ impl Control {
         self.all(&Action::ResetIoCounts { bdevs, sums }).map(drop)
     }
 
-    /// Asks every core to stop: what runs is answered, then the channels end. What an error bdev
-    /// holds goes on.
-    pub fn stop(&mut self) -> Result<(), Refused> {
+    /// Stops every core: what runs is answered, then the channels end, and when no core has
+    /// anything left they all end. What an error bdev holds goes on. Fails after `wait_max`: a
+    /// device has not given a command back, and the cores still run.
+    pub fn stop(&mut self, wait_max: Duration) -> Result<(), Refused> {
         self.bdevs.end_injections();
-        self.all(&Action::Shutdown).map(drop)
+        cores::all_within(self.cores.as_mut(), &Action::Shutdown, wait_max)
+            .map_err(|partial| refusal(&partial.error))?;
+        self.all(&Action::End).map(drop)
     }
 
     /// A bdev by name or UUID.

@@ -16,7 +16,7 @@ pub enum Attention {
     CapacityChanged = 1 << 2,
     /// 2F/00: another initiator has cleared the nexus's commands.
     CommandsCleared = 1 << 3,
-    /// 28/00: a medium that was gone is back.
+    /// 28/00: a medium that was gone is back, or the one of a removable device may be another.
     MediumChanged = 1 << 4,
 }
 
@@ -77,13 +77,14 @@ mod tests {
 
     #[test]
     fn reported_in_order_until_none_is_left() {
-        let mut bits = 0b1111;
+        let mut bits = 0b1_1111;
         let mut reported = Vec::new();
         while let Some((bit, sense)) = highest(bits) {
             bits &= !bit;
             reported.push((sense.key, sense.asc, sense.ascq));
         }
-        assert_eq!(reported, [(6, 0x29, 0), (6, 0x3f, 0x0e), (6, 0x2a, 9), (6, 0x2f, 0)]);
+        let expected = [(0x29, 0), (0x28, 0), (0x3f, 0x0e), (0x2a, 9), (0x2f, 0)];
+        assert_eq!(reported, expected.map(|(asc, ascq)| (6, asc, ascq)));
         assert_eq!(highest(0x80), None);
     }
 

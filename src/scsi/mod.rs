@@ -22,6 +22,7 @@ pub mod inquiry;
 pub mod mode;
 pub mod opcodes;
 pub mod page;
+pub mod pass;
 pub mod report_luns;
 pub mod sense;
 pub mod status;

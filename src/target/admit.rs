@@ -9,6 +9,7 @@ use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
+use super::pass::pass_plan;
 use super::request::{
     Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source,
 };
@@ -273,7 +274,7 @@ impl<F: Fabric> Shard<F> {
         }
         let (scratch_bytes, exclusive) = match job {
             Job::Steps(steps) => (steps.scratch_bytes(IO_BYTES_MAX), steps.is_atomic()),
-            Job::Io(_) | Job::Reply => (0, false),
+            Job::Io(_) | Job::Pass | Job::Reply => (0, false),
         };
         let table_bytes = match offered.source {
             Source::ExternalTable(seg) => seg.len as usize,
@@ -374,7 +375,13 @@ impl<F: Fabric> Shard<F> {
                 {
                     return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
                 }
-                decode(cmd.cdb, &view(self.luns.mapping(mapping), connection))
+                let unit = self.luns.mapping(mapping);
+                if unit.passes
+                    && let Some(plan) = pass_plan(connection, unit, &cmd, header)
+                {
+                    return Some(plan);
+                }
+                decode(cmd.cdb, &view(unit, connection))
             }
             _ => decode_absent(cmd.cdb, number.unwrap_or(u16::MAX)),
         };
@@ -512,7 +519,7 @@ fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
 /// The data of a command in the direction of its CDB. `None`: descriptors that can't be used:
 /// data in the other direction as well, too many segments, or a table shorter than it promises.
 #[inline]
-fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
+pub(super) fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
     let (side, desc) = match (cmd.data_in.is_none(), cmd.data_out.is_none()) {
         (true, true) => return Some(Offered::NONE),
         (false, true) => (Direction::In, cmd.data_in),

@@ -32,7 +32,9 @@ impl<F: Fabric> Shard<F> {
         let login = match LoginReq::parse(self.fabric.login_data(conn)) {
             Ok(login) => login,
             Err(error) => {
-                tracing::warn!(peer = peer.peer, %error, "malformed login");
+                if let Some(left_out) = self.faults.take(self.now.ns()) {
+                    tracing::warn!(peer = peer.peer, %error, left_out, "malformed login");
+                }
                 let reason = RejectReason::UnableToEstablish;
                 return self.turn_away(conn, [0; 8], reason);
             }
@@ -123,13 +125,16 @@ impl<F: Fabric> Shard<F> {
         rsp.emit(&mut bytes);
         let receives = credits + RECEIVES_EXTRA;
         self.fabric.accept(conn, &bytes, receives, iu_bytes_max, ti_bytes_max);
-        let connection = self.connection(conn);
-        tracing::info!(
-            session = connection.session(),
-            peer = connection.peer.peer,
-            target = connection.peer.target,
-            "login"
-        );
+        if let Some(left_out) = self.news.take(self.now.ns()) {
+            let connection = self.connection(conn);
+            tracing::info!(
+                session = connection.session(),
+                peer = connection.peer.peer,
+                target = connection.peer.target,
+                left_out,
+                "login"
+            );
+        }
         if self.stopping {
             self.leave(conn);
         }
@@ -204,14 +209,17 @@ impl<F: Fabric> Shard<F> {
         if matches!(connection.state, State::Leaving { .. }) {
             self.leaving -= 1;
         }
-        let connection = self.connection(conn);
-        connection.state = State::Gone;
-        tracing::info!(
-            session = connection.session(),
-            peer = connection.peer.peer,
-            ?reason,
-            "channel closed"
-        );
+        self.connection(conn).state = State::Gone;
+        if let Some(left_out) = self.news.take(self.now.ns()) {
+            let connection = self.connection(conn);
+            tracing::info!(
+                session = connection.session(),
+                peer = connection.peer.peer,
+                ?reason,
+                left_out,
+                "channel closed"
+            );
+        }
         self.drop_waiting(conn);
         self.drop_functions(conn);
         if self.connection(conn).in_flight == 0 {
@@ -249,6 +257,9 @@ impl<F: Fabric> Shard<F> {
         let channel = ChannelAt { core: self.out.core(), conn };
         self.out.send(REGISTRY_CORE, CoreMessage::ChannelGone { channel });
         self.check_deletes();
+        if !self.shutdowns.is_empty() {
+            self.check_shutdowns();
+        }
     }
 
     /// Answers those who wait for the last channel of a target.

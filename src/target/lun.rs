@@ -6,9 +6,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError};
+use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError, ScsiEnd, ScsiIo};
 use reactor::{Batch, Instant, Slab, Tag};
 
 use super::message::{IoCounts, Token};
@@ -31,12 +31,18 @@ pub struct LogicalUnit {
     pub identity: Identity,
     /// A command that must not be interrupted (COMPARE AND WRITE) is under way, on any core.
     exclusive: AtomicBool,
+    /// The session that has reserved the unit, or [`NOBODY`].
+    reserved_by: AtomicU64,
 }
+
+/// No session: their numbers begin with 1.
+const NOBODY: u64 = 0;
 
 impl LogicalUnit {
     /// A logical unit for a device.
     pub fn new(id: u32, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
-        LogicalUnit { id, bdev, identity, exclusive: AtomicBool::new(false) }
+        let (exclusive, reserved_by) = (AtomicBool::new(false), AtomicU64::new(NOBODY));
+        LogicalUnit { id, bdev, identity, exclusive, reserved_by }
     }
 
     /// Begins an uninterrupted command; false while another one is under way.
@@ -48,6 +54,33 @@ impl LogicalUnit {
     pub fn leave(&self) {
         let was = self.exclusive.swap(false, Ordering::AcqRel);
         assert!(was, "left a logical unit that nobody had entered");
+    }
+
+    /// Reserves the unit for a session (SPC-2 7.21); again is fine. False: another one has it.
+    pub fn reserve(&self, session: u64) -> bool {
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        match self.reserved_by.compare_exchange(NOBODY, session, order.0, order.1) {
+            Ok(_) => true,
+            Err(holder) => holder == session,
+        }
+    }
+
+    /// Ends a session's reservation, if it has one.
+    pub fn release(&self, session: u64) {
+        let order = (Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.reserved_by.compare_exchange(session, NOBODY, order.0, order.1);
+    }
+
+    /// Ends whatever reservation there is: after a reset.
+    pub fn release_all(&self) {
+        self.reserved_by.store(NOBODY, Ordering::Release);
+    }
+
+    /// True when another session than this one has reserved the unit.
+    #[inline]
+    pub fn is_reserved_by_other(&self, session: u64) -> bool {
+        let holder = self.reserved_by.load(Ordering::Acquire);
+        holder != NOBODY && holder != session
     }
 }
 
@@ -70,6 +103,8 @@ pub struct Mapping {
     pub lun: u16,
     /// Writes are refused.
     pub read_only: bool,
+    /// Commands go to the device as they are.
+    pub passes: bool,
     /// Size and abilities of the device.
     pub geometry: Geometry,
     /// The device has its medium.
@@ -173,8 +208,8 @@ impl Luns {
         let placeholder = lu.bdev.placeholder();
         let target = self.target_index(target);
         let target = target.expect("the control plane maps only into targets that exist");
-        let (uses, leaving) = (0, Vec::new());
         let mapping = Mapping {
+            passes: lu.bdev.scsi().is_some(),
             lu,
             lun,
             read_only,
@@ -183,8 +218,8 @@ impl Luns {
             placeholder,
             device,
             target,
-            uses,
-            leaving,
+            uses: 0,
+            leaving: Vec::new(),
         };
         let tag = self
             .mappings
@@ -320,13 +355,40 @@ impl Luns {
     /// Submits to the device of a mapping.
     #[inline]
     pub fn submit(&mut self, device: usize, io: bdev::Io) {
+        self.activate(device).channel.submit(io);
+    }
+
+    /// Submits a command to the device of a mapping that passes commands on.
+    pub fn submit_scsi(&mut self, device: usize, io: ScsiIo<'_>) {
+        self.activate(device).channel.submit_scsi(io);
+    }
+
+    /// Counts an operation that is about to be submitted.
+    #[inline]
+    fn activate(&mut self, device: usize) -> &mut Device {
         let open = self.devices[device].as_mut().expect("a mapping keeps its device open");
         open.in_flight += 1;
-        open.channel.submit(io);
         if !open.active {
             open.active = true;
             self.active.push(device);
         }
+        open
+    }
+
+    /// How a command ended whose completion has just come.
+    pub fn scsi_end(&self, device: usize, tag: Tag) -> &ScsiEnd {
+        let open = self.devices[device].as_ref().expect("a mapping keeps its device open");
+        open.channel.scsi_end(tag)
+    }
+
+    /// Resets the device of a mapping, if it is one that takes commands.
+    pub fn reset(&mut self, device: usize) {
+        self.devices[device].as_mut().expect("a mapping keeps its device open").channel.reset();
+    }
+
+    /// Ends the reservations of a session that is gone.
+    pub fn release_reservations(&self, session: u64) {
+        self.mappings.iter().for_each(|(_, mapping)| mapping.lu.release(session));
     }
 
     /// Hands what was submitted to the devices.
@@ -371,6 +433,11 @@ impl Luns {
         self.active
             .iter()
             .all(|device| devices[*device].as_mut().expect("active devices are open").channel.arm())
+    }
+
+    /// What a device did on this core.
+    pub fn counts(&mut self, device: usize) -> &mut IoCounts {
+        &mut self.devices[device].as_mut().expect("a mapping keeps its device open").counts
     }
 
     /// Open devices, for reports.

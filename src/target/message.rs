@@ -89,9 +89,12 @@ pub enum Action {
     },
     /// Asks for a [`Report`].
     Report,
-    /// Stops: no new commands, SRP_T_LOGOUT to everyone, answer what is in flight, then
-    /// [`reactor::Service::stopped`].
+    /// Stops: no new logins and commands, SRP_T_LOGOUT to everyone. Answered when nothing is left on
+    /// the core. It goes on to answer other cores until [`Action::End`].
     Shutdown,
+    /// Ends the core ([`reactor::Service::stopped`]), once every core has answered
+    /// [`Action::Shutdown`]: nobody needs it any more.
+    End,
 }
 
 /// A core's answer to an [`Action`].

@@ -8,6 +8,7 @@ pub mod lun;
 pub mod message;
 pub mod nexus;
 pub mod outbox;
+mod pass;
 mod report;
 mod request;
 pub mod shard;

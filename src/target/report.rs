@@ -105,7 +105,9 @@ impl<F: Fabric> Shard<F> {
             }
             CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
-                registry.on_channel_gone(channel, &mut self.out);
+                if let Some(session) = registry.on_channel_gone(channel, &mut self.out) {
+                    self.luns.release_reservations(session);
+                }
             }
             CoreMessage::Attention { at, bits, except } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
@@ -173,9 +175,21 @@ impl<F: Fabric> Shard<F> {
             Action::Shutdown => {
                 self.stopping = true;
                 self.leave_where(|_| true);
+                self.shutdowns.push(token);
+                return self.check_shutdowns();
             }
+            Action::End => self.ended = true,
         }
         self.answer(token);
+    }
+
+    /// Answers those who wait until nothing is left here.
+    pub(super) fn check_shutdowns(&mut self) {
+        if self.requests.is_empty() && self.connections.iter().all(Option::is_none) {
+            for token in std::mem::take(&mut self.shutdowns) {
+                self.answer(token);
+            }
+        }
     }
 
     /// Every core is told of a change; the registry's core alone tells the sessions, once.

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use bdev::{CoreContext, IoDone};
 use reactor::pool::{Buf, Pool};
-use reactor::{Batch, Instant, Progress, Service, Slab, Tag};
+use reactor::{Batch, Instant, Lines, Progress, Service, Slab, Tag};
 use transport::srp::{Opcode, Rsp};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
@@ -48,6 +48,10 @@ pub struct Shard<F: Fabric> {
     pub(super) registry: Option<Registry>,
     pub(super) tasks: Tasks,
     pub(super) counters: Counters,
+    /// Log lines of logins and ends.
+    pub(super) news: Lines,
+    /// Log lines of broken rules.
+    pub(super) faults: Lines,
     /// Segments of the reply being built.
     pub(super) segs: Vec<RemoteSeg>,
     /// Response being built; the longest.
@@ -57,6 +61,10 @@ pub struct Shard<F: Fabric> {
     /// DELETE TARGET answers that wait for the last channel.
     pub(super) deletes: Vec<(Token, usize)>,
     pub(super) stopping: bool,
+    /// SHUTDOWN answers that wait until nothing is left.
+    pub(super) shutdowns: Vec<Token>,
+    /// Told to end.
+    pub(super) ended: bool,
     pub(super) now: Instant,
     events: Batch<Event>,
     done: Batch<IoDone>,
@@ -77,11 +85,15 @@ impl<F: Fabric> Shard<F> {
             reserved: None,
             tasks: Tasks::new(),
             counters: Counters::default(),
+            news: Lines::default(),
+            faults: Lines::default(),
             segs: Vec::with_capacity(SEGMENTS_MAX),
             rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
             leaving: 0,
             deletes: Vec::new(),
             stopping: false,
+            shutdowns: Vec::new(),
+            ended: false,
             now: Instant::default(),
             events: Batch::new(BATCH),
             done: Batch::new(BATCH),
@@ -161,8 +173,11 @@ impl<F: Fabric> Shard<F> {
             self.fabric.repost(conn, recv);
         }
         self.counters.count(what);
-        let peer = &self.connection(conn).peer;
-        tracing::warn!(peer = peer.peer, traddr = peer.traddr, what, "protocol violation");
+        if let Some(left_out) = self.faults.take(self.now.ns()) {
+            let peer = &self.connection(conn).peer;
+            let (peer, traddr) = (&*peer.peer, &*peer.traddr);
+            tracing::warn!(peer, traddr, what, left_out, "protocol violation");
+        }
         self.close(conn, CloseReason::Protocol);
     }
 
@@ -239,6 +254,6 @@ impl<F: Fabric> Service for Shard<F> {
     }
 
     fn stopped(&self) -> bool {
-        self.stopping && self.requests.is_empty() && self.connections.iter().all(Option::is_none)
+        self.ended
     }
 }

@@ -103,6 +103,9 @@ impl<F: Fabric> Shard<F> {
         };
         self.connection(conn).in_flight += 1;
         self.raise_for(request.tmf(), unit, session);
+        if let (Some(Tmf::LunReset), Some(mapping)) = (request.tmf(), mapping) {
+            self.reset_device(mapping);
+        }
         let from = self.out.core();
         for core in 0..self.out.cores() {
             self.out.send(core, CoreMessage::Abort { scope, from, task });

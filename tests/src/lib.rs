@@ -3,8 +3,10 @@
 //! binaries ([`process`]), and a counting allocator ([`sys`]).
 
 pub mod gate;
+pub mod hostile;
 pub mod port;
 pub mod process;
+pub mod scripted;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod world;

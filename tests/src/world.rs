@@ -251,6 +251,10 @@ impl World {
         self.steps += 1;
         self.clock.advance(STEP);
         for (core, shard) in self.shards.iter_mut().enumerate() {
+            // A core that has ended has no thread any more.
+            if shard.stopped() {
+                continue;
+            }
             let inbox = &mut self.inboxes[core];
             let mut mailbox = self.mailboxes[core].borrow_mut();
             while !inbox.is_full() {
@@ -287,11 +291,21 @@ impl World {
 
     /// Asks all cores for something; see [`World::answered`].
     pub fn begin(&mut self, action: Action) -> Token {
+        self.begin_in_turn(action, |_, _| ())
+    }
+
+    /// The same, with something happening after each core was told.
+    pub fn begin_in_turn(
+        &mut self,
+        action: Action,
+        mut between: impl FnMut(&mut World, usize),
+    ) -> Token {
         self.token += 1;
         let token = self.token;
-        for mailbox in &self.mailboxes {
+        for core in 0..self.shards.len() {
             let action = action.clone();
-            mailbox.borrow_mut().push_back(Message::Control { token, action });
+            self.mailboxes[core].borrow_mut().push_back(Message::Control { token, action });
+            between(self, core);
         }
         token
     }
@@ -459,6 +473,18 @@ impl World {
             }
         }
         None
+    }
+
+    /// Stops all cores as the control plane does.
+    pub fn shut_down(&mut self) {
+        self.control(Action::Shutdown);
+        self.end();
+    }
+
+    /// Ends all cores, which have answered [`Action::Shutdown`].
+    pub fn end(&mut self) {
+        self.control(Action::End);
+        self.until("the end of the cores", World::stopped);
     }
 
     /// Every shard has stopped.

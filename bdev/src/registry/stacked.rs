@@ -118,6 +118,13 @@ impl Registry {
         let name = self.fresh_name(Some(name), "")?;
         let uuid = self.fresh_uuid(uuid, module, &name)?;
         self.refuse_claimed(at)?;
+        let below = &self.entries[at].bdev;
+        if below.scsi().is_some() && below.geometry().blocks == 0 {
+            return Err(BdevError::Invalid(format!(
+                "bdev {} is a SCSI device without blocks: only a disk can be below another bdev",
+                below.name()
+            )));
+        }
         Ok(Parts { name, uuid, base: Arc::clone(&self.entries[at].bdev) })
     }
 

@@ -37,7 +37,8 @@ rpc() {
 target_configure() { # MEGABYTES of LUN 0
     target_luns "malloc:$1" null:1024
 }
-# Writes the configuration. Each LUN, from 0, is malloc:MEGABYTES, null:MEGABYTES or file:PATH.
+# Writes the configuration. Each LUN, from 0, is malloc:MEGABYTES, null:MEGABYTES, file:PATH, or
+# sg:PATH for a SCSI device that is passed through.
 target_luns() {
     local lun number=0 bdevs="" options="" maps="" listeners="" kind value at
     [ -z "$TARGET_OPTIONS" ] || options="{\"method\": \"srpt_set_options\", \"params\": {$TARGET_OPTIONS}},"
@@ -46,6 +47,8 @@ target_luns() {
         case $kind in
             file) bdevs+="{\"method\": \"bdev_uring_create\", \"params\":
                 {\"name\": \"lun$number\", \"filename\": \"$value\", \"block_size\": 512}}," ;;
+            sg) bdevs+="{\"method\": \"bdev_sg_create\", \"params\":
+                {\"name\": \"lun$number\", \"filename\": \"$value\"}}," ;;
             *) bdevs+="{\"method\": \"bdev_${kind}_create\", \"params\":
                 {\"name\": \"lun$number\", \"num_blocks\": $((value * 2048)), \"block_size\": 512}}," ;;
         esac

@@ -7,6 +7,7 @@ use bdev::Bdev;
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::{BdevError, describe};
+use bdev::sg::{SgOptions, TIMEOUT_MS_MAX};
 use bdev::uring::{Direct, OnOff, UringOptions};
 use rustix::io::Errno;
 use serde::Deserialize;
@@ -20,7 +21,7 @@ use crate::rpc::Shared;
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
 
-pub(super) const METHODS: [Method; 9] = [
+pub(super) const METHODS: [Method; 11] = [
     change("bdev_null_create", null_create),
     locked("bdev_null_delete", |control, params| delete(control, "bdev_null_delete", params)),
     locked("bdev_null_resize", null_resize),
@@ -29,6 +30,8 @@ pub(super) const METHODS: [Method; 9] = [
     change("bdev_uring_create", uring_create),
     locked("bdev_uring_delete", |control, params| delete(control, "bdev_uring_delete", params)),
     locked("bdev_uring_rescan", uring_rescan),
+    change("bdev_sg_create", sg_create),
+    locked("bdev_sg_delete", |control, params| delete(control, "bdev_sg_delete", params)),
     shared("bdev_get_bdevs", list),
 ];
 
@@ -125,6 +128,18 @@ struct UringParams {
     io_poll: bool,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SgParams {
+    #[serde(default)]
+    name: Option<BdevName>,
+    filename: String,
+    #[serde(default)]
+    timeout_ms: Option<Bounded<1, { TIMEOUT_MS_MAX as u64 }>>,
+    #[serde(default)]
+    uuid: Option<Uuid>,
+}
+
 /// Wrong values that only the device could see are parameter errors too.
 pub(super) fn refused(error: BdevError) -> RpcError {
     match error {
@@ -186,6 +201,17 @@ fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Und
         ..defaults
     };
     Ok(made(&control.bdevs_mut().create_uring(options).map_err(refused)?))
+}
+
+fn sg_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+    let params: SgParams = params::parse(params)?;
+    let options = SgOptions {
+        name: params.name.map(|name| name.0),
+        filename: params.filename,
+        timeout_ms: params.timeout_ms.map(|ms| ms.0 as u32),
+        uuid: params.uuid,
+    };
+    Ok(made(&control.bdevs_mut().create_sg(options).map_err(refused)?))
 }
 
 fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {

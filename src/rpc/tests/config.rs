@@ -60,9 +60,11 @@ fn what_was_saved_makes_the_same_state() {
     assert_eq!(again.ok("srpt_get_targets", ""), bench.ok("srpt_get_targets", ""));
     assert_eq!(again.ok("srpt_get_options", ""), bench.ok("srpt_get_options", ""));
     assert_eq!(again.ok("bdev_get_bdevs", ""), bench.ok("bdev_get_bdevs", ""));
+    // These need a file or a device: the next test, and scripts/guest/in/srp-sg.sh.
+    let elsewhere = ["bdev_uring_create", "bdev_sg_create"];
     for method in methods::changes() {
         assert!(
-            saved.to_string().contains(method) || method == "bdev_uring_create",
+            saved.to_string().contains(method) || elsewhere.contains(&method),
             "{method} is not in the round trip"
         );
     }

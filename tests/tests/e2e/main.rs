@@ -3,7 +3,6 @@
 mod configuration;
 mod data;
 mod death;
-mod hostile;
 mod idle;
 mod media;
 mod refusals;

@@ -8,6 +8,7 @@ mod credits;
 mod data;
 mod endings;
 mod login;
+mod pass;
 mod resources;
 mod soak;
 mod stacked;

@@ -5,6 +5,7 @@
 //! found nothing for a while, because that costs a system call.
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -254,6 +255,10 @@ impl DataMemory for RdmaMemory {
 
     fn write_at(&self, offset: usize, from: &[u8]) {
         self.region.write_at(offset, from);
+    }
+
+    fn base(&self) -> Option<NonNull<u8>> {
+        NonNull::new(self.region.address(0) as *mut u8)
     }
 }
 
