@@ -41,6 +41,8 @@ enum Admission {
     Short(Recv, usize),
     /// Another command has its logical unit for itself: later.
     Excluded(Recv),
+    /// It waits for a rate limit, apart from the others.
+    Held,
     /// It was no command: the channel closes.
     Broken(Recv),
 }
@@ -134,7 +136,12 @@ impl<F: Fabric> Shard<F> {
             let Some(recv) = connection.waiting.pop_front() else { return Turn::Empty };
             let conn = connection.id;
             match self.admit(conn, recv) {
-                Admission::Started => self.connection(conn).short = None,
+                Admission::Started => {
+                    let connection = self.connection(conn);
+                    connection.short = None;
+                    connection.paid = connection.paid.saturating_sub(1);
+                }
+                Admission::Held => {}
                 Admission::Short(recv, bytes) => {
                     let now = self.now;
                     let connection = self.connection(conn);
@@ -166,6 +173,15 @@ impl<F: Fabric> Shard<F> {
         let Some(plan) = self.plan(conn, &recv) else { return Admission::Broken(recv) };
         match plan.work {
             Planned::Run { job, direction, bytes } => {
+                let limited = |tag| self.luns.mapping(tag).limited;
+                let recv = if plan.header.mapping.is_some_and(limited) {
+                    match self.charge(conn, recv, &plan.header, &job) {
+                        Some(recv) => recv,
+                        None => return Admission::Held,
+                    }
+                } else {
+                    recv
+                };
                 self.admit_run(conn, recv, plan.header, plan.offered, job, direction, bytes)
             }
             Planned::End(outcome) => {

@@ -251,7 +251,7 @@ impl<F: Fabric> Shard<F> {
     /// Nothing of a closed channel is left.
     fn release(&mut self, conn: ConnId) {
         let slot = self.connections[conn.index as usize].take();
-        assert!(slot.is_some(), "released once");
+        self.forget_lanes(slot.expect("released once").session());
         self.ready.retain(|index| *index != conn.index);
         self.fabric.release(conn);
         let channel = ChannelAt { core: self.out.core(), conn };
@@ -278,6 +278,8 @@ impl<F: Fabric> Shard<F> {
         while let Some(recv) = self.connection(conn).waiting.pop_front() {
             self.fabric.repost(conn, recv);
         }
+        self.connection(conn).paid = 0;
+        self.drop_held(conn);
     }
 
     /// Returns credits that no response will carry (SRP_CRED_REQ; SRP 16A, 6.10).

@@ -3,9 +3,11 @@
 mod admit;
 mod connection;
 mod execute;
+pub mod limiter;
 mod login;
 pub mod lun;
 pub mod message;
+pub mod meter;
 pub mod nexus;
 pub mod outbox;
 mod pass;
@@ -13,5 +15,6 @@ mod report;
 mod request;
 pub mod shard;
 mod task;
+mod throttle;
 
 pub use shard::Shard;

@@ -26,6 +26,7 @@ use super::outbox::Outbox;
 use super::report::Counters;
 use super::request::Request;
 use super::task::Tasks;
+use super::throttle::Throttle;
 use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
 /// Events and completions taken per turn: bounds the work of a turn.
@@ -47,6 +48,8 @@ pub struct Shard<F: Fabric> {
     /// On [`REGISTRY_CORE`] only.
     pub(super) registry: Option<Registry>,
     pub(super) tasks: Tasks,
+    /// Commands that wait for rate limits.
+    pub(super) throttle: Throttle,
     pub(super) counters: Counters,
     /// Log lines of logins and ends.
     pub(super) news: Lines,
@@ -84,6 +87,7 @@ impl<F: Fabric> Shard<F> {
             ready: VecDeque::with_capacity(connections),
             reserved: None,
             tasks: Tasks::new(),
+            throttle: Throttle::default(),
             counters: Counters::default(),
             news: Lines::default(),
             faults: Lines::default(),
@@ -225,6 +229,9 @@ impl<F: Fabric> Service for Shard<F> {
             self.on_event(event);
             progress = Progress::Busy;
         }
+        if self.throttle.earliest().is_some_and(|due| due <= now) && self.release_due() {
+            progress = Progress::Busy;
+        }
         self.admit_ready();
         self.luns.flush();
         self.luns.poll(now, &mut self.done);
@@ -251,6 +258,10 @@ impl<F: Fabric> Service for Shard<F> {
             && self.out.flush()
             && self.luns.arm()
             && self.fabric.arm()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.throttle.earliest()
     }
 
     fn stopped(&self) -> bool {

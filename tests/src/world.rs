@@ -21,6 +21,7 @@ use reactor::{Batch, Clock, Service};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::target::Shard;
+use srpt_tgt::target::limiter::RateLimits;
 use srpt_tgt::target::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::target::message::{Action, ActionError, Answer, Message, Report, Token};
 use srpt_tgt::target::outbox::{CoreDoor, Outbox};
@@ -341,6 +342,13 @@ impl World {
         let (target, lu) = (target.to_owned(), Arc::clone(unit));
         self.control(Action::MapLun { target: target.clone(), lun, lu, read_only: false });
         self.control(Action::LunsChanged { target });
+    }
+
+    /// Sets the rate limits of a device that is mapped.
+    pub fn limit(&mut self, bdev: &str, limits: RateLimits) {
+        self.units[bdev].limiter.set(&limits);
+        let bdev = bdev.to_owned();
+        self.control(Action::RateLimits { bdev, limited: limits.is_on() });
     }
 
     /// Takes a LUN out of the map and says so to the sessions.

@@ -219,8 +219,9 @@ struct FakeDisk {
 
 impl FakeDisk {
     fn new(fake: Fake) -> FakeDisk {
-        let (block, bytes) = (fake.state().block as u32, fake.state().medium.len() as u64);
-        let blocks = bytes / u64::from(block);
+        let state = fake.state();
+        let (block, blocks) = (state.block as u32, (state.medium.len() / state.block) as u64);
+        drop(state);
         let shared = shared(block, blocks);
         let worker = Arc::new(Mutex::new(Worker::new(Arc::clone(&shared), DISK, fake)));
         FakeDisk { shared, geometry: geometry(block, blocks), worker }

@@ -88,16 +88,6 @@ target_descriptors() { find "/proc/$target_pid/fd" -mindepth 1 | wc --lines; }
 target_rss_kb() { awk '/^VmRSS/ { print $2 }' "/proc/$target_pid/status"; }
 rxe_objects() { rdma resource show | tr '\n' ' '; }
 
-# A host that waits for a lost target as a user with one path would: tries every second for ten
-# minutes, and holds I/O back meanwhile instead of failing it.
-wait_for_target() {
-    local port
-    for port in /sys/class/srp_remote_ports/*; do
-        echo off >"$port/fast_io_fail_tmo" && echo 600 >"$port/dev_loss_tmo" &&
-            echo 1 >"$port/reconnect_delay" || return 1
-    done
-}
-
 # No kernel complaint. Lines that match the extended expression given are expected.
 kernel_is_clean() { # [EXPECTED]
     ! dmesg --level=emerg,alert,crit,err,warn | grep --invert-match --extended-regexp "${1:-^$}" |

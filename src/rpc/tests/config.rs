@@ -44,6 +44,14 @@ fn rich() -> Bench {
         r#"{"base_bdev_name":"EE_Y","name":"A","uuid":"3b1d2a30-1111-4222-8333-444455557777"}"#,
     );
     bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"A"}"#);
+    bench.ok(
+        "bdev_set_qos_limit",
+        r#"{"name":"A","rw_ios_per_sec":7,"rw_mbytes_per_sec":50,"r_mbytes_per_sec":40,
+            "w_mbytes_per_sec":30}"#,
+    );
+    bench.ok("bdev_set_qos_limit", r#"{"name":"Null0","rw_ios_per_sec":1}"#);
+    bench.ok("bdev_enable_histogram", r#"{"name":"A","enable":true}"#);
+    bench.ok("bdev_enable_histogram", r#"{"name":"Y","enable":true,"opc":"write_zeroes"}"#);
     bench.ok("srpt_enable_dm_agent", r#"{"device":"mlx5_0","port":2}"#);
     bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"SHM","traddr":"/run/t1"}"#);
     bench.ok("srpt_add_listener", r#"{"target":"t1","trtype":"shm","traddr":"/run/t2"}"#);
