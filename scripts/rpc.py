@@ -209,14 +209,28 @@ def sized(args, *names):
 
 
 def bdev_commands(commands):
-    p = commands.add("bdev_null_create", "Create a bdev without data", sized, bare)
+    p = commands.add(
+        "bdev_null_create",
+        "Create a bdev without data",
+        lambda args: sized(args, "dummy", "read_zero"),
+        bare,
+    )
+    p.add_argument(
+        "--dummy", action="store_true", default=None, help="show initiators nothing connected"
+    )
+    p.add_argument(
+        "--read-zero", action="store_true", default=None, help="reads write zeros into memory"
+    )
     p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
     p.add_argument("-p", "--physical-block-size", type=int, help="bytes of a physical block")
     p.add_argument("name", help="its name")
     p.add_argument("total_size", type=positive_float, help="size in MiB")
     p.add_argument("block_size", type=int, help="bytes of a block, 512 to 32768")
 
-    p = commands.add("bdev_malloc_create", "Create a bdev in memory", sized, bare)
+    p = commands.add(
+        "bdev_malloc_create", "Create a bdev in memory", lambda args: sized(args, "numa_id"), bare
+    )
+    p.add_argument("--numa-id", type=int, help="memory node to prefer; any when absent")
     p.add_argument("-b", "--name", help="its name; Malloc0 and so on when absent")
     p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
     p.add_argument("-p", "--physical-block-size", type=int, help="bytes of a physical block")

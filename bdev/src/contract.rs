@@ -181,13 +181,23 @@ impl Random {
     }
 }
 
+/// A rule: runs on a device with numbers from a seed.
+pub type Rule = fn(&dyn Bdev, u64);
+
+/// Every rule and its name.
+pub const RULES: [(&str, Rule); 5] = [
+    ("ranges are checked", |bdev, _| ranges_are_checked(bdev)),
+    ("nothing completes inside submit, every tag once", |bdev, _| {
+        nothing_completes_inside_submit(bdev);
+    }),
+    ("depth is held", |bdev, _| depth_is_held(bdev)),
+    ("poll takes what fits", |bdev, _| poll_takes_what_fits(bdev)),
+    ("data is kept", |bdev, seed| data_is_kept(bdev, seed, 1000)),
+];
+
 /// Runs every rule with numbers from `seed`.
 pub fn every_rule(bdev: &dyn Bdev, seed: u64) {
-    ranges_are_checked(bdev);
-    nothing_completes_inside_submit(bdev);
-    depth_is_held(bdev);
-    poll_takes_what_fits(bdev);
-    data_is_kept(bdev, seed, 1000);
+    RULES.iter().for_each(|(_, rule)| rule(bdev, seed));
 }
 
 /// Blocks outside the device are refused, whatever the operation; empty ranges are good.

@@ -227,6 +227,11 @@ pub trait Bdev: Send + Sync + fmt::Debug {
     fn ready(&self) -> bool {
         true
     }
+    /// True for a device that only holds a LUN's place: initiators are told that nothing is
+    /// connected there (SPC-4 6.6.2, peripheral qualifier 001b).
+    fn placeholder(&self) -> bool {
+        false
+    }
     /// Unit serial number that its logical unit shows instead of the UUID.
     fn serial(&self) -> Option<&str> {
         None

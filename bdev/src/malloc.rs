@@ -37,6 +37,9 @@ pub struct MallocOptions {
     /// Identity; derived from host and name when absent.
     #[serde(default)]
     pub uuid: Option<Uuid>,
+    /// Memory node whose memory is taken as long as it has some; absent or -1: any.
+    #[serde(default)]
+    pub numa_id: Option<i32>,
     /// Other members, refused unless they are SPDK's and ask for nothing.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -47,7 +50,6 @@ pub(crate) fn neutral(member: &str) -> Option<Value> {
     Some(match member {
         "optimal_io_boundary" | "md_size" | "dif_type" | "dif_pi_format" => json!(0),
         "md_interleave" | "dif_is_head_of_md" => json!(false),
-        "numa_id" => json!(-1),
         _ => return None,
     })
 }
@@ -58,14 +60,36 @@ pub struct Malloc {
     name: String,
     uuid: Uuid,
     shape: Shape,
+    numa_id: i32,
     region: Arc<Region>,
 }
+
+/// Any memory node.
+const ANY_NODE: i32 = -1;
 
 impl Malloc {
     /// A memory device of checked name and shape.
     ///
     /// Fails with [`BdevError::NoMemory`] when the system could not back it.
+    #[cfg(test)]
     pub(crate) fn new(name: String, uuid: Uuid, shape: Shape) -> Result<Malloc, BdevError> {
+        Malloc::on_node(name, uuid, shape, None)
+    }
+
+    /// The same with the memory of a node.
+    ///
+    /// Fails with [`BdevError::Invalid`] when there is no such node.
+    pub(crate) fn on_node(
+        name: String,
+        uuid: Uuid,
+        shape: Shape,
+        numa_id: Option<i32>,
+    ) -> Result<Malloc, BdevError> {
+        let numa_id = numa_id.unwrap_or(ANY_NODE);
+        let node = (numa_id != ANY_NODE).then_some(numa_id);
+        if let Some(node) = node {
+            check_node(&name, node)?;
+        }
         let bytes = shape.bytes();
         let available = available_bytes();
         let refused = || BdevError::NoMemory { name: name.clone(), bytes, available };
@@ -74,8 +98,33 @@ impl Malloc {
         }
         let len = usize::try_from(bytes).map_err(|_| refused())?;
         let region = Region::new(len).map_err(|_| refused())?;
-        Ok(Malloc { name, uuid, shape, region: Arc::new(region) })
+        if let Some(node) = node {
+            let preferred = region.prefer_node(node.unsigned_abs());
+            preferred.map_err(|errno| BdevError::Os {
+                what: format!("bdev {name}: taking memory of node {node}"),
+                errno,
+            })?;
+        }
+        Ok(Malloc { name, uuid, shape, numa_id, region: Arc::new(region) })
     }
+}
+
+/// Fails with [`BdevError::Invalid`] unless this machine has a memory node of that number.
+fn check_node(name: &str, node: i32) -> Result<(), BdevError> {
+    let text = std::fs::read_to_string("/sys/devices/system/node/has_memory");
+    let nodes = text.as_deref().map_or("0", str::trim);
+    let there = nodes.split(',').any(|range| {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last) = (first.parse::<i32>(), last.parse::<i32>());
+        matches!((first, last), (Ok(first), Ok(last)) if (first..=last).contains(&node))
+    });
+    if there {
+        return Ok(());
+    }
+    Err(BdevError::Invalid(format!(
+        "bdev {name}: numa_id {node} is not one of this machine's memory nodes ({nodes}), nor -1 \
+         for any"
+    )))
 }
 
 /// Bytes that the system says it can give without swapping; unlimited where it doesn't say.
@@ -140,7 +189,7 @@ impl Bdev for Malloc {
             "dif_type": 0,
             "dif_is_head_of_md": false,
             "dif_pi_format": 0,
-            "numa_id": -1,
+            "numa_id": self.numa_id,
         });
         ("bdev_malloc_create", params)
     }
@@ -219,6 +268,46 @@ mod tests {
         assert!(one.read(0, 16).unwrap().iter().all(|byte| *byte == 0));
         assert_eq!(one.write(3, &[7; 512]), IoStatus::Good);
         assert_eq!(other.read(3, 1).unwrap(), [7; 512]);
+    }
+
+    /// Bytes of memory that this process has.
+    fn resident_bytes() -> u64 {
+        let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+        let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
+        pages * rustix::param::page_size() as u64
+    }
+
+    #[test]
+    fn unmap_gives_memory_back() {
+        let malloc = malloc(128 << 11, 512);
+        let mut rig = contract::Rig::new(&malloc, 2, 1 << 20);
+        let before = resident_bytes();
+        for at in 0..128 {
+            assert_eq!(rig.write(at << 11, &vec![7; 1 << 20]), IoStatus::Good);
+        }
+        let full = resident_bytes();
+        assert!(full > before + (120 << 20), "{before} -> {full}");
+        assert_eq!(rig.run(IoOp::Unmap { lba: 0, blocks: 100 << 11 }), IoStatus::Good);
+        let after = resident_bytes();
+        assert!(after + (90 << 20) < full, "{full} -> {after}");
+        assert_eq!(rig.read(127 << 11, 8).unwrap(), [7; 4096]);
+        rig.drain();
+    }
+
+    #[test]
+    fn memory_comes_from_a_node_that_exists() {
+        let shape = Shape { blocks: 64, block_bytes: 512, physical_bytes: 512 };
+        let on_node = |node| Malloc::on_node("M".into(), Uuid::nil(), shape, Some(node));
+        for node in [4096, -2, i32::MIN] {
+            let error = on_node(node).unwrap_err().to_string();
+            assert!(error.contains(&format!("numa_id {node} is not one of")), "{error}");
+        }
+        assert_eq!(on_node(-1).unwrap().create_call().1["numa_id"], json!(-1));
+        if std::path::Path::new("/sys/devices/system/node/node0").exists() {
+            let malloc = on_node(0).unwrap();
+            assert_eq!(malloc.create_call().1["numa_id"], json!(0));
+            contract::data_is_kept(&malloc, 9, 100);
+        }
     }
 
     #[test]

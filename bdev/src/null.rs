@@ -33,6 +33,13 @@ pub struct NullOptions {
     /// Identity; derived from host and name when absent.
     #[serde(default)]
     pub uuid: Option<Uuid>,
+    /// Only holds a LUN's place: initiators find nothing connected there.
+    #[serde(default)]
+    pub dummy: bool,
+    /// Reads fill the initiator's memory with zeros. Otherwise they move nothing where the fabric
+    /// can leave that out.
+    #[serde(default)]
+    pub read_zero: bool,
     /// Other members, refused unless they are SPDK's and ask for nothing.
     #[serde(flatten)]
     pub other: Map<String, Value>,
@@ -57,13 +64,21 @@ pub struct Null {
     name: String,
     uuid: Uuid,
     shape: Shape,
+    dummy: bool,
+    read_zero: bool,
     blocks: Arc<AtomicU64>,
 }
 
 impl Null {
     /// A null device of checked name and shape.
     pub(crate) fn new(name: String, uuid: Uuid, shape: Shape) -> Null {
-        Null { name, uuid, shape, blocks: Arc::new(AtomicU64::new(shape.blocks)) }
+        let blocks = Arc::new(AtomicU64::new(shape.blocks));
+        Null { name, uuid, shape, dummy: false, read_zero: false, blocks }
+    }
+
+    /// The same with `dummy` and `read_zero` as the options have them.
+    pub(crate) fn with(self, dummy: bool, read_zero: bool) -> Null {
+        Null { dummy, read_zero, ..self }
     }
 
     /// Changes the size; open channels see it with their next operation.
@@ -105,10 +120,15 @@ impl Bdev for Null {
         }
     }
 
+    fn placeholder(&self) -> bool {
+        self.dummy
+    }
+
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
         Ok(Box::new(NullChannel {
             blocks: Arc::clone(&self.blocks),
             block_bytes: self.shape.block_bytes,
+            read_zero: self.read_zero,
             done: Batch::new(core.depth as usize),
         }))
     }
@@ -128,6 +148,8 @@ impl Bdev for Null {
             "dif_is_head_of_md": false,
             "dif_pi_format": 0,
             "uuid": self.uuid,
+            "dummy": self.dummy,
+            "read_zero": self.read_zero,
             "preferred_write_granularity": 0,
             "preferred_write_alignment": 0,
             "optimal_write_size": 0,
@@ -145,12 +167,13 @@ impl Bdev for Null {
 struct NullChannel {
     blocks: Arc<AtomicU64>,
     block_bytes: u32,
+    read_zero: bool,
     done: Batch<IoDone>,
 }
 
 impl IoChannel for NullChannel {
     #[inline]
-    fn submit(&mut self, io: Io) {
+    fn submit(&mut self, mut io: Io) {
         io.assert_buf(self.block_bytes);
         let inside = match io.op.range() {
             Some((lba, blocks)) => contains(self.blocks.load(Ordering::Relaxed), lba, blocks),
@@ -158,6 +181,11 @@ impl IoChannel for NullChannel {
         };
         let status = match io.op {
             _ if !inside => IoStatus::OutOfRange,
+            IoOp::Read { .. } if self.read_zero => {
+                let buf = io.buf.as_mut().expect("asserted above");
+                buf.fill(0..buf.len(), 0);
+                IoStatus::Good
+            }
             IoOp::Read { .. } => IoStatus::GoodNoData,
             _ => IoStatus::Good,
         };
@@ -195,6 +223,44 @@ mod tests {
     }
 
     #[test]
+    fn zeros_are_written_only_when_wanted() {
+        let zeroing = null(1 << 20).with(false, true);
+        // The medium is always zeros, so the rule that data is kept does not hold.
+        contract::ranges_are_checked(&zeroing);
+        contract::depth_is_held(&zeroing);
+        for (null, byte) in [(null(8), 0xa5), (null(8).with(false, true), 0)] {
+            let mut rig = contract::Rig::new(&null, 2, 4096);
+            let mut buf = rig.take(4096);
+            buf.fill(0..4096, 0xa5);
+            rig.submit(IoOp::Read { lba: 0, blocks: 8 }, Some(buf));
+            let done = rig.wait();
+            assert!(done.status.is_good());
+            let bytes = done.buf.as_ref().and_then(reactor::Buf::private).unwrap();
+            assert!(bytes.iter().all(|found| *found == byte));
+            rig.put(done.buf);
+            rig.drain();
+        }
+    }
+
+    #[test]
+    fn every_operation_is_taken_up_to_the_last_block_of_the_largest_size() {
+        let largest = null(1 << 54);
+        let mut rig = contract::Rig::new(&largest, 2, 4096);
+        let (lba, blocks) = ((1 << 54) - 8, 8);
+        assert!(rig.read(lba, 8).is_ok());
+        assert_eq!(rig.write(lba, &[1; 4096]), IoStatus::Good);
+        for op in [
+            IoOp::Flush,
+            IoOp::Unmap { lba, blocks },
+            IoOp::WriteZeroes { lba, blocks, unmap: true, fua: true },
+            IoOp::WriteZeroes { lba: 0, blocks: 1 << 54, unmap: false, fua: false },
+        ] {
+            assert_eq!(rig.run(op), IoStatus::Good, "{op:?}");
+        }
+        rig.drain();
+    }
+
+    #[test]
     fn resize_shows_in_an_open_channel() {
         let null = null(8);
         let mut rig = contract::Rig::new(&null, 4, 4096);
@@ -209,11 +275,13 @@ mod tests {
     fn the_create_call_makes_the_same_device() {
         let mut registry = Registry::with_host("host");
         let options = NullOptions { num_blocks: 7, block_size: 4096, ..NullOptions::default() };
+        let options = NullOptions { dummy: true, read_zero: true, ..options };
         let first = registry.create_null(options).unwrap();
         let (_, params) = first.create_call();
         registry.delete(first.name(), "bdev_null_delete").unwrap();
         let second = registry.create_null(serde_json::from_value(params).unwrap()).unwrap();
         assert_eq!(first.create_call(), second.create_call());
         assert_eq!(first.geometry(), second.geometry());
+        assert!(second.placeholder());
     }
 }

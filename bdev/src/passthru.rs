@@ -61,6 +61,10 @@ impl Bdev for Passthru {
         self.base.geometry()
     }
 
+    fn placeholder(&self) -> bool {
+        self.base.placeholder()
+    }
+
     fn ready(&self) -> bool {
         self.base.ready()
     }

@@ -10,7 +10,7 @@
 //!
 //! Nothing here runs per I/O.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -254,7 +254,8 @@ impl Registry {
         let (blocks, block) = (options.num_blocks, options.block_size);
         let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
         let uuid = self.fresh_uuid(options.uuid, "null", &name)?;
-        Ok(self.keep(Kind::Null(Arc::new(Null::new(name, uuid, shape)))))
+        let null = Null::new(name, uuid, shape).with(options.dummy, options.read_zero);
+        Ok(self.keep(Kind::Null(Arc::new(null))))
     }
 
     /// Makes a memory device (`bdev_malloc_create`).
@@ -264,7 +265,8 @@ impl Registry {
         let (blocks, block) = (options.num_blocks, options.block_size);
         let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
         let uuid = self.fresh_uuid(options.uuid, "malloc", &name)?;
-        Ok(self.keep(Kind::Other(Arc::new(Malloc::new(name, uuid, shape)?))))
+        let malloc = Malloc::on_node(name, uuid, shape, options.numa_id)?;
+        Ok(self.keep(Kind::Other(Arc::new(malloc))))
     }
 
     /// Makes a device of a file or block device (`bdev_uring_create`).
@@ -321,7 +323,8 @@ impl Registry {
     }
 
     /// Removes a device that nobody uses, and releases its base; `method` must be the one for its
-    /// kind. Channels that are still open keep the device alive.
+    /// kind. Channels that are still open keep the device alive, but not the file of a file-backed
+    /// one.
     pub fn delete(&mut self, name: &str, method: &str) -> Result<Arc<dyn Bdev>, BdevError> {
         let at = self.position(name)?;
         let bdev = &self.entries[at].bdev;
@@ -330,6 +333,9 @@ impl Registry {
         }
         self.refuse_claimed(at)?;
         let entry = self.entries.remove(at);
+        if let Kind::Uring(uring) = &entry.kind {
+            uring.close();
+        }
         if let Some(base) = &entry.base {
             self.release(base)?;
         }
@@ -355,9 +361,9 @@ impl Registry {
     }
 
     /// The devices whose medium can change by itself, to be looked at.
-    pub fn media(&self) -> Vec<Arc<Uring>> {
+    pub fn media(&self) -> Vec<Weak<Uring>> {
         let media = self.entries.iter().filter_map(|entry| match &entry.kind {
-            Kind::Uring(uring) => Some(Arc::clone(uring)),
+            Kind::Uring(uring) => Some(Arc::downgrade(uring)),
             _ => None,
         });
         media.collect()

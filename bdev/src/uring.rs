@@ -105,6 +105,11 @@ impl Uring {
         self.state.rescan(&self.name, &self.options)
     }
 
+    /// Closes the file of a device that is deleted, whoever still holds the device.
+    pub(crate) fn close(&self) {
+        self.state.close();
+    }
+
     fn open_polled(&self, core: &CoreContext) -> Option<Polled<queue::Queue>> {
         let setup = self.polling?;
         let opened = Ring::open(core.depth, &core.memory, core.wake.as_ref(), &[setup]);

@@ -44,6 +44,7 @@ fn look(locked: &impl Fn(&mut dyn FnMut(&mut Control))) {
     let mut media = Vec::new();
     locked(&mut |control| media = control.bdevs().media());
     for medium in media {
+        let Some(medium) = medium.upgrade() else { continue };
         let Some(change) = medium.look() else { continue };
         let name = bdev::Bdev::name(medium.as_ref());
         locked(&mut |control| {

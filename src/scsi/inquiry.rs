@@ -7,6 +7,8 @@ use super::page::Page;
 pub const PERIPHERAL_DISK: u8 = 0x00;
 /// Qualifier 001b, device type 00h: a disk could be there, but is not.
 pub const PERIPHERAL_UNCONNECTED: u8 = 0x20;
+/// Qualifier 001b, device type 1Fh: what SCST says of a dummy.
+pub const PERIPHERAL_PLACEHOLDER: u8 = 0x3f;
 /// Qualifier 011b, device type 1Fh: no logical unit can be there.
 pub const PERIPHERAL_NONE: u8 = 0x7f;
 

@@ -61,6 +61,8 @@ pub struct LuView<'a> {
     pub read_only: bool,
     /// The device has its medium.
     pub ready: bool,
+    /// The device only holds the LUN's place: nothing is connected.
+    pub placeholder: bool,
     /// Relative target port identifier, from 1 (SPC-4 7.8.5.2.6).
     pub relative_port: u16,
     /// Largest data buffer of one command in bytes; at least 64 KiB.
@@ -95,6 +97,7 @@ impl LuView<'static> {
             identity: &NOBODY,
             read_only: true,
             ready: true,
+            placeholder: false,
             relative_port: 1,
             io_bytes_max: 64 << 10,
         }
@@ -225,6 +228,9 @@ impl Answer {
         let whole = whole.as_bytes();
         let length = whole.len().min(out.len());
         out[..length].copy_from_slice(&whole[..length]);
+        if lu.placeholder && matches!(self, Answer::Inquiry(_) | Answer::Vpd(_)) && length > 0 {
+            out[0] = inquiry::PERIPHERAL_PLACEHOLDER;
+        }
         length
     }
 }

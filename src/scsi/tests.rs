@@ -221,6 +221,19 @@ fn mode_sense_10_block_descriptors() {
 }
 
 #[test]
+fn a_placeholder_is_not_connected() {
+    let view = LuView { placeholder: true, ..lu() };
+    for cdb in [cdb(&[0x12, 0, 0, 0, 96]), cdb(&[0x12, 1, 0x83, 0, 96])] {
+        let Work::Answer(answer) = decode(&cdb, &view).unwrap().work else { panic!("no data") };
+        let mut out = [0xff; 96];
+        assert!(answer.fill(&view, &mut out) > 8);
+        assert_eq!(out[0], 0x3f);
+        assert_eq!(answer.fill(&lu(), &mut out), answer.fill(&view, &mut [0; 96]));
+        assert_eq!(out[0], 0);
+    }
+}
+
+#[test]
 fn absent_logical_units_say_so() {
     let mut out = [0xee; 128];
     for (lun, peripheral) in [(0, 0x20), (1, 0x7f), (u16::MAX, 0x7f)] {

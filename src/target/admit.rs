@@ -534,6 +534,7 @@ fn view<'a>(mapping: &'a super::lun::Mapping, connection: &Connection) -> LuView
         identity: &mapping.lu.identity,
         read_only: mapping.read_only,
         ready: mapping.ready,
+        placeholder: mapping.placeholder,
         relative_port: connection.nexus.as_ref().map_or(1, |nexus| nexus.target.relative_port),
         io_bytes_max: IO_BYTES_MAX,
     }

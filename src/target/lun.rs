@@ -122,6 +122,8 @@ pub struct Mapping {
     pub geometry: Geometry,
     /// The device has its medium.
     pub ready: bool,
+    /// The device only holds the LUN's place.
+    pub placeholder: bool,
     /// Index of the device's channel in [`Luns`].
     pub device: usize,
     /// Number of its target in [`Luns`].
@@ -223,6 +225,7 @@ impl Luns {
     ) -> Result<(), OpenError> {
         let device = self.open(&lu.bdev)?;
         let (geometry, ready) = (lu.bdev.geometry(), lu.bdev.ready());
+        let placeholder = lu.bdev.placeholder();
         let target = self.target_index(target);
         let target = target.expect("the control plane maps only into targets that exist");
         let mapping = Mapping {
@@ -233,6 +236,7 @@ impl Luns {
             read_only,
             geometry,
             ready,
+            placeholder,
             device,
             target,
             uses: 0,

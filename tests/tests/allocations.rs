@@ -20,7 +20,6 @@ use reactor::sys::memory::Memory;
 use reactor::sys::tsc::Tsc;
 use reactor::{Batch, Clock, Pool, Service};
 use rustix::event::EventfdFlags;
-use serde_json::Map;
 use srpt_tests::sys::{Counting, allocations};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
@@ -105,17 +104,13 @@ impl Rig {
             name: Some("Null0".into()),
             num_blocks,
             block_size,
-            physical_block_size: None,
-            uuid: None,
-            other: Map::new(),
+            ..NullOptions::default()
         };
         let malloc = MallocOptions {
             name: Some("Malloc0".into()),
             num_blocks,
             block_size,
-            physical_block_size: None,
-            uuid: None,
-            other: Map::new(),
+            ..MallocOptions::default()
         };
         let path = self.dir.path().join("disk.img");
         std::fs::File::create(&path).unwrap().set_len(8 * MIB).unwrap();

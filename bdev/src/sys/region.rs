@@ -41,6 +41,36 @@ impl Region {
         Ok(Region { base, len, page_bytes: rustix::param::page_size() })
     }
 
+    /// Asks for pages of a memory node as long as it has some; pages that are there stay where they
+    /// are. A kernel without memory nodes has only the one: nothing to do.
+    pub fn prefer_node(&self, node: u32) -> Result<(), Errno> {
+        const MPOL_PREFERRED: libc::c_ulong = 1;
+        const MASK_WORDS: usize = 16;
+        let mut mask = [0 as libc::c_ulong; MASK_WORDS];
+        let bits = libc::c_ulong::BITS;
+        *mask.get_mut((node / bits) as usize).ok_or(Errno::INVAL)? = 1 << (node % bits);
+        // SAFETY: the range is this mapping's, and the mask has as many bits as is said; the call
+        // changes where pages come from and nothing that is in them.
+        let result = unsafe {
+            libc::syscall(
+                libc::SYS_mbind,
+                self.base.as_ptr(),
+                self.len,
+                MPOL_PREFERRED,
+                mask.as_ptr(),
+                libc::c_ulong::from(MASK_WORDS as u32 * bits),
+                0,
+            )
+        };
+        match result {
+            0 => Ok(()),
+            _ => match Errno::from_io_error(&std::io::Error::last_os_error()) {
+                Some(Errno::NOSYS) | None => Ok(()),
+                Some(errno) => Err(errno),
+            },
+        }
+    }
+
     /// Fills `buf` from `offset` on. Panics outside the region.
     #[inline]
     pub fn read(&self, offset: usize, buf: &mut Buf) {

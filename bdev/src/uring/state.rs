@@ -9,12 +9,16 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
 
 use super::medium::{Fate, Medium, Opened};
 use super::options::UringOptions;
 use crate::registry::BdevError;
+
+/// How long a look that is under way keeps somebody waiting who closes the device.
+const LOOK_WAIT_MAX: Duration = Duration::from_millis(20);
 
 /// What became of a medium since it was last looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +52,8 @@ struct Held {
     fd: Option<Arc<OwnedFd>>,
     /// Why there is none.
     lost: Option<String>,
+    /// Never to be opened again.
+    closed: bool,
 }
 
 impl State {
@@ -59,6 +65,7 @@ impl State {
                 medium: Arc::new(opened.medium),
                 fd: Some(Arc::new(opened.fd)),
                 lost: None,
+                closed: false,
             }),
             looking: Mutex::new(()),
         }
@@ -103,6 +110,9 @@ impl State {
     pub(super) fn look(&self, name: &str, options: &UringOptions) -> Option<Change> {
         let _looking = self.looking.try_lock().ok()?;
         let (_, medium, fd) = self.take();
+        if self.held().closed {
+            return None;
+        }
         let Some(fd) = fd else {
             return match self.reopen(name, options, &medium) {
                 Ok(change) => Some(change),
@@ -137,6 +147,21 @@ impl State {
         };
         let blocks = super::medium::blocks(&options.filename, &fd, medium.block_bytes)?;
         Ok(self.resize(blocks).then_some(Change::Resized))
+    }
+
+    /// Lets go of the file for good, so that it is free for its next user at once. A look that is
+    /// under way is waited for, but not for long: then the file closes with it.
+    pub(super) fn close(&self) {
+        let deadline = Instant::now() + LOOK_WAIT_MAX;
+        let _looking = loop {
+            match self.looking.try_lock() {
+                Ok(guard) => break Some(guard),
+                Err(_) if Instant::now() > deadline => break None,
+                Err(_) => std::thread::yield_now(),
+            }
+        };
+        self.held().closed = true;
+        self.lose("deleted".to_owned());
     }
 
     fn resize(&self, blocks: u64) -> bool {

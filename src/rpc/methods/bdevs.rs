@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::neutral::{AnyNode, BlockSize, BlockSizeOr0, False, Zero};
+use super::neutral::{BlockSize, BlockSizeOr0, False, Zero};
 use super::{Method, Outcome, Undo, change, limits, locked, shared};
 use crate::control::{Control, Refused};
 use crate::rpc::Shared;
@@ -48,6 +48,10 @@ struct NullParams {
     physical_block_size: Option<BlockSize>,
     #[serde(default)]
     uuid: Option<Uuid>,
+    #[serde(default)]
+    dummy: bool,
+    #[serde(default)]
+    read_zero: bool,
     #[serde(default, rename = "md_size")]
     _md_size: Option<Zero>,
     #[serde(default, rename = "dif_type")]
@@ -91,8 +95,8 @@ struct MallocParams {
     _dif_is_head_of_md: Option<False>,
     #[serde(default, rename = "dif_pi_format")]
     _dif_pi_format: Option<Zero>,
-    #[serde(default, rename = "numa_id")]
-    _numa_id: Option<AnyNode>,
+    #[serde(default)]
+    numa_id: Option<i32>,
 }
 
 #[derive(Deserialize)]
@@ -158,6 +162,8 @@ fn null_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo
         block_size: params.block_size.0,
         physical_block_size: params.physical_block_size.map(|size| size.0),
         uuid: params.uuid,
+        dummy: params.dummy,
+        read_zero: params.read_zero,
         other: Map::new(),
     };
     Ok(made(&control.bdevs_mut().create_null(options).map_err(refused)?))
@@ -171,6 +177,7 @@ fn malloc_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Un
         block_size: params.block_size.0,
         physical_block_size: params.physical_block_size.map(|size| size.0),
         uuid: params.uuid,
+        numa_id: params.numa_id,
         other: Map::new(),
     };
     Ok(made(&control.bdevs_mut().create_malloc(options).map_err(refused)?))

@@ -19,19 +19,6 @@ impl<'de> Deserialize<'de> for False {
     }
 }
 
-/// Only -1: any memory node.
-#[derive(Debug)]
-pub(super) struct AnyNode;
-
-impl<'de> Deserialize<'de> for AnyNode {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match i64::deserialize(deserializer)? {
-            -1 => Ok(AnyNode),
-            node => Err(D::Error::custom(format_args!("{node} is not supported, only -1"))),
-        }
-    }
-}
-
 /// Bytes of a block.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BlockSize(pub(super) u32);

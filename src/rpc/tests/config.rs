@@ -29,7 +29,10 @@ fn rich() -> Bench {
         r#"{"target":"t1","bdev_name":"Malloc0","vendor":"ACME","product":"Disk","serial":"9"}"#,
     );
     // Over each other, and with names against that order.
-    bench.ok("bdev_null_create", r#"{"name":"Zero","num_blocks":64,"block_size":512}"#);
+    bench.ok(
+        "bdev_null_create",
+        r#"{"name":"Zero","num_blocks":64,"block_size":512,"dummy":true,"read_zero":true}"#,
+    );
     bench.ok(
         "bdev_delay_create",
         r#"{"base_bdev_name":"Zero","name":"Y","avg_read_latency":1,"p99_read_latency":20,

@@ -89,9 +89,9 @@ const WRONG: &[(&str, &str, i32, &str)] = &[
     ("bdev_malloc_create", r#"{"num_blocks":9}"#, -32602, "`block_size`"),
     (
         "bdev_malloc_create",
-        r#"{"num_blocks":9,"block_size":512,"numa_id":0}"#,
+        r#"{"num_blocks":9,"block_size":512,"numa_id":4096}"#,
         -32602,
-        "numa_id: 0",
+        "numa_id 4096 is not one of this machine's memory nodes",
     ),
     (
         "bdev_malloc_create",

@@ -332,6 +332,7 @@ proptest! {
             identity,
             read_only,
             ready: true,
+            placeholder: false,
             relative_port: 1,
             io_bytes_max,
         };

@@ -231,6 +231,18 @@ fn a_locked_file_is_waited_for_only_when_told_so() {
 }
 
 #[test]
+fn a_deleted_device_leaves_its_file_to_the_next_at_once() {
+    let scratch = Scratch::on_disk(1 << 20);
+    let mut registry = Registry::with_host("host");
+    let kept = registry.create_uring(scratch.options()).unwrap();
+    registry.delete("Uring0", "bdev_uring_delete").unwrap();
+    registry.create_uring(scratch.options()).expect("nobody has the file");
+    assert!(!kept.ready());
+    let [of_the_next] = &registry.media()[..] else { panic!("one device") };
+    assert_eq!(of_the_next.upgrade().expect("the registry has it").look(), None);
+}
+
+#[test]
 fn polling_works_or_says_why_it_does_not() {
     let scratch = Scratch::on_disk(4 << 20);
     for (sq_poll, io_poll) in [(true, false), (false, true), (true, true)] {
