@@ -45,7 +45,7 @@ source_tree() {
     scratch=$(mktemp -d)
     # Also where no deb-src line is configured: the binary packages' lists, read as sources.
     mkdir -p "$scratch/lists/partial" "$scratch/parts"
-    cat /etc/apt/sources.list 2>/dev/null | sed -n 's/^deb /deb-src /p' >"$scratch/parts/a.list" || true
+    sed -n 's/^deb /deb-src /p' /etc/apt/sources.list >"$scratch/parts/a.list" 2>/dev/null || true
     local file
     for file in /etc/apt/sources.list.d/debian*.sources /etc/apt/sources.list.d/ubuntu*.sources; do
         [ ! -f "$file" ] || sed 's/^Types:.*/Types: deb-src/' "$file" >"$scratch/parts/$(basename "$file")"

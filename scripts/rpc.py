@@ -300,6 +300,53 @@ def bdev_commands(commands):
     p.add_argument("-c", "--per-channel", action="store_true", help="one bdev, per core")
     p.add_argument("--reset-mode", choices=["none", "all", "maxmin"], help="what to start anew")
 
+    p = commands.add(
+        "bdev_reset_iostat",
+        "Start I/O counts of bdevs anew",
+        lambda args: given(args, "name", "mode"),
+    )
+    p.add_argument("-b", "--name", help="only this one")
+    p.add_argument("-m", "--mode", choices=["all", "maxmin"], help="what to start anew")
+
+
+LIMITS = (
+    ("rw-ios-per-sec", "reads and writes per second"),
+    ("rw-mbytes-per-sec", "MiB read and written per second"),
+    ("r-mbytes-per-sec", "MiB read per second"),
+    ("w-mbytes-per-sec", "MiB written per second"),
+)
+
+
+def meter_commands(commands):
+    p = commands.add(
+        "bdev_set_qos_limit",
+        "Limit the rate of a bdev",
+        lambda args: given(args, "name", *(n.replace("-", "_") for n, _ in LIMITS)),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+    for name, text in LIMITS:
+        p.add_argument(f"--{name}", type=natural, help=f"{text}; 0: no limit, absent: as it is")
+
+    p = commands.add(
+        "bdev_enable_histogram",
+        "Count how long operations of a bdev take",
+        lambda args: {"enable": args.enable, **given(args, "name", "opc")},
+        quiet,
+    )
+    p.add_argument("-e", "--histogram", dest="enable", action="store_true", help="begin, anew")
+    p.add_argument("-d", "--no-histogram", dest="enable", action="store_false", help="stop")
+    p.add_argument("-o", "--opc", help="only read, write, unmap, flush or write_zeroes")
+    p.add_argument("name", help="its name")
+    p.set_defaults(enable=True)
+
+    p = commands.add(
+        "bdev_get_histogram",
+        "Show how long operations of a bdev took, for histogram.py of SPDK",
+        lambda args: given(args, "name"),
+    )
+    p.add_argument("name", help="its name")
+
 
 def stacked_bdev_commands(commands):
     p = commands.add(
@@ -535,6 +582,7 @@ def command_line():
     config_commands(commands)
     bdev_commands(commands)
     stacked_bdev_commands(commands)
+    meter_commands(commands)
     option_commands(commands)
     target_commands(commands)
     agent_commands(commands)

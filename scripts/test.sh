@@ -51,7 +51,7 @@ licences() {
 }
 
 python_syntax() {
-    python3 - scripts/*.py <<'PYTHON'
+    python3 - scripts/*.py bench/suite/*.py <<'PYTHON'
 import ast, sys
 for name in sys.argv[1:]:
     with open(name, encoding="utf-8") as file:
@@ -82,6 +82,7 @@ step "scripts: python" python_syntax
 step "scripts: shell" shell_scripts
 step "build" cargo build --workspace --all-targets
 step "documentation tests" cargo test --workspace --doc --quiet
+step "fio engine" scripts/fio-verify.sh
 case "$guest" in
     quick) step "guest" scripts/guest/test.sh ;;
     full) step "guest" scripts/guest/test.sh --full ;;

@@ -14,6 +14,7 @@ use bdev::CoreContext;
 use bdev::registry::Registry;
 use reactor::core::{Core, CoreConfig, IdlePolicy};
 use reactor::mailbox::{self, Capacity, Ends};
+use reactor::sleep::WakeSet;
 use reactor::sys::affinity;
 use reactor::sys::memory::{Memory, MemoryError, PageWish};
 use reactor::{Pool, stats::CoreStats};
@@ -46,8 +47,8 @@ const STOP_WAIT: Duration = Duration::from_millis(1800);
 /// How long the start waits for a file that a target has which was killed just before.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
 
-/// How often the main thread looks whether a core has died or a stop was asked for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How often the main thread looks whether a core has died. A signal wakes it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The core's thread can't fail once it is pinned: everything that can is done before.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +92,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let watch = watch.context("thread that watches files and disks")?;
     let server = Server::start(&config.rpc_socket, Arc::clone(&shared))?;
     tracing::info!(cores = %config.cpus, rpc = %config.rpc_socket.display(), "ready");
-    while !stop.is_raised() {
+    while !stop.wait_for(LOOK_INTERVAL) {
         if let Some(core) = running.cores.iter().find(|core| core.is_finished()) {
             bail!("core {} ended by itself: see the message above", core.number());
         }
-        std::thread::sleep(LOOK_INTERVAL);
     }
     tracing::info!("stopping");
     drop(watch);
@@ -157,7 +157,7 @@ fn start_core(
 ) -> anyhow::Result<(RunningCore, Doors)> {
     let limits = Limits::for_pool(memory.len());
     let wake = Arc::clone(end.inbox.eventfd());
-    let (fabric, doors) = fabrics(&limits, &memory, &wake)?;
+    let (fabric, doors) = fabrics(&limits, &memory, &wake, end.inbox.wake_set().clone())?;
     let own = control[index].clone();
     let answers = answers.clone();
     let idle = match config.idle {
@@ -198,6 +198,7 @@ fn fabrics(
     limits: &Limits,
     memory: &Arc<Memory>,
     wake: &Arc<OwnedFd>,
+    wakes: WakeSet,
 ) -> anyhow::Result<(Pair<ShmFabric, RdmaFabric>, Doors)> {
     let (connections_max, operations_max) =
         (limits.connections / 2, limits.slots + limits.connections);
@@ -211,7 +212,7 @@ fn fabrics(
         "cores start with the defaults of ib_srpt"
     );
     let options = rdma::FabricOptions { connections_max, operations_max, rdma };
-    let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake));
+    let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake), wakes);
     Ok((Pair::new(shm, rdma), (shm_door, rdma_door)))
 }
 

@@ -196,28 +196,8 @@ impl Bdev for Sg {
     }
 
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
-        let depth = core.depth as usize;
-        let (commands, taken) = RingBuffer::new(depth);
-        let (given, completions) = RingBuffer::new(depth);
-        let armed = Arc::new(AtomicBool::new(false));
-        self.shared.adopt(Port {
-            commands: taken,
-            completions: given,
-            wake: core.wake.clone(),
-            armed: Arc::clone(&armed),
-            _memory: Arc::clone(&core.memory),
-        });
-        Ok(Box::new(SgChannel {
-            shared: Arc::clone(&self.shared),
-            geometry: self.geometry(),
-            is_disk: self.inquiry.is_disk(),
-            commands,
-            completions,
-            armed,
-            pushed: false,
-            ready: Batch::new(depth),
-            ends: vec![ScsiEnd::GOOD; depth].into_boxed_slice(),
-        }))
+        let is_disk = self.inquiry.is_disk();
+        Ok(Box::new(SgChannel::open(&self.shared, self.geometry(), is_disk, core)))
     }
 
     fn driver_specific(&self) -> Map<String, Value> {
@@ -358,6 +338,36 @@ struct SgChannel {
 }
 
 impl SgChannel {
+    fn open(
+        shared: &Arc<Shared>,
+        geometry: Geometry,
+        is_disk: bool,
+        core: &CoreContext,
+    ) -> SgChannel {
+        let depth = core.depth as usize;
+        let (commands, taken) = RingBuffer::new(depth);
+        let (given, completions) = RingBuffer::new(depth);
+        let armed = Arc::new(AtomicBool::new(false));
+        shared.adopt(Port {
+            commands: taken,
+            completions: given,
+            wake: core.wake.clone(),
+            armed: Arc::clone(&armed),
+            _memory: Arc::clone(&core.memory),
+        });
+        SgChannel {
+            shared: Arc::clone(shared),
+            geometry,
+            is_disk,
+            commands,
+            completions,
+            armed,
+            pushed: false,
+            ready: Batch::new(depth),
+            ends: vec![ScsiEnd::GOOD; depth].into_boxed_slice(),
+        }
+    }
+
     fn push(&mut self, command: Command) {
         let pushed = self.commands.push(command);
         assert!(pushed.is_ok(), "more operations than the core has slots");

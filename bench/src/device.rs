@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::mpsc::channel;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bdev::Bdev;
@@ -16,10 +16,9 @@ use bdev::null::NullOptions;
 use bdev::registry::Registry;
 use bdev::uring::UringOptions;
 use serde_json::Value;
-use srpt_tgt::control::{Control, Cores, Parts};
+use srpt_tgt::control::{Control, Mailboxes, Parts};
 use srpt_tgt::logs::{Level, Logs};
 use srpt_tgt::rpc::load as configuration;
-use srpt_tgt::target::message::{Action, Report};
 
 use crate::size::{ParseError, parse_bytes};
 
@@ -60,24 +59,6 @@ impl fmt::Display for Spec {
     }
 }
 
-/// No core: devices that are made before there is one need none.
-struct NoCores;
-
-impl Cores for NoCores {
-    fn count(&self) -> usize {
-        0
-    }
-
-    fn ask_within(
-        &mut self,
-        _cores: &[usize],
-        _action: &Action,
-        _wait_max: Duration,
-    ) -> Vec<Result<Report, srpt_tgt::control::cores::CoreError>> {
-        Vec::new()
-    }
-}
-
 /// Devices by name.
 pub struct Devices(Control);
 
@@ -91,7 +72,8 @@ impl Devices {
     /// None yet.
     pub fn new() -> Self {
         Devices(Control::new(Parts {
-            cores: Box::new(NoCores),
+            // Devices that are made before there is a core need none.
+            cores: Box::new(Mailboxes::new(Vec::new(), channel().1)),
             stats: Vec::new(),
             bdevs: Registry::new(),
             host_id: String::new(),

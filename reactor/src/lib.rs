@@ -47,6 +47,11 @@ pub trait Service {
     /// another turn. Arming stays in force at most until the next turn.
     fn arm(&mut self) -> bool;
 
+    /// When the service needs a turn at the latest, if nothing wakes the core before.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+
     /// True once the service has been told to stop and has nothing left in flight.
     fn stopped(&self) -> bool;
 }

@@ -27,6 +27,7 @@ pub mod cores;
 pub mod listeners;
 pub mod logins;
 mod luns;
+mod meters;
 mod options;
 pub mod ports;
 mod refused;
@@ -70,6 +71,8 @@ pub struct Control {
     targets: Vec<Target>,
     units: Vec<Unit>,
     units_made: u32,
+    /// By the names of bdevs.
+    meters: BTreeMap<String, meters::Meters>,
     options: Options,
     agents: Option<Box<dyn Agents>>,
     agent_ports: Vec<AgentPort>,
@@ -89,6 +92,7 @@ impl Control {
             targets: Vec::new(),
             units: Vec::new(),
             units_made: 0,
+            meters: BTreeMap::new(),
             options: Options::default(),
             agents: None,
             agent_ports: Vec::new(),
@@ -136,12 +140,6 @@ impl Control {
         self.all(&Action::Report)
     }
 
-    /// Starts the I/O counts of some bdevs anew on every core: all counts, or only the longest and
-    /// shortest times.
-    pub fn reset_io_counts(&mut self, bdevs: Vec<String>, sums: bool) -> Result<(), Refused> {
-        self.all(&Action::ResetIoCounts { bdevs, sums }).map(drop)
-    }
-
     /// Stops every core: what runs is answered, then the channels end, and when no core has
     /// anything left they all end. What an error bdev holds goes on. Fails after `wait_max`: a
     /// device has not given a command back, and the cores still run.
@@ -176,6 +174,7 @@ impl Control {
             self.refuse_mapped(name)?;
         }
         self.bdevs.delete(name, method)?;
+        self.meters.remove(name);
         tracing::info!("bdev {name}: deleted");
         Ok(())
     }

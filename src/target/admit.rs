@@ -9,6 +9,7 @@ use transport::srp::{Cmd, CmdError, DataDesc, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
+use super::mark::{At, Mark, Met, mark, met};
 use super::pass::pass_plan;
 use super::request::{
     Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source,
@@ -41,6 +42,8 @@ enum Admission {
     Short(Recv, usize),
     /// Another command has its logical unit for itself: later.
     Excluded(Recv),
+    /// It waits for a rate limit, apart from the others.
+    Held,
     /// It was no command: the channel closes.
     Broken(Recv),
 }
@@ -80,6 +83,7 @@ impl<F: Fabric> Shard<F> {
         let mut at = 0;
         for _ in 0..self.ready.len() {
             if self.requests.is_full() {
+                mark(Mark::NoSlot);
                 return;
             }
             let Some(index) = self.ready.get(at).copied() else { return };
@@ -108,7 +112,9 @@ impl<F: Fabric> Shard<F> {
     /// bytes on buffers are kept for the first channel.
     fn overdue(&self, index: u32) -> Option<usize> {
         let (since, bytes) = self.connections[index as usize].as_ref()?.short?;
-        (self.now.ns_since(since) > OVERTAKEN_NS_MAX).then_some(bytes)
+        let overdue = self.now.ns_since(since) > OVERTAKEN_NS_MAX;
+        overdue.then(|| mark(Mark::Overdue));
+        overdue.then_some(bytes)
     }
 
     /// A buffer that is not kept for another command.
@@ -134,8 +140,15 @@ impl<F: Fabric> Shard<F> {
             let Some(recv) = connection.waiting.pop_front() else { return Turn::Empty };
             let conn = connection.id;
             match self.admit(conn, recv) {
-                Admission::Started => self.connection(conn).short = None,
+                Admission::Started => {
+                    met(At::Waiting, Met::Success);
+                    let connection = self.connection(conn);
+                    connection.short = None;
+                    connection.paid = connection.paid.saturating_sub(1);
+                }
+                Admission::Held => {}
                 Admission::Short(recv, bytes) => {
+                    mark(Mark::NoBuffer);
                     let now = self.now;
                     let connection = self.connection(conn);
                     connection.waiting.push_front(recv);
@@ -147,6 +160,8 @@ impl<F: Fabric> Shard<F> {
                     return Turn::Served;
                 }
                 Admission::Broken(recv) => {
+                    mark(Mark::Broken);
+                    met(At::Waiting, Met::Failure);
                     self.violation(conn, Some(recv), "malformed_command");
                     return Turn::Empty;
                 }
@@ -166,6 +181,15 @@ impl<F: Fabric> Shard<F> {
         let Some(plan) = self.plan(conn, &recv) else { return Admission::Broken(recv) };
         match plan.work {
             Planned::Run { job, direction, bytes } => {
+                let limited = |tag| self.luns.mapping(tag).limited;
+                let recv = if plan.header.mapping.is_some_and(limited) {
+                    match self.charge(conn, recv, &plan.header, &job) {
+                        Some(recv) => recv,
+                        None => return Admission::Held,
+                    }
+                } else {
+                    recv
+                };
                 self.admit_run(conn, recv, plan.header, plan.offered, job, direction, bytes)
             }
             Planned::End(outcome) => {
@@ -189,6 +213,7 @@ impl<F: Fabric> Shard<F> {
                     _ => None,
                 };
                 let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
+                    mark(Mark::NoBufferToMake);
                     if let Some(table) = table {
                         self.pool.put(table);
                     }
@@ -226,6 +251,7 @@ impl<F: Fabric> Shard<F> {
         let residual = offered.residual(direction, wanted.into());
         if direction == Some(Direction::Out) && room < wanted {
             // Part of the data must not be written as if it were the whole.
+            mark(Mark::TooLittle);
             let mut request = Request::new(conn, recv, header, Job::Reply);
             request.residual = residual;
             let tag = self.begin(request);
@@ -236,7 +262,10 @@ impl<F: Fabric> Shard<F> {
         let bufs = match self.take_bufs(conn, mapping, &offered, &job, direction, wanted) {
             Ok(bufs) => bufs,
             Err(Lack::Bufs(bytes)) => return Admission::Short(recv, bytes),
-            Err(Lack::Unit) => return Admission::Excluded(recv),
+            Err(Lack::Unit) => {
+                mark(Mark::Excluded);
+                return Admission::Excluded(recv);
+            }
         };
         let mut request = Request::new(conn, recv, header, job);
         request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());
@@ -356,6 +385,7 @@ impl<F: Fabric> Shard<F> {
             Ok(cmd) => cmd,
             Err(CmdError::Malformed(_)) => return None,
             Err(CmdError::Invalid(bad)) => {
+                mark(Mark::Refused);
                 let header = Header {
                     tag: bad.tag,
                     sol_not: bad.sol_not,
@@ -373,6 +403,7 @@ impl<F: Fabric> Shard<F> {
                 if !attention::bypasses_attention(cmd.cdb[0])
                     && let Some(sense) = next_attention(connection, lun)
                 {
+                    mark(Mark::Attention);
                     return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
                 }
                 let unit = self.luns.mapping(mapping);
@@ -397,6 +428,7 @@ impl<F: Fabric> Shard<F> {
             scsi::Direction::Out => Some(Direction::Out),
         };
         let Some(offered) = offer(&cmd, direction) else {
+            mark(Mark::Refused);
             return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
         };
         let allocation = decoded.bytes;

@@ -7,6 +7,7 @@ use transport::srp::{Direction, Rsp};
 use transport::{CloseReason, ConnId, DataIn, Fabric};
 
 use super::connection::State;
+use super::mark::{At, Mark, Met, mark, met};
 use super::request::{Job, Outcome, Phase, Request};
 use super::shard::Shard;
 use crate::limits::SENSE_BYTES_MAX;
@@ -26,6 +27,7 @@ impl<F: Fabric> Shard<F> {
         if !aborted && self.connection(conn).answers() {
             return true;
         }
+        mark(if aborted { Mark::Discarded } else { Mark::Orphaned });
         self.discard(tag);
         false
     }
@@ -34,6 +36,7 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn on_fetched(&mut self, tag: Tag, buf: Buf, ok: bool) {
         let request = self.request(tag);
         let was_table = request.phase == Phase::FetchingTable;
+        met(request.phase, if ok { Met::Success } else { Met::Failure });
         if was_table {
             request.table = Some(buf);
         } else {
@@ -54,6 +57,7 @@ impl<F: Fabric> Shard<F> {
         if self.collect_segs(tag) {
             self.fetch_data(tag);
         } else {
+            mark(Mark::TableShort);
             self.respond(tag, Outcome::check(Sense::invalid_field_in_cdb(0)), false);
         }
     }
@@ -113,6 +117,7 @@ impl<F: Fabric> Shard<F> {
     #[inline]
     pub(super) fn on_done(&mut self, done: IoDone) {
         let IoDone { tag, status, buf } = done;
+        met(At::Executing, if status.is_good() { Met::Success } else { Met::Failure });
         let request = self.requests.get_mut(tag).expect("devices return tags in flight");
         let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
         let (device, block_bytes) = (mapping.device, mapping.geometry.block_bytes);
@@ -220,6 +225,7 @@ impl<F: Fabric> Shard<F> {
         if tag.index() == u32::MAX as usize {
             return self.on_own_sent(tag.generation(), ok);
         }
+        met(At::Replying, if ok { Met::Success } else { Met::Failure });
         let conn = self.request(tag).conn;
         self.requests.remove(tag);
         if !ok {
@@ -235,6 +241,7 @@ impl<F: Fabric> Shard<F> {
         connection.own_in_flight -= 1;
         let conn = connection.id;
         if !ok {
+            mark(Mark::OwnSendFailed);
             self.close(conn, CloseReason::Link);
         }
         let connection = self.connection(conn);

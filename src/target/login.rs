@@ -11,6 +11,7 @@ use transport::srp::{
 use transport::{CloseReason, ConnId, DataIn, Fabric};
 
 use super::connection::{Connection, State};
+use super::mark::{At, Mark, Met, mark, met};
 use super::message::{ChannelAt, CoreMessage, LoginAsk};
 use super::nexus::{Nexus, REGISTRY_CORE};
 use super::shard::Shard;
@@ -32,6 +33,7 @@ impl<F: Fabric> Shard<F> {
         let login = match LoginReq::parse(self.fabric.login_data(conn)) {
             Ok(login) => login,
             Err(error) => {
+                mark(Mark::LoginMalformed);
                 if let Some(left_out) = self.faults.take(self.now.ns()) {
                     tracing::warn!(peer = peer.peer, %error, left_out, "malformed login");
                 }
@@ -97,7 +99,7 @@ impl<F: Fabric> Shard<F> {
         nexus: Arc<Nexus>,
         other_channels: OtherChannels,
     ) {
-        let Some(connection) = self.asking(conn) else { return };
+        let Some(connection) = self.asking(conn) else { return mark(Mark::GrantedLate) };
         let login = connection.login;
         let iu_bytes_max = self.limits.iu_bytes_max;
         let ti_bytes_max = self.limits.rsp_bytes_max;
@@ -144,6 +146,7 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn on_login_refused(&mut self, conn: ConnId, reason: RejectReason) {
         let Some(connection) = self.asking(conn) else { return };
         let tag = connection.login.tag;
+        mark(Mark::LoginRefused);
         connection.state = State::Closing;
         self.turn_away(conn, tag, reason);
     }
@@ -156,6 +159,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Ends a channel at once: the fabric returns what it holds, then says `Closed`.
     pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        self.meet(conn, Met::Close);
         let connection = self.connection(conn);
         let was = std::mem::replace(&mut connection.state, State::Closing);
         match was {
@@ -178,6 +182,8 @@ impl<F: Fabric> Shard<F> {
             State::Leaving { .. } | State::Closing | State::Gone => return,
         }
         connection.state = State::Leaving { deadline, said: false };
+        mark(Mark::Leaves);
+        self.meet(conn, Met::Leave);
         self.leaving += 1;
         self.drop_waiting(conn);
         if self.connection(conn).in_flight == 0 {
@@ -193,8 +199,23 @@ impl<F: Fabric> Shard<F> {
                 && deadline <= self.now
             {
                 let conn = connection.id;
+                mark(Mark::LeaveOverdue);
                 self.close(conn, CloseReason::Local);
             }
+        }
+    }
+
+    /// Something happens to all commands of a channel.
+    fn meet(&self, conn: ConnId, what: Met) {
+        if !cfg!(debug_assertions) {
+            return;
+        }
+        for (_, request) in self.requests.iter().filter(|(_, request)| request.conn == conn) {
+            met(request.phase, what);
+        }
+        let connection = self.connections[conn.index as usize].as_ref();
+        if connection.is_some_and(|connection| !connection.waiting.is_empty()) {
+            met(At::Waiting, what);
         }
     }
 
@@ -205,6 +226,7 @@ impl<F: Fabric> Shard<F> {
             // A login that was turned away before it became a channel.
             return self.fabric.release(conn);
         }
+        self.meet(conn, Met::Gone);
         let connection = self.connection(conn);
         if matches!(connection.state, State::Leaving { .. }) {
             self.leaving -= 1;
@@ -236,6 +258,7 @@ impl<F: Fabric> Shard<F> {
             State::Leaving { said: true, .. } => {}
             State::Leaving { deadline, said: false } => {
                 connection.state = State::Leaving { deadline, said: true };
+                mark(Mark::LogoutSaid);
                 let mut iu = [0; TLogout::LEN];
                 let solicited = connection.login.req_flags & LoginReq::FLAG_LOGOUT_SOLICITED != 0;
                 let reason = TLogout::NO_REASON;
@@ -251,7 +274,7 @@ impl<F: Fabric> Shard<F> {
     /// Nothing of a closed channel is left.
     fn release(&mut self, conn: ConnId) {
         let slot = self.connections[conn.index as usize].take();
-        assert!(slot.is_some(), "released once");
+        self.forget_lanes(slot.expect("released once").session());
         self.ready.retain(|index| *index != conn.index);
         self.fabric.release(conn);
         let channel = ChannelAt { core: self.out.core(), conn };
@@ -278,6 +301,8 @@ impl<F: Fabric> Shard<F> {
         while let Some(recv) = self.connection(conn).waiting.pop_front() {
             self.fabric.repost(conn, recv);
         }
+        self.connection(conn).paid = 0;
+        self.drop_held(conn);
     }
 
     /// Returns credits that no response will carry (SRP_CRED_REQ; SRP 16A, 6.10).
@@ -287,6 +312,7 @@ impl<F: Fabric> Shard<F> {
             return;
         }
         connection.asking = true;
+        mark(Mark::CreditsReturned);
         let req_lim_delta = std::mem::take(&mut connection.owed) as i32;
         connection.req_lim += req_lim_delta;
         let solicited = connection.login.req_flags & LoginReq::FLAG_CRED_REQ_SOLICITED != 0;
@@ -312,6 +338,7 @@ impl<F: Fabric> Shard<F> {
                 continue;
             }
             told.push(session);
+            mark(Mark::EventReported);
             connection.asking = true;
             let req_lim_delta = std::mem::take(&mut connection.owed) as i32;
             connection.req_lim += req_lim_delta;

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError, ScsiEnd, ScsiIo};
 use reactor::{Batch, Instant, Slab, Tag};
 
-use super::message::{IoCounts, Token};
+use super::limiter::Limiter;
+use super::mark::{Mark, mark};
+use super::message::{IoCounts, Report, Token};
+use super::meter::{Histogram, Meter, OpKind};
 use crate::scsi::Identity;
 
 /// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
@@ -33,6 +36,8 @@ pub struct LogicalUnit {
     exclusive: AtomicBool,
     /// The session that has reserved the unit, or [`NOBODY`].
     reserved_by: AtomicU64,
+    /// Rate limits of the device.
+    pub limiter: Arc<Limiter>,
 }
 
 /// No session: their numbers begin with 1.
@@ -41,8 +46,14 @@ const NOBODY: u64 = 0;
 impl LogicalUnit {
     /// A logical unit for a device.
     pub fn new(id: u32, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
-        let (exclusive, reserved_by) = (AtomicBool::new(false), AtomicU64::new(NOBODY));
-        LogicalUnit { id, bdev, identity, exclusive, reserved_by }
+        LogicalUnit {
+            id,
+            bdev,
+            identity,
+            exclusive: AtomicBool::new(false),
+            reserved_by: AtomicU64::new(NOBODY),
+            limiter: Arc::default(),
+        }
     }
 
     /// Begins an uninterrupted command; false while another one is under way.
@@ -105,6 +116,8 @@ pub struct Mapping {
     pub read_only: bool,
     /// Commands go to the device as they are.
     pub passes: bool,
+    /// Commands are charged to the limits of the unit.
+    pub limited: bool,
     /// Size and abilities of the device.
     pub geometry: Geometry,
     /// The device has its medium.
@@ -126,10 +139,17 @@ pub struct Device {
     /// Operations submitted and not come back.
     pub in_flight: u32,
     /// What it did on this core.
-    pub counts: IoCounts,
+    pub meter: Meter,
     channel: Box<dyn IoChannel>,
     mappings: u32,
     active: bool,
+}
+
+impl Device {
+    /// Name of the device, and its counts.
+    pub fn named_counts(&self) -> (String, IoCounts) {
+        (self.bdev.name().to_owned(), self.meter.counts)
+    }
 }
 
 /// A target on this core.
@@ -207,6 +227,7 @@ impl Luns {
         let target = target.expect("the control plane maps only into targets that exist");
         let mapping = Mapping {
             passes: lu.bdev.scsi().is_some(),
+            limited: lu.limiter.limits().is_on(),
             lu,
             lun,
             read_only,
@@ -245,6 +266,7 @@ impl Luns {
         }
         let mapping = self.mappings.get_mut(tag).expect("mapped");
         if mapping.uses > 0 {
+            mark(Mark::UnmapWaits);
             mapping.leaving.push(token);
             return false;
         }
@@ -406,10 +428,10 @@ impl Luns {
 
     /// A completion of a device has been taken.
     #[inline]
-    pub fn on_done(&mut self, device: usize) -> &mut IoCounts {
+    pub fn on_done(&mut self, device: usize) -> &mut Meter {
         let open = self.devices[device].as_mut().expect("a mapping keeps its device open");
         open.in_flight -= 1;
-        &mut open.counts
+        &mut open.meter
     }
 
     /// Forgets devices that have nothing in flight, so that idle ones cost nothing per turn.
@@ -432,8 +454,8 @@ impl Luns {
     }
 
     /// What a device did on this core.
-    pub fn counts(&mut self, device: usize) -> &mut IoCounts {
-        &mut self.devices[device].as_mut().expect("a mapping keeps its device open").counts
+    pub fn meter(&mut self, device: usize) -> &mut Meter {
+        &mut self.devices[device].as_mut().expect("a mapping keeps its device open").meter
     }
 
     /// Open devices, for reports.
@@ -444,31 +466,57 @@ impl Luns {
     /// Starts the counts of some devices anew: all counts, or only the longest and shortest times.
     pub fn reset_counts(&mut self, bdevs: &[String], sums: bool) {
         for device in self.devices.iter_mut().flatten() {
-            if !bdevs.iter().any(|name| name == device.bdev.name()) {
-                continue;
+            if bdevs.iter().any(|name| name == device.bdev.name()) {
+                device.meter.counts.reset(sums);
             }
-            let old = if sums { IoCounts::default() } else { device.counts };
-            device.counts = IoCounts {
-                read_ns_max: 0,
-                read_ns_min: 0,
-                write_ns_max: 0,
-                write_ns_min: 0,
-                unmap_ns_max: 0,
-                unmap_ns_min: 0,
-                ..old
-            };
         }
     }
 
-    /// Closes a device's channel if no mapping uses it.
-    pub fn close(&mut self, bdev: &str) {
+    /// Counts times of a device from now on, or stops.
+    pub fn set_histogram(&mut self, bdev: &str, enable: bool, only: Option<OpKind>) {
+        if let Some(device) = self.devices.iter_mut().flatten().find(|d| d.bdev.name() == bdev) {
+            device.meter.histogram = enable.then(|| Box::new(Histogram::new(only)));
+        }
+    }
+
+    /// The times of a device, if they are counted.
+    pub fn histogram(&self, bdev: &str) -> Option<Box<Histogram>> {
+        self.devices().find(|d| d.bdev.name() == bdev)?.meter.histogram.clone()
+    }
+
+    /// Whether commands to a device are charged. The numbers of its logical units.
+    pub fn set_limited(&mut self, bdev: &str, limited: bool) -> Vec<u32> {
+        let mut units = Vec::new();
+        for (_, mapping) in self.mappings.iter_mut() {
+            if mapping.lu.bdev.name() == bdev {
+                mapping.limited = limited;
+                if !units.contains(&mapping.lu.id) {
+                    units.push(mapping.lu.id);
+                }
+            }
+        }
+        units
+    }
+
+    /// The logical unit of a mapping that may be gone.
+    pub fn unit_of(&self, mapping: Tag) -> Option<u32> {
+        self.mappings.get(mapping).map(|mapping| mapping.lu.id)
+    }
+
+    /// Closes a device's channel if no mapping uses it; what the channel did.
+    pub fn close(&mut self, bdev: &str) -> Report {
+        let mut report = Report::default();
         for slot in &mut self.devices {
-            if slot.as_ref().is_some_and(|d| d.mappings == 0 && d.bdev.name() == bdev) {
-                *slot = None;
+            if slot.as_ref().is_some_and(|d| d.mappings == 0 && d.bdev.name() == bdev)
+                && let Some(device) = slot.take()
+            {
+                report.bdevs.push(device.named_counts());
+                report.histogram = device.meter.histogram;
             }
         }
         let devices = &self.devices;
         self.active.retain(|device| devices[*device].is_some());
+        report
     }
 
     fn open(&mut self, bdev: &Arc<dyn Bdev>) -> Result<usize, OpenError> {
@@ -481,7 +529,7 @@ impl Luns {
         let device = Device {
             bdev: Arc::clone(bdev),
             in_flight: 0,
-            counts: IoCounts::default(),
+            meter: Meter::default(),
             channel,
             mappings: 0,
             active: false,

@@ -9,6 +9,7 @@ use transport::srp::{OtherChannels, RejectReason};
 use transport::{CloseReason, ConnId, PeerInfo};
 
 use super::lun::{LogicalUnit, TargetSpec};
+use super::meter::{Histogram, OpKind};
 use super::nexus::Nexus;
 
 /// Names a change or question of the control plane; every core answers it once.
@@ -63,7 +64,8 @@ pub enum Action {
         /// It is back.
         ready: bool,
     },
-    /// Closes this core's channel of a bdev that no LUN uses any more.
+    /// Closes this core's channel of a bdev that no LUN uses any more. The answer is a report of
+    /// what the channel did: [`Report::bdevs`] and [`Report::histogram`].
     CloseBdev {
         /// The device.
         bdev: Arc<dyn Bdev>,
@@ -86,6 +88,28 @@ pub enum Action {
         bdevs: Vec<String>,
         /// True: all counts. False: only the longest and shortest times.
         sums: bool,
+    },
+    /// The limits of a bdev have changed ([`super::lun::LogicalUnit::limiter`] has them already):
+    /// what waits for them asks again, or goes on.
+    RateLimits {
+        /// Name of the bdev.
+        bdev: String,
+        /// There is a limit.
+        limited: bool,
+    },
+    /// Begins to count how long a bdev's operations take, anew, or stops.
+    SetHistogram {
+        /// Name of the bdev.
+        bdev: String,
+        /// Count.
+        enable: bool,
+        /// One kind of operations, or all.
+        only: Option<OpKind>,
+    },
+    /// Asks for [`Report::histogram`] of a bdev.
+    Histogram {
+        /// Name of the bdev.
+        bdev: String,
     },
     /// Asks for a [`Report`].
     Report,
@@ -136,6 +160,8 @@ pub struct Report {
     pub waiting: u32,
     /// I/O counts per bdev name.
     pub bdevs: Vec<(String, IoCounts)>,
+    /// How long a bdev's operations took, for who asks for that and where it is counted.
+    pub histogram: Option<Box<Histogram>>,
     /// Connections closed, by reason, since the start.
     pub closed: Vec<(CloseReason, u64)>,
     /// Named counters of protocol violations and rejected logins since the start.

@@ -3,9 +3,12 @@
 mod admit;
 mod connection;
 mod execute;
+pub mod limiter;
 mod login;
 pub mod lun;
+pub mod mark;
 pub mod message;
+pub mod meter;
 pub mod nexus;
 pub mod outbox;
 mod pass;
@@ -13,5 +16,6 @@ mod report;
 mod request;
 pub mod shard;
 mod task;
+mod throttle;
 
 pub use shard::Shard;

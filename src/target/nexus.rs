@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use transport::srp::{OtherChannels, RejectReason};
 
 use super::lun::{LUN_MAX, TargetSpec};
+use super::mark::{Mark, mark};
 use super::message::{AttentionAt, ChannelAt, CoreMessage, LoginAsk, PortId};
 use super::outbox::Outbox;
 use crate::limits::CHANNELS_PER_SESSION_MAX;
@@ -109,6 +110,7 @@ impl Registry {
             if session.channels.len() >= CHANNELS_PER_SESSION_MAX {
                 return refuse(RejectReason::ChannelLimit, out);
             }
+            mark(Mark::ChannelAdded);
             session.channels.push(ask.channel);
             let nexus = Arc::clone(&session.nexus);
             return grant(&ask, nexus, OtherChannels::Kept, out);
@@ -118,6 +120,7 @@ impl Registry {
             out.send(channel.core, CoreMessage::CloseChannel { conn: channel.conn });
         }
         let old = session.nexus.id;
+        mark(Mark::Takeover);
         self.takeovers.push(Takeover { ask, old });
     }
 
@@ -141,6 +144,7 @@ impl Registry {
                 let nexus = self.admit(&ask);
                 grant(&ask, nexus, OtherChannels::Terminated, out);
             } else {
+                mark(Mark::TakeoverLost);
                 let (conn, reason) = (ask.channel.conn, RejectReason::UnableToAssociate);
                 out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
             }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc;
 
+use super::mark::{Mark, mark};
 use super::message::{Answer, CoreMessage, Message};
 
 /// Hands a message to one core's mailbox, or gives it back when that is full.
@@ -41,6 +42,7 @@ impl Outbox {
         let message = Message::Core(message);
         if self.waiting.is_empty() {
             if let Err(message) = (self.doors[core])(message) {
+                mark(Mark::MailboxFull);
                 self.waiting.push_back((core, message));
             }
         } else {

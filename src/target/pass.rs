@@ -127,7 +127,7 @@ impl<F: Fabric> Shard<F> {
             None => IoOp::Flush,
         };
         let aborted = request.aborts != 0;
-        self.luns.counts(device).count(&op, 1, status, took_ns);
+        self.luns.meter(device).count(&op, 1, status, took_ns);
         self.spread_attention(tag, end.sense(), aborted);
         if !self.goes_on(tag) {
             return;

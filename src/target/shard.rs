@@ -20,12 +20,14 @@ use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
 use super::connection::{Connection, State};
 use super::lun::Luns;
+use super::mark::{Mark, mark};
 use super::message::{Answer, Message, Report, Token};
 use super::nexus::{REGISTRY_CORE, Registry};
 use super::outbox::Outbox;
 use super::report::Counters;
 use super::request::Request;
 use super::task::Tasks;
+use super::throttle::Throttle;
 use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
 /// Events and completions taken per turn: bounds the work of a turn.
@@ -47,6 +49,8 @@ pub struct Shard<F: Fabric> {
     /// On [`REGISTRY_CORE`] only.
     pub(super) registry: Option<Registry>,
     pub(super) tasks: Tasks,
+    /// Commands that wait for rate limits.
+    pub(super) throttle: Throttle,
     pub(super) counters: Counters,
     /// Log lines of logins and ends.
     pub(super) news: Lines,
@@ -84,6 +88,7 @@ impl<F: Fabric> Shard<F> {
             ready: VecDeque::with_capacity(connections),
             reserved: None,
             tasks: Tasks::new(),
+            throttle: Throttle::default(),
             counters: Counters::default(),
             news: Lines::default(),
             faults: Lines::default(),
@@ -164,6 +169,7 @@ impl<F: Fabric> Shard<F> {
 
     /// What arrives while a channel ends: answers to our own requests are fine, the rest is void.
     fn on_received_late(&mut self, conn: ConnId, recv: Recv) {
+        mark(Mark::ReceivedLate);
         self.fabric.repost(conn, recv);
     }
 
@@ -225,6 +231,9 @@ impl<F: Fabric> Service for Shard<F> {
             self.on_event(event);
             progress = Progress::Busy;
         }
+        if self.throttle.earliest().is_some_and(|due| due <= now) && self.release_due() {
+            progress = Progress::Busy;
+        }
         self.admit_ready();
         self.luns.flush();
         self.luns.poll(now, &mut self.done);
@@ -251,6 +260,10 @@ impl<F: Fabric> Service for Shard<F> {
             && self.out.flush()
             && self.luns.arm()
             && self.fabric.arm()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.throttle.earliest()
     }
 
     fn stopped(&self) -> bool {

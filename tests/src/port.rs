@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use reactor::Tag;
+use transport::CloseReason;
 use transport::initiator::{
     Agreed, Channel, Command, Data, Event, Outcome, SubmitError, TaskRequest,
 };
@@ -45,8 +46,6 @@ pub struct Inner {
     pub closed: bool,
     /// The world does not poll: nothing of the target's is answered.
     pub deaf: bool,
-    /// Digest of all events in order.
-    pub digest: u64,
 }
 
 /// One channel. Clones are the same channel; the last one to go disconnects it.
@@ -78,7 +77,6 @@ impl Port {
             logout: false,
             closed: false,
             deaf: false,
-            digest: 0xcbf2_9ce4_8422_2325,
         };
         Port { inner: Rc::new(RefCell::new(inner)), memory, core }
     }
@@ -116,6 +114,12 @@ impl Port {
         self.inner_mut().channel.task_mgmt(&request).expect("submitted")
     }
 
+    /// Sends a task management function, if there is a credit and a link.
+    pub fn try_task(&self, function: u8, lun: u16, task: Option<Tag>) -> Option<Tag> {
+        let request = TaskRequest { function, lun: self::lun(lun), task, user: 0 };
+        self.inner_mut().channel.task_mgmt(&request).ok()
+    }
+
     /// Sends ABORT TASK for a command.
     pub fn abort(&self, lun: u16, task: Tag) -> Tag {
         self.task(Tmf::AbortTask as u8, lun, Some(task))
@@ -131,6 +135,26 @@ impl Port {
         self.inner_mut().channel.logout().expect("open");
     }
 
+    /// Sends SRP_I_LOGOUT, if there is a link.
+    pub fn try_logout(&self) -> bool {
+        self.inner_mut().channel.logout().is_ok()
+    }
+
+    /// Why the link ended, once it has begun to.
+    pub fn ended(&self) -> Option<CloseReason> {
+        self.inner_mut().channel.link_mut().ended()
+    }
+
+    /// The target has nothing of the channel any more.
+    pub fn is_released(&self) -> bool {
+        self.inner_mut().channel.link_mut().is_released()
+    }
+
+    /// How requests ended since the last time.
+    pub fn take_ends(&self) -> BTreeMap<Tag, End> {
+        std::mem::take(&mut self.inner_mut().ends)
+    }
+
     /// Goes away without a word.
     pub fn disconnect(&self) {
         self.inner_mut().channel.link_mut().disconnect();
@@ -139,6 +163,11 @@ impl Port {
     /// How a request ended, if it has.
     pub fn end(&self, tag: Tag) -> Option<End> {
         self.inner().ends.get(&tag).copied()
+    }
+
+    /// How a request ended, if it has; then that is forgotten.
+    pub fn take_end(&self, tag: Tag) -> Option<End> {
+        self.inner_mut().ends.remove(&tag)
     }
 
     /// The answer to a command, if there is one. Panics for one that was aborted.
@@ -198,37 +227,27 @@ impl Inner {
         if self.deaf || self.closed {
             return;
         }
-        let Inner { channel, ends, events, logout, digest, .. } = self;
-        let polled = channel.poll(|event| {
-            fold(digest, &event);
-            match event {
-                Event::Done(done) => {
-                    let old = ends.insert(done.tag, End::Answered(Outcome::new(&done)));
-                    assert!(old.is_none(), "{:?} ended twice", done.tag);
-                }
-                Event::Aborted { tag, .. } => {
-                    let old = ends.insert(tag, End::Aborted);
-                    assert!(old.is_none(), "{tag:?} ended twice");
-                }
-                Event::TaskMgmt { tag, response_code, .. } => {
-                    ends.insert(tag, End::Task(response_code));
-                }
-                Event::Aer { sense, .. } => {
-                    let sense = transport::initiator::Sense::new(sense);
-                    events.push(sense.code().expect("sense data"));
-                }
-                Event::Logout { .. } => *logout = true,
-                Event::Protocol(_) => {}
+        let Inner { channel, ends, events, logout, .. } = self;
+        let polled = channel.poll(|event| match event {
+            Event::Done(done) => {
+                let old = ends.insert(done.tag, End::Answered(Outcome::new(&done)));
+                assert!(old.is_none(), "{:?} ended twice", done.tag);
             }
+            Event::Aborted { tag, .. } => {
+                let old = ends.insert(tag, End::Aborted);
+                assert!(old.is_none(), "{tag:?} ended twice");
+            }
+            Event::TaskMgmt { tag, response_code, .. } => {
+                ends.insert(tag, End::Task(response_code));
+            }
+            Event::Aer { sense, .. } => {
+                let sense = transport::initiator::Sense::new(sense);
+                events.push(sense.code().expect("sense data"));
+            }
+            Event::Logout { .. } => *logout = true,
+            Event::Protocol(_) => {}
         });
         self.closed = polled.is_err();
-    }
-}
-
-/// FNV-1a over the event's text: cheap enough here, and any difference shows.
-fn fold(digest: &mut u64, event: &Event<'_>) {
-    for byte in format!("{event:?}").bytes() {
-        *digest = (*digest ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
     }
 }
 

@@ -21,6 +21,7 @@ use reactor::{Batch, Clock, Service};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::target::Shard;
+use srpt_tgt::target::limiter::RateLimits;
 use srpt_tgt::target::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::target::message::{Action, ActionError, Answer, Message, Report, Token};
 use srpt_tgt::target::outbox::{CoreDoor, Outbox};
@@ -140,7 +141,8 @@ impl Login {
         self
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    /// The login on the wire.
+    pub fn bytes(&self) -> Vec<u8> {
         let mut req = self.req;
         req.initiator_port_id[8..].copy_from_slice(&self.initiator.to_be_bytes());
         req.target_port_id = self.port_id.unwrap_or_else(|| {
@@ -173,6 +175,32 @@ impl Pending {
     pub fn disconnect(&self) {
         self.link.disconnect();
     }
+
+    /// The target has nothing of it any more.
+    pub fn is_released(&self) -> bool {
+        self.link.is_released()
+    }
+
+    /// The link has ended.
+    pub fn is_closed(&self) -> bool {
+        self.link.is_closed()
+    }
+
+    /// The answer, which is there.
+    pub fn take(self) -> Result<Port, RejectReason> {
+        let Pending { link, memory, core, imm } = self;
+        match link.login_answer().expect("waited for") {
+            LoginAnswer::Rejected(rej) => {
+                let rej = LoginRej::parse(&rej).expect("a reject");
+                assert_eq!(rej.buf_fmt, BUF_FMT_DIRECT | BUF_FMT_INDIRECT);
+                Err(rej.reason)
+            }
+            LoginAnswer::Accepted(rsp) => {
+                let rsp = LoginRsp::parse(&rsp).expect("a response");
+                Ok(Port::new(link, memory, core, rsp, imm))
+            }
+        }
+    }
 }
 
 type Mailbox = Rc<RefCell<VecDeque<Message>>>;
@@ -189,6 +217,10 @@ pub struct World {
     pub bdevs: Registry,
     /// Steps so far.
     pub steps: u64,
+    /// Time of a step.
+    pub step_time: Duration,
+    /// Steps that each core does not run for.
+    stalls: Vec<u64>,
     mailboxes: Vec<Mailbox>,
     inboxes: Vec<Batch<Message>>,
     receiver: mpsc::Receiver<Answer>,
@@ -227,6 +259,8 @@ impl World {
             shards,
             bdevs: Registry::with_host("world"),
             steps: 0,
+            step_time: STEP,
+            stalls: vec![0; options.cores],
             inboxes: (0..options.cores).map(|_| Batch::new(INBOX)).collect(),
             mailboxes,
             receiver,
@@ -249,10 +283,14 @@ impl World {
     /// Moves the time and turns every shard and every initiator once.
     pub fn step(&mut self) {
         self.steps += 1;
-        self.clock.advance(STEP);
+        self.clock.advance(self.step_time);
         for (core, shard) in self.shards.iter_mut().enumerate() {
             // A core that has ended has no thread any more.
             if shard.stopped() {
+                continue;
+            }
+            if self.stalls[core] > 0 {
+                self.stalls[core] -= 1;
                 continue;
             }
             let inbox = &mut self.inboxes[core];
@@ -271,6 +309,11 @@ impl World {
         while let Ok(answer) = self.receiver.try_recv() {
             self.answers.entry(answer.token).or_default().push(answer);
         }
+    }
+
+    /// A core does not run for so many steps.
+    pub fn stall(&mut self, core: usize, steps: u64) {
+        self.stalls[core] = steps;
     }
 
     /// Steps.
@@ -332,15 +375,31 @@ impl World {
 
     /// Shows a device under a LUN and says so to the sessions.
     pub fn map(&mut self, target: &str, lun: u16, bdev: &str) {
-        let id = self.units.len() as u32;
-        let device = self.bdevs.find(bdev).expect("a device of that name");
+        let (target, lu) = (target.to_owned(), self.unit(bdev));
+        self.control(Action::MapLun { target: target.clone(), lun, lu, read_only: false });
+        self.control(Action::LunsChanged { target });
+    }
+
+    /// A device by its name.
+    pub fn device(&self, bdev: &str) -> Arc<dyn Bdev> {
+        self.bdevs.find(bdev).expect("a device of that name")
+    }
+
+    /// The logical unit of a device.
+    pub fn unit(&mut self, bdev: &str) -> Arc<LogicalUnit> {
+        let (id, device) = (self.units.len() as u32, self.device(bdev));
         let unit = self.units.entry(bdev.to_owned()).or_insert_with(|| {
             let identity = Identity::new(device.product_name(), *device.uuid().as_bytes());
             Arc::new(LogicalUnit::new(id, device, identity))
         });
-        let (target, lu) = (target.to_owned(), Arc::clone(unit));
-        self.control(Action::MapLun { target: target.clone(), lun, lu, read_only: false });
-        self.control(Action::LunsChanged { target });
+        Arc::clone(unit)
+    }
+
+    /// Sets the rate limits of a device that is mapped.
+    pub fn limit(&mut self, bdev: &str, limits: RateLimits) {
+        self.units[bdev].limiter.set(&limits);
+        let bdev = bdev.to_owned();
+        self.control(Action::RateLimits { bdev, limited: limits.is_on() });
     }
 
     /// Takes a LUN out of the map and says so to the sessions.
@@ -358,28 +417,32 @@ impl World {
 
     /// Sends a login. Panics when the core has no connection free.
     pub fn connect(&mut self, core: usize, login: &Login, memory: &SimMemory) -> Pending {
-        let link = self.net.connect(core, &login.target, &login.bytes(), memory);
+        self.try_connect(core, login, memory).expect("a connection is free")
+    }
+
+    /// Sends a login; `None` when the core has no connection free.
+    pub fn try_connect(
+        &mut self,
+        core: usize,
+        login: &Login,
+        memory: &SimMemory,
+    ) -> Option<Pending> {
+        let link = self.net.connect(core, &login.target, &login.bytes(), memory)?;
         let imm = login.req.imm_data_offset;
-        Pending { link: link.expect("a connection is free"), memory: memory.clone(), core, imm }
+        Some(Pending { link, memory: memory.clone(), core, imm })
     }
 
     /// Waits for the answer to a login.
     pub fn finish(&mut self, pending: Pending) -> Result<Port, RejectReason> {
         self.until("the answer to a login", |_| pending.answered());
-        let Pending { link, memory, core, imm } = pending;
-        match link.login_answer().expect("waited for") {
-            LoginAnswer::Rejected(rej) => {
-                let rej = LoginRej::parse(&rej).expect("a reject");
-                assert_eq!(rej.buf_fmt, BUF_FMT_DIRECT | BUF_FMT_INDIRECT);
-                Err(rej.reason)
-            }
-            LoginAnswer::Accepted(rsp) => {
-                let rsp = LoginRsp::parse(&rsp).expect("a response");
-                let port = Port::new(link, memory, core, rsp, imm);
-                self.ports.push(port.weak());
-                Ok(port)
-            }
-        }
+        let port = pending.take()?;
+        self.watch(&port);
+        Ok(port)
+    }
+
+    /// Polls a port in every step.
+    pub fn watch(&mut self, port: &Port) {
+        self.ports.push(port.weak());
     }
 
     /// Logs in with memory of its own: 4 MiB.

@@ -99,6 +99,11 @@ impl Registry {
         names
     }
 
+    /// The device that a virtual device is over.
+    pub fn base_of(&self, name: &str) -> Option<&str> {
+        self.entries[self.position(name).ok()?].base.as_deref()
+    }
+
     fn error_injection(&self, name: &str, method: &str) -> Result<&ErrorInjection, BdevError> {
         let entry = &self.entries[self.position(name)?];
         match &entry.kind {

@@ -262,10 +262,10 @@ impl<D: Device> Worker<D> {
         let idle = |slot: &Option<(Port, u32)>| {
             slot.as_ref().is_none_or(|(port, _)| port.commands.is_empty() || self.free.is_empty())
         };
-        self.ports.iter().all(idle)
-            && !self.shared.has_fresh.load(Ordering::Acquire)
-            && !self.shared.reset.load(Ordering::Acquire)
-            && !(self.is_idle() && self.shared.stop.load(Ordering::Acquire))
+        let shared = &self.shared;
+        let asked = [&shared.has_fresh, &shared.reset].iter().any(|it| it.load(Ordering::Acquire));
+        let ends = self.is_idle() && shared.stop.load(Ordering::Acquire);
+        self.ports.iter().all(idle) && !asked && !ends
     }
 
     /// After a sleep.

@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::neutral::{AnyNode, BlockSize, BlockSizeOr0, False, Zero};
-use super::{Method, Outcome, Undo, change, locked, shared};
+use super::{Method, Outcome, Undo, change, limits, locked, shared};
 use crate::control::{Control, Refused};
 use crate::rpc::Shared;
 use crate::rpc::error::RpcError;
@@ -255,15 +255,23 @@ struct ListParams {
     timeout: Option<Bounded<0, 86_400_000>>,
 }
 
+fn shown(control: &Control, bdev: &dyn Bdev, claimed_by: Option<&str>) -> Value {
+    let mut shown = describe(bdev, claimed_by);
+    shown["assigned_rate_limits"] = limits::assigned(&control.rate_limits(bdev.name()));
+    shown
+}
+
 fn list(on: &Shared, params: Params<'_>) -> Outcome {
     let ListParams { name, timeout } = params::parse(params)?;
     let Some(BdevName { 0: name }) = name else {
         let control = on.control();
-        return Ok(control.bdevs().iter().map(|(bdev, by)| describe(bdev.as_ref(), by)).collect());
+        let all = control.bdevs().iter();
+        return Ok(all.map(|(bdev, by)| shown(&control, bdev.as_ref(), by)).collect());
     };
     let look = |control: &mut Control| {
         let bdev = control.bdevs().find(&name).ok()?;
-        Some(json!([describe(bdev.as_ref(), control.bdevs().claimed_by(bdev.name()))]))
+        let by = control.bdevs().claimed_by(bdev.name());
+        Some(json!([shown(control, bdev.as_ref(), by)]))
     };
     let wait_ms = timeout.map_or(0, |timeout| timeout.0);
     let found = on.wait_for(Instant::now() + Duration::from_millis(wait_ms), look);

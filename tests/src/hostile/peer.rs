@@ -273,7 +273,7 @@ impl Peer {
     }
 
     /// The next unit from the target.
-    pub fn next(&mut self) -> Option<Vec<u8>> {
+    pub fn take(&mut self) -> Option<Vec<u8>> {
         let (slot, lap) = (self.into.next % self.slots, (self.into.next / self.slots + 1) as u32);
         let header_at = self.into.slots_at + slot * SLOT_BYTES;
         let mut header = [0; 8];
@@ -297,7 +297,7 @@ impl Peer {
         loop {
             let unit = until("a response", PATIENCE, || {
                 assert!(!self.ended(), "the channel has ended");
-                self.next()
+                self.take()
             });
             if let Some(reply) = self.on_unit(&unit) {
                 return reply;
@@ -309,7 +309,7 @@ impl Peer {
     /// credits.
     pub fn credits_back(&mut self, credits: i64) {
         until("credits come back", PATIENCE, || {
-            if let Some(unit) = self.next() {
+            if let Some(unit) = self.take() {
                 self.on_unit(&unit);
             }
             (self.credits == credits).then_some(())
@@ -344,7 +344,7 @@ impl Peer {
     /// Waits until the target closes the channel; responses that come before are forgotten.
     pub fn thrown_out(&mut self) {
         until("the offender is thrown out", PATIENCE, || {
-            self.next();
+            self.take();
             self.ended().then_some(())
         });
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loom::sync::{Condvar, Mutex};
-pub use reactor::sleep::Woken;
+pub use reactor::sleep::{WakeSet, Woken};
 use rustix::io::Errno;
 
 use super::atomic;
@@ -57,6 +57,10 @@ impl Sleep {
     }
 
     pub fn eventfd(&self) -> &Arc<OwnedFd> {
+        unreachable!("no model has sources outside the mailboxes")
+    }
+
+    pub fn wake_set(&self) -> &WakeSet {
         unreachable!("no model has sources outside the mailboxes")
     }
 

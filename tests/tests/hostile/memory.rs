@@ -74,7 +74,7 @@ fn punched(rig: &Rig) -> String {
     assert!(refused.is_err(), "the seal holds");
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     for round in 0..40 {
-        let at = round % 4 << 20;
+        let at = (round % 4) << 20;
         let desc = DataDesc::Direct(seg(at, 1 << 20));
         peer.send(&read(1, &cdb::read10(0, 2048), desc));
         peer.send(&write(2, &cdb::write10(0, 2048, false), desc));
@@ -99,7 +99,7 @@ fn changing_table(rig: &Rig) -> String {
         peer.put(0, &good_table);
         peer.put(0, &bad_table);
         let outcome = srpt_tests::process::until("an end", PATIENCE, || {
-            peer.next().map(|_| true).or_else(|| peer.ended().then_some(false))
+            peer.take().map(|_| true).or_else(|| peer.ended().then_some(false))
         });
         if outcome {
             answered += 1;
@@ -130,7 +130,7 @@ fn scribble(socket: &std::path::Path, seed: u64) {
                     1 => 0,
                     _ => 4096 + rng.below((slots_end - 4096) / 128) * 128,
                 };
-                let lap = 1 << 32 | u64::from(random as u32 >> 8) % 400;
+                let lap = (1 << 32) | (u64::from(random as u32 >> 8) % 400);
                 peer.scribble(at, if random & 64 == 0 { random } else { lap });
                 words += 1;
             }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
-use super::net::{Conn, LoginAnswer, Net, Phase, Work};
+use super::net::{Conn, Failure, LoginAnswer, Net, Phase, Work};
 use crate::{CloseReason, ConnId, DataIn, Event, Fabric, PeerInfo, Recv, RemoteSeg};
 
 /// One core's connections on a [`Net`].
@@ -32,14 +32,23 @@ impl SimFabric {
         }
     }
 
-    fn enqueue(&mut self, conn: ConnId, work: Work) {
+    /// Puts an operation on a connection's send queue. `work` is told how it will fail.
+    fn enqueue(&mut self, conn: ConnId, reply: bool, work: impl FnOnce(Failure) -> Work) {
         let mut inner = self.net.borrow_mut();
         let inner = &mut *inner;
-        let (now, delay) = (inner.now, inner.options.delay_ns_max);
+        let (failure, late) = inner.misfortune(reply);
+        let (now, delay, wait) = (inner.now, inner.options.delay_ns_max, inner.faults.wait_ns_max);
         let conn = inner.cores[self.core][conn.index as usize].as_mut().filter(|c| c.id == conn);
         let conn = conn.expect("operations name connections that were not released");
-        let due = conn.due(now, delay, &mut inner.rng);
-        conn.work.push_back((due, work));
+        let mut due = conn.due(now, delay, &mut inner.rng);
+        if late == u64::MAX {
+            due = u64::MAX;
+            conn.fails_at.get_or_insert(now + wait);
+        } else {
+            due += late;
+            conn.last_due = due;
+        }
+        conn.work.push_back((due, work(failure)));
     }
 
     /// Moves what is due on one connection to `pending`.
@@ -51,6 +60,9 @@ impl SimFabric {
             self.logins[index] = conn.login.clone();
             self.pending.push_back(Event::Login { conn: conn.id });
         }
+        if conn.fails_at.is_some_and(|at| at <= now) {
+            conn.end(CloseReason::Link);
+        }
         while conn.work.front().is_some_and(|(due, _)| *due <= now) || failing(conn) {
             let Some((_, work)) = conn.work.pop_front() else { break };
             self.pending.push_back(complete(conn, work, now));
@@ -60,14 +72,13 @@ impl SimFabric {
         {
             let Some(slot) = conn.receives_free.pop() else { break };
             let (_, iu) = conn.to_target.pop_front().expect("looked at above");
-            let bytes_max = conn.receives[slot as usize].len();
-            if iu.len() > bytes_max {
-                conn.phase = Phase::Closing(CloseReason::Protocol);
+            if iu.len() > conn.iu_bytes_max {
+                conn.end(CloseReason::Protocol);
                 conn.receives_free.push(slot);
                 break;
             }
             let recv = Recv { index: slot, len: iu.len() as u32 };
-            self.received[index][slot as usize][..iu.len()].copy_from_slice(&iu);
+            self.received[index][slot as usize] = iu;
             self.pending.push_back(Event::Received { conn: conn.id, recv });
         }
         if let Phase::Closing(reason) = conn.phase
@@ -86,30 +97,39 @@ fn failing(conn: &Conn) -> bool {
 fn complete(conn: &mut Conn, work: Work, now: u64) -> Event {
     let alive = conn.phase == Phase::Live;
     match work {
-        Work::Fetch { tag, mut buf, from } => {
-            let ok = alive && gather(conn, &mut buf, &from);
+        Work::Fetch { tag, mut buf, from, failure } => {
+            let spared = alive && failure == Failure::None;
+            let ok = spared && gather(conn, &mut buf, &from);
             if alive && !ok {
-                conn.phase = Phase::Closing(CloseReason::RemoteAccess);
+                conn.end(if spared { CloseReason::RemoteAccess } else { CloseReason::Link });
             }
             Event::Fetched { tag, buf, ok }
         }
-        Work::Reply { tag, buf, move_bytes, to, iu } => {
-            let ok = alive && scatter(conn, buf.as_ref(), move_bytes, &to);
+        Work::Reply { tag, buf, move_bytes, to, iu, failure } => {
+            let moved =
+                alive && failure != Failure::Whole && scatter(conn, buf.as_ref(), move_bytes, &to);
+            let ok = moved && failure == Failure::None;
             if ok {
                 conn.to_initiator.push_back((now, iu));
             } else if alive {
-                conn.phase = Phase::Closing(CloseReason::RemoteAccess);
+                let spared = failure == Failure::None;
+                conn.end(if spared { CloseReason::RemoteAccess } else { CloseReason::Link });
             }
             Event::Replied { tag, buf, ok }
         }
     }
 }
 
-fn gather(conn: &Conn, buf: &mut Buf, from: &[RemoteSeg]) -> bool {
-    use crate::initiator::DataMemory;
+/// Calls `each` for the pieces of `segs` that hold the first `total` bytes: offset in the data,
+/// address, bytes. False when a piece is not registered, or there is too little.
+fn pieces(
+    conn: &Conn,
+    segs: &[RemoteSeg],
+    total: usize,
+    mut each: impl FnMut(usize, usize, usize),
+) -> bool {
     let mut offset = 0;
-    let total = buf.len();
-    for seg in from {
+    for seg in segs {
         if offset == total {
             break;
         }
@@ -117,34 +137,20 @@ fn gather(conn: &Conn, buf: &mut Buf, from: &[RemoteSeg]) -> bool {
             return false;
         }
         let bytes = (seg.len as usize).min(total - offset);
-        let mut piece = vec![0; bytes];
-        conn.memory.read_at(seg.addr as usize, &mut piece);
-        buf.write_at(offset, &piece);
+        each(offset, seg.addr as usize, bytes);
         offset += bytes;
     }
     offset == total
 }
 
+fn gather(conn: &Conn, buf: &mut Buf, from: &[RemoteSeg]) -> bool {
+    let total = buf.len();
+    pieces(conn, from, total, |offset, at, bytes| conn.memory.fetch(at, buf, offset, bytes))
+}
+
 fn scatter(conn: &Conn, buf: Option<&Buf>, move_bytes: u32, to: &[RemoteSeg]) -> bool {
-    use crate::initiator::DataMemory;
-    let mut offset = 0;
     let total = move_bytes as usize;
-    for seg in to {
-        if offset == total {
-            break;
-        }
-        if !conn.memory.check(seg) {
-            return false;
-        }
-        let bytes = (seg.len as usize).min(total - offset);
-        let mut piece = vec![0; bytes];
-        if let Some(buf) = buf {
-            buf.read_at(offset, &mut piece);
-        }
-        conn.memory.write_at(seg.addr as usize, &piece);
-        offset += bytes;
-    }
-    offset == total
+    pieces(conn, to, total, |offset, at, bytes| conn.memory.store(at, buf, offset, bytes))
 }
 
 impl Fabric for SimFabric {
@@ -181,9 +187,10 @@ impl Fabric for SimFabric {
     fn accept(&mut self, conn: ConnId, rsp: &[u8], credits: u32, iu_bytes_max: u32, _ti: u32) {
         let mut inner = self.net.borrow_mut();
         let Some(state) = inner.conn(self.core, conn) else { return };
-        state.receives = vec![vec![0; iu_bytes_max as usize]; credits as usize];
+        state.receives = credits as usize;
         state.receives_free = (0..credits).rev().collect();
-        self.received[conn.index as usize] = state.receives.clone();
+        state.iu_bytes_max = iu_bytes_max as usize;
+        self.received[conn.index as usize] = vec![Vec::new(); credits as usize];
         if state.phase == Phase::Asked {
             state.phase = Phase::Live;
             *state.answer.borrow_mut() = Some(LoginAnswer::Accepted(rsp.to_vec()));
@@ -194,9 +201,7 @@ impl Fabric for SimFabric {
         let mut inner = self.net.borrow_mut();
         let Some(state) = inner.conn(self.core, conn) else { return };
         *state.answer.borrow_mut() = Some(LoginAnswer::Rejected(rej.to_vec()));
-        if state.phase == Phase::Asked {
-            state.phase = Phase::Closing(CloseReason::Local);
-        }
+        state.end(CloseReason::Local);
     }
 
     fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8] {
@@ -219,8 +224,12 @@ impl Fabric for SimFabric {
         unreachable!("the simulated network lends no memory");
     }
 
-    fn fetch(&mut self, conn: ConnId, tag: Tag, buf: Buf, from: &[RemoteSeg]) {
-        self.enqueue(conn, Work::Fetch { tag, buf, from: from.to_vec() });
+    fn fetch(&mut self, conn: ConnId, tag: Tag, mut buf: Buf, from: &[RemoteSeg]) {
+        // Poison: whoever looks before the data is there must not find what was there before.
+        let len = buf.len();
+        buf.fill(0..len, 0xdd);
+        let from = from.to_vec();
+        self.enqueue(conn, false, |failure| Work::Fetch { tag, buf, from, failure });
     }
 
     fn reply(&mut self, conn: ConnId, tag: Tag, iu: &[u8], _solicited: bool, data: DataIn<'_>) {
@@ -235,15 +244,13 @@ impl Fabric for SimFabric {
             buf.fill(0..len, 0);
         }
         let iu = iu.to_vec();
-        self.enqueue(conn, Work::Reply { tag, buf, move_bytes, to, iu });
+        self.enqueue(conn, true, |failure| Work::Reply { tag, buf, move_bytes, to, iu, failure });
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
         let mut inner = self.net.borrow_mut();
         let Some(state) = inner.conn(self.core, conn) else { return };
-        if !matches!(state.phase, Phase::Closing(_) | Phase::Ended) {
-            state.phase = Phase::Closing(reason);
-        }
+        state.end(reason);
     }
 
     fn release(&mut self, conn: ConnId) {
@@ -251,11 +258,7 @@ impl Fabric for SimFabric {
         let state = inner.conn(self.core, conn).expect("released once");
         assert_eq!(state.phase, Phase::Ended, "released before its last event");
         assert!(state.work.is_empty(), "released with operations in flight");
-        assert_eq!(
-            state.receives_free.len(),
-            state.receives.len(),
-            "released with receives in use"
-        );
+        assert_eq!(state.receives_free.len(), state.receives, "released with receives in use");
         inner.cores[self.core][conn.index as usize] = None;
     }
 

@@ -6,14 +6,14 @@
 //!
 //! Modelled as RDMA does it: a connection's operations complete in order, a message for which no
 //! receive is posted waits, and an operation that names memory which the initiator did not register
-//! ends the connection.
+//! ends the connection. [`NetFaults`] adds what goes wrong by itself.
 
 mod fabric;
 mod net;
 mod rng;
 
 pub use fabric::SimFabric;
-pub use net::{LoginAnswer, Net, NetOptions, SimLink, SimMemory};
+pub use net::{LoginAnswer, Net, NetFaults, NetInjected, NetOptions, SimLink, SimMemory};
 pub use rng::Rng;
 
 #[cfg(test)]

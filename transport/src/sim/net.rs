@@ -1,6 +1,6 @@
 //! The network between simulated cores and simulated initiators.
 
-use std::cell::{Ref, RefCell, RefMut};
+use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::rc::Rc;
 
@@ -26,6 +26,49 @@ impl Default for NetOptions {
     }
 }
 
+/// How often the network fails: one in so many operations, 0 for never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NetFaults {
+    /// A fetch ends without its data, and the link with it.
+    pub fetch_fails_in: u64,
+    /// A response does not arrive, with or without its data, and the link ends.
+    pub send_fails_in: u64,
+    /// A completion comes late, and with it all behind it.
+    pub late_in: u64,
+    /// The initiator has no receive posted: a response waits.
+    pub no_receive_in: u64,
+    /// A completion is lost: nothing on the connection ends any more, until the link does.
+    pub lost_in: u64,
+    /// Longest wait of the above, in nanoseconds.
+    pub wait_ns_max: u64,
+}
+
+/// Faults that a network has had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NetInjected {
+    /// By [`NetFaults::fetch_fails_in`].
+    pub fetches_failed: u64,
+    /// By [`NetFaults::send_fails_in`].
+    pub sends_failed: u64,
+    /// By [`NetFaults::late_in`].
+    pub late: u64,
+    /// By [`NetFaults::no_receive_in`].
+    pub without_receive: u64,
+    /// By [`NetFaults::lost_in`].
+    pub lost: u64,
+}
+
+/// How an operation goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// Not at all.
+    None,
+    /// Nothing has moved.
+    Whole,
+    /// The data has moved, the response has not.
+    Response,
+}
+
 /// Memory of a simulated initiator: registration key 1, addresses from 0.
 #[derive(Debug, Clone)]
 pub struct SimMemory(Rc<RefCell<Vec<u8>>>);
@@ -42,6 +85,20 @@ impl SimMemory {
     pub(super) fn check(&self, seg: &RemoteSeg) -> bool {
         let end = seg.addr.checked_add(u64::from(seg.len));
         seg.key == MEMORY_KEY && end.is_some_and(|end| end <= self.len() as u64)
+    }
+
+    /// Copies from an offset into a buffer, at an offset there.
+    pub(super) fn fetch(&self, from: usize, buf: &mut Buf, at: usize, bytes: usize) {
+        buf.write_at(at, &self.0.borrow()[from..from + bytes]);
+    }
+
+    /// Copies from a buffer's offset; zeros without a buffer.
+    pub(super) fn store(&self, to: usize, buf: Option<&Buf>, at: usize, bytes: usize) {
+        let memory = &mut self.0.borrow_mut()[to..to + bytes];
+        match buf {
+            Some(buf) => buf.read_at(at, memory),
+            None => memory.fill(0),
+        }
     }
 }
 
@@ -76,8 +133,20 @@ pub enum LoginAnswer {
 /// An operation on a connection's send queue. Completes in order, not before its time.
 #[derive(Debug)]
 pub(super) enum Work {
-    Fetch { tag: Tag, buf: Buf, from: Vec<RemoteSeg> },
-    Reply { tag: Tag, buf: Option<Buf>, move_bytes: u32, to: Vec<RemoteSeg>, iu: Vec<u8> },
+    Fetch {
+        tag: Tag,
+        buf: Buf,
+        from: Vec<RemoteSeg>,
+        failure: Failure,
+    },
+    Reply {
+        tag: Tag,
+        buf: Option<Buf>,
+        move_bytes: u32,
+        to: Vec<RemoteSeg>,
+        iu: Vec<u8>,
+        failure: Failure,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,10 +175,14 @@ pub(super) struct Conn {
     pub to_target: VecDeque<(u64, Vec<u8>)>,
     pub to_initiator: VecDeque<(u64, Vec<u8>)>,
     pub work: VecDeque<(u64, Work)>,
-    pub receives: Vec<Vec<u8>>,
+    pub receives: usize,
     pub receives_free: Vec<u32>,
+    pub iu_bytes_max: usize,
     pub last_due: u64,
-    pub initiator_gone: bool,
+    /// When a link that has lost a completion ends.
+    pub fails_at: Option<u64>,
+    /// Why it ended. Shared like the answer.
+    pub ended: Rc<Cell<Option<CloseReason>>>,
 }
 
 impl Conn {
@@ -119,6 +192,14 @@ impl Conn {
         self.last_due = self.last_due.max(due);
         self.last_due
     }
+
+    /// Begins to end, if it has not before.
+    pub fn end(&mut self, reason: CloseReason) {
+        if !matches!(self.phase, Phase::Closing(_) | Phase::Ended) {
+            self.phase = Phase::Closing(reason);
+            self.ended.set(Some(reason));
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -126,6 +207,8 @@ pub(super) struct Inner {
     pub options: NetOptions,
     pub rng: Rng,
     pub now: u64,
+    pub faults: NetFaults,
+    pub injected: NetInjected,
     /// Per core, per connection index.
     pub cores: Vec<Vec<Option<Conn>>>,
     generations: Vec<Vec<u32>>,
@@ -143,6 +226,8 @@ impl Net {
             options,
             rng: Rng::new(seed),
             now: 0,
+            faults: NetFaults::default(),
+            injected: NetInjected::default(),
             cores: (0..cores).map(|_| (0..connections).map(|_| None).collect()).collect(),
             generations: vec![vec![0; connections]; cores],
         })))
@@ -169,7 +254,7 @@ impl Net {
         inner.generations[core][index] += 1;
         let generation = inner.generations[core][index];
         let id = ConnId { index: index as u32, generation };
-        let answer = Rc::default();
+        let (answer, ended) = (Rc::default(), Rc::default());
         inner.cores[core][index] = Some(Conn {
             id,
             target: target.to_owned(),
@@ -180,12 +265,32 @@ impl Net {
             to_target: VecDeque::new(),
             to_initiator: VecDeque::new(),
             work: VecDeque::new(),
-            receives: Vec::new(),
+            receives: 0,
             receives_free: Vec::new(),
+            iu_bytes_max: 0,
             last_due: 0,
-            initiator_gone: false,
+            fails_at: None,
+            ended: Rc::clone(&ended),
         });
-        Some(SimLink { net: self.clone(), core, id, answer })
+        Some(SimLink { net: self.clone(), core, id, answer, ended })
+    }
+
+    /// From now on it fails like this.
+    pub fn set_faults(&self, faults: NetFaults) {
+        self.borrow_mut().faults = faults;
+    }
+
+    /// Faults so far.
+    pub fn injected(&self) -> NetInjected {
+        self.borrow().injected
+    }
+
+    /// Every link ends.
+    pub fn cut(&self) {
+        let mut inner = self.borrow_mut();
+        for conn in inner.cores.iter_mut().flatten().flatten() {
+            conn.end(CloseReason::Link);
+        }
     }
 
     /// Connections of a core that have not been released.
@@ -195,6 +300,30 @@ impl Net {
 }
 
 impl Inner {
+    /// Draws whether a fetch or a reply goes wrong, and by how much it is late, in ns; `u64::MAX`
+    /// for ever.
+    pub fn misfortune(&mut self, reply: bool) -> (Failure, u64) {
+        let Inner { rng, faults, injected, .. } = self;
+        let mut strikes = |in_: u64| in_ > 0 && rng.one(in_);
+        let fails_in = if reply { faults.send_fails_in } else { faults.fetch_fails_in };
+        let fails = strikes(fails_in);
+        let (lost, late) = (strikes(faults.lost_in), strikes(faults.late_in));
+        let without_receive = reply && strikes(faults.no_receive_in);
+        injected.sends_failed += u64::from(fails && reply);
+        injected.fetches_failed += u64::from(fails && !reply);
+        injected.lost += u64::from(lost);
+        injected.late += u64::from(late);
+        injected.without_receive += u64::from(without_receive);
+        let failure = match (fails, reply && fails && rng.one(2)) {
+            (false, _) => Failure::None,
+            (true, false) => Failure::Whole,
+            (true, true) => Failure::Response,
+        };
+        let wait =
+            if late || without_receive { 1 + rng.below(faults.wait_ns_max.max(1)) } else { 0 };
+        (failure, if lost { u64::MAX } else { wait })
+    }
+
     pub fn conn(&mut self, core: usize, id: ConnId) -> Option<&mut Conn> {
         self.cores[core].get_mut(id.index as usize)?.as_mut().filter(|conn| conn.id == id)
     }
@@ -207,9 +336,20 @@ pub struct SimLink {
     core: usize,
     id: ConnId,
     answer: Rc<RefCell<Option<LoginAnswer>>>,
+    ended: Rc<Cell<Option<CloseReason>>>,
 }
 
 impl SimLink {
+    /// Why the link ended, once it has begun to.
+    pub fn ended(&self) -> Option<CloseReason> {
+        self.ended.get()
+    }
+
+    /// The target has nothing of the connection any more.
+    pub fn is_released(&self) -> bool {
+        self.net.borrow_mut().conn(self.core, self.id).is_none()
+    }
+
     /// The answer to the login, when there is one.
     pub fn login_answer(&self) -> Option<LoginAnswer> {
         self.answer.borrow().clone()
@@ -227,10 +367,7 @@ impl SimLink {
     pub fn disconnect(&self) {
         let mut inner = self.net.borrow_mut();
         let Some(conn) = inner.conn(self.core, self.id) else { return };
-        conn.initiator_gone = true;
-        if !matches!(conn.phase, Phase::Closing(_) | Phase::Ended) {
-            conn.phase = Phase::Closing(CloseReason::PeerGone);
-        }
+        conn.end(CloseReason::PeerGone);
     }
 }
 

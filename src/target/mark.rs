@@ -1,0 +1,165 @@
+//! Coverage marks: rare ways that the simulated world must go through.
+//!
+//! Each [`Mark`] stands at one place of the code, each pair of [`At`] and [`Met`] for one thing
+//! that can happen to a command in one phase of its life. Where debug assertions are on, passing by
+//! counts; elsewhere nothing is compiled in.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::request::Phase;
+
+macro_rules! names {
+    ($(#[$meta:meta])* $kind:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
+        $(#[$meta])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $kind { $($(#[$doc])* $name,)* }
+
+        impl $kind {
+            /// All of them, in order.
+            pub const ALL: &[$kind] = &[$($kind::$name,)*];
+        }
+    };
+}
+
+names! {
+    /// A rare way.
+    Mark {
+        /// A command waits for a slot.
+        NoSlot,
+        /// A command waits for a buffer.
+        NoBuffer,
+        /// Data that is made here waits for a buffer.
+        NoBufferToMake,
+        /// Buffers are kept for a command that was overtaken for long.
+        Overdue,
+        /// A command waits for a logical unit that another one has for itself.
+        Excluded,
+        /// What came as a command is none.
+        Broken,
+        /// Descriptors that can't be used.
+        Refused,
+        /// Less data than the CDB says.
+        TooLittle,
+        /// A unit attention is reported.
+        Attention,
+        /// A fetched table covers less than it promised.
+        TableShort,
+        /// An aborted command has come back.
+        Discarded,
+        /// A command of a channel that is gone has come back.
+        Orphaned,
+        /// An answer that belongs to no command was not sent.
+        OwnSendFailed,
+        /// A login makes no sense.
+        LoginMalformed,
+        /// A login of a channel that is gone is granted.
+        GrantedLate,
+        /// A login is refused by the registry.
+        LoginRefused,
+        /// A login takes over a session.
+        Takeover,
+        /// Of several logins that take over, one loses.
+        TakeoverLost,
+        /// A session gets one more channel.
+        ChannelAdded,
+        /// A channel leaves in good order.
+        Leaves,
+        /// A channel has not left in time.
+        LeaveOverdue,
+        /// SRP_T_LOGOUT is sent.
+        LogoutSaid,
+        /// Something arrives on a channel that ends.
+        ReceivedLate,
+        /// Credits are returned by a request of ours.
+        CreditsReturned,
+        /// An event is reported by a request of ours.
+        EventReported,
+        /// A command is aborted that was still waiting.
+        AbortedWaiting,
+        /// A function's channel is gone before its answer.
+        FunctionDropped,
+        /// A function that is not carried out.
+        FunctionRefused,
+        /// A mailbox is full.
+        MailboxFull,
+        /// A LUN is taken out of the map while commands use it.
+        UnmapWaits,
+    }
+}
+
+names! {
+    /// Where a command is.
+    At {
+        /// Received, in front of admission.
+        Waiting,
+        /// See [`Phase::FetchingTable`].
+        FetchingTable,
+        /// See [`Phase::Fetching`].
+        Fetching,
+        /// See [`Phase::Executing`].
+        Executing,
+        /// See [`Phase::Replying`].
+        Replying,
+    }
+}
+
+names! {
+    /// What happens to it there.
+    Met {
+        /// It goes on.
+        Success,
+        /// The fabric or the device failed.
+        Failure,
+        /// A task management function is for it.
+        Abort,
+        /// Its channel is told to leave.
+        Leave,
+        /// Its channel is told to close.
+        Close,
+        /// Its channel is gone.
+        Gone,
+        /// Its LUN is taken out of the map.
+        Unmap,
+    }
+}
+
+impl From<Phase> for At {
+    fn from(phase: Phase) -> At {
+        match phase {
+            Phase::FetchingTable => At::FetchingTable,
+            Phase::Fetching => At::Fetching,
+            Phase::Executing => At::Executing,
+            Phase::Replying => At::Replying,
+        }
+    }
+}
+
+static MARKS: [AtomicU64; Mark::ALL.len()] = [const { AtomicU64::new(0) }; Mark::ALL.len()];
+static PAIRS: [[AtomicU64; Met::ALL.len()]; At::ALL.len()] =
+    [const { [const { AtomicU64::new(0) }; Met::ALL.len()] }; At::ALL.len()];
+
+/// Somebody came by.
+#[inline(always)]
+pub fn mark(mark: Mark) {
+    if cfg!(debug_assertions) {
+        MARKS[mark as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Something happened to a command.
+#[inline(always)]
+pub fn met(at: impl Into<At>, met: Met) {
+    if cfg!(debug_assertions) {
+        PAIRS[at.into() as usize][met as usize].fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Passes by a mark since the process began; 0 without debug assertions.
+pub fn marked(mark: Mark) -> u64 {
+    MARKS[mark as usize].load(Ordering::Relaxed)
+}
+
+/// Times that something happened to a command since the process began; 0 without debug assertions.
+pub fn times_met(at: At, met: Met) -> u64 {
+    PAIRS[at as usize][met as usize].load(Ordering::Relaxed)
+}

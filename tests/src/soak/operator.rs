@@ -1,0 +1,239 @@
+//! Changes under way: the LUN map, devices, sizes, the target, sessions, cores and the clock.
+//!
+//! One change at a time is a script of a few steps, each of which waits for the one before.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use srpt_tgt::target::lun::TargetSpec;
+use srpt_tgt::target::message::{Action, Token};
+use transport::sim::Rng;
+
+use super::attentions::{Begun, Kind};
+use super::plan::Fault;
+use super::run::{Act, Shared};
+use crate::note;
+use crate::world::GUID;
+
+/// A step of a script.
+#[derive(Debug)]
+enum Step {
+    /// Asks all cores, and waits for all answers.
+    Do(Action),
+    /// The same, for something that raises an attention at LUNs.
+    Tell(Action, Kind, u8),
+    /// Waits so many steps.
+    Pause(u64),
+    /// From now on these LUNs may be away, or are there again.
+    Away(u8, bool),
+    /// A device has so many blocks.
+    Size(usize, u64),
+    /// From now on channels may end, or don't any more.
+    EndsChannels(bool),
+}
+
+/// What the script waits for.
+enum Wait {
+    Nothing,
+    Answers(Token, Option<Begun>),
+    Steps(u64),
+}
+
+/// The operator.
+pub struct Operator {
+    rng: Rng,
+    script: VecDeque<Step>,
+    wait: Wait,
+}
+
+const TARGET: &str = "t";
+
+impl Operator {
+    /// One with nothing to do.
+    pub fn new(rng: Rng) -> Operator {
+        Operator { rng, script: VecDeque::new(), wait: Wait::Nothing }
+    }
+
+    /// Nothing is under way.
+    pub fn rests(&self) -> bool {
+        self.script.is_empty() && matches!(self.wait, Wait::Nothing)
+    }
+
+    /// The target is gone, and with it what was under way.
+    pub fn forget(&mut self) {
+        self.script.clear();
+        self.wait = Wait::Nothing;
+    }
+
+    /// What it does in this step. True: all sessions' channels are about to end.
+    pub fn tick(&mut self, shared: &mut Shared) -> bool {
+        if shared.act == Act::Trouble {
+            self.machine(shared);
+        }
+        match &mut self.wait {
+            Wait::Nothing => {}
+            Wait::Steps(0) => self.wait = Wait::Nothing,
+            Wait::Steps(left) => *left -= 1,
+            Wait::Answers(token, begun) => {
+                if shared.world.answered(*token) {
+                    let now = shared.now();
+                    begun.iter().for_each(|begun| shared.attentions.end(*begun, now));
+                    self.wait = Wait::Nothing;
+                }
+            }
+        }
+        if !matches!(self.wait, Wait::Nothing) {
+            return false;
+        }
+        if self.script.is_empty() && shared.act == Act::Trouble {
+            self.write_script(shared);
+        }
+        let Some(step) = self.script.pop_front() else { return false };
+        note!(shared, "operator: {step:?}");
+        self.play(shared, step)
+    }
+
+    fn play(&mut self, shared: &mut Shared, step: Step) -> bool {
+        match step {
+            Step::Do(action) => {
+                self.wait = Wait::Answers(shared.world.begin(action), None);
+            }
+            Step::Tell(action, kind, luns) => {
+                let begun = shared.attentions.begin(kind, luns, None);
+                self.wait = Wait::Answers(shared.world.begin(action), Some(begun));
+            }
+            Step::Pause(steps) => self.wait = Wait::Steps(steps),
+            Step::Away(luns, away) => shared.set_away(luns, away),
+            Step::Size(disk, blocks) => shared.set_size(disk, blocks),
+            Step::EndsChannels(ends) => {
+                shared.ends_channels = ends;
+                return ends;
+            }
+        }
+        false
+    }
+
+    /// Cores that stall, and the clock.
+    fn machine(&mut self, shared: &mut Shared) {
+        if shared.plan.strikes(Fault::Stall, &mut self.rng) {
+            let core = self.rng.below(shared.world.shards.len() as u64) as usize;
+            let steps = 1 + self.rng.below(60);
+            note!(shared, "core {core} stalls for {steps} steps");
+            shared.world.stall(core, steps);
+            shared.tally.fault(Fault::Stall);
+        }
+        if shared.plan.strikes(Fault::ClockJump, &mut self.rng) {
+            let jump =
+                [Duration::from_micros(200), Duration::from_millis(5), Duration::from_secs(2)];
+            let jump = jump[self.rng.below(3) as usize];
+            note!(shared, "the clock jumps by {jump:?}");
+            shared.world.clock.advance(jump);
+            shared.tally.fault(Fault::ClockJump);
+        }
+    }
+
+    fn write_script(&mut self, shared: &mut Shared) {
+        let faults = [
+            Fault::Remap,
+            Fault::DeleteBdev,
+            Fault::Resize,
+            Fault::DeleteTarget,
+            Fault::EndSession,
+        ];
+        for fault in faults {
+            if !shared.plan.strikes(fault, &mut self.rng) {
+                continue;
+            }
+            shared.tally.fault(fault);
+            let pause = self.rng.below(60);
+            match fault {
+                Fault::Remap => {
+                    let lun = self.rng.below(3) as u16;
+                    if lun != 1 || shared.disks.len() > 1 {
+                        self.remap(shared, 1 << lun, None, pause);
+                    }
+                }
+                Fault::DeleteBdev => {
+                    let disk = self.rng.below(shared.disks.len() as u64) as usize;
+                    let luns = shared.luns_of(disk as u16);
+                    self.remap(shared, luns, Some(disk), pause);
+                }
+                Fault::Resize => self.resize(shared, pause),
+                Fault::DeleteTarget => self.delete_target(shared, pause),
+                _ => self.end_session(shared),
+            }
+            return;
+        }
+    }
+
+    /// Takes LUNs out of the map and puts them back; deletes their device meanwhile.
+    fn remap(&mut self, shared: &mut Shared, luns: u8, close: Option<usize>, pause: u64) {
+        self.script.push_back(Step::Away(luns, true));
+        for lun in shared.mapped(luns) {
+            let target = TARGET.to_owned();
+            self.script.push_back(Step::Do(Action::UnmapLun { target, lun }));
+        }
+        self.tell_map();
+        if let Some(disk) = close {
+            let bdev = shared.world.device(shared.disk_name(disk));
+            self.script.push_back(Step::Do(Action::CloseBdev { bdev }));
+        }
+        self.script.push_back(Step::Pause(pause));
+        self.map(shared, luns);
+        self.script.push_back(Step::Away(luns, false));
+        self.tell_map();
+    }
+
+    fn map(&mut self, shared: &mut Shared, luns: u8) {
+        for lun in shared.mapped(luns) {
+            let (target, read_only) = (TARGET.to_owned(), false);
+            let lu = shared.world.unit(shared.disk_name(shared.disk_of(lun)));
+            self.script.push_back(Step::Do(Action::MapLun { target, lun, lu, read_only }));
+        }
+    }
+
+    fn tell_map(&mut self) {
+        let target = TARGET.to_owned();
+        let action = Action::LunsChanged { target };
+        self.script.push_back(Step::Tell(action, Kind::LunsChanged, !0));
+    }
+
+    fn resize(&mut self, shared: &mut Shared, pause: u64) {
+        let disk = self.rng.below(shared.disks.len() as u64) as usize;
+        let (whole, bdev) = (shared.plan.blocks, shared.disk_name(disk).to_owned());
+        let luns = shared.luns_of(disk as u16);
+        for (blocks, pause) in [(1 + self.rng.below(whole), pause), (whole, 0)] {
+            let action = Action::CapacityChanged { bdev: bdev.clone() };
+            self.script.push_back(Step::Size(disk, blocks));
+            self.script.push_back(Step::Tell(action, Kind::Capacity, luns));
+            self.script.push_back(Step::Pause(pause));
+        }
+        self.script.push_back(Step::Size(disk, u64::MAX));
+    }
+
+    fn delete_target(&mut self, shared: &mut Shared, pause: u64) {
+        let (name, service_guid) = (TARGET.to_owned(), GUID);
+        let spec = TargetSpec { name, service_guid, relative_port: 1 };
+        self.script.extend([
+            Step::EndsChannels(true),
+            Step::Away(!0, true),
+            Step::Do(Action::DeleteTarget { target: TARGET.to_owned() }),
+            Step::Pause(pause),
+            Step::Do(Action::CreateTarget(Arc::new(spec))),
+        ]);
+        self.map(shared, !0);
+        self.script.extend([Step::Away(!0, false), Step::EndsChannels(false)]);
+    }
+
+    /// Ends a session by the number that reports show.
+    fn end_session(&mut self, shared: &mut Shared) {
+        let session = 1 + self.rng.below(shared.plan.sessions + 3);
+        self.script.extend([
+            Step::EndsChannels(true),
+            Step::Do(Action::Disconnect { session }),
+            Step::Pause(40),
+            Step::EndsChannels(false),
+        ]);
+    }
+}
