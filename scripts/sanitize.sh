@@ -38,6 +38,7 @@ done
 
 for sanitizer in $sanitizers; do
     echo "== $sanitizer sanitizer: $packages"
+    # One test counts the descriptors of its process, of which a sanitizer opens some itself.
     # A target triple keeps build scripts and macros out of it; the standard library's own code is
     # not instrumented, which the second switch allows.
     RUSTC_BOOTSTRAP=1 \
@@ -45,5 +46,5 @@ for sanitizer in $sanitizers; do
         ASAN_OPTIONS="detect_leaks=0:detect_stack_use_after_return=1:strict_string_checks=1" \
         TSAN_OPTIONS="suppressions=$PWD/scripts/sanitize.supp:halt_on_error=0" \
         CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/sanitize-$sanitizer" \
-        cargo test --target "$host" --no-fail-fast "${selected[@]}" --lib -- "$@"
+        cargo test --target "$host" --no-fail-fast "${selected[@]}" --lib -- --skip descriptors_don_t_leak "$@"
 done

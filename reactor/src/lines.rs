@@ -1,7 +1,7 @@
 //! How many log lines peers may cause.
 //!
-//! Who connects, lies and leaves in a loop must not fill the log: there is a burst, and then so many
-//! lines a second. The first line after some were left out says how many. Counters count all.
+//! Who connects, lies and leaves in a loop must not fill the log: there is a burst, and then so
+//! many lines a second. The first line after some were left out says how many. Counters count all.
 
 /// Lines at once.
 const BURST: u32 = 64;
@@ -25,8 +25,9 @@ impl Default for Lines {
 }
 
 impl Lines {
-    /// A line is due at `now_ns`, counted from anywhere. `None`: leave it out. Otherwise how many were
-    /// left out before it, if any: the inner `None` is for the logger, which shows nothing then.
+    /// A line is due at `now_ns`, counted from anywhere. `None`: leave it out. Otherwise how many
+    /// were left out before it, if any: the inner `None` is for the logger, which shows nothing
+    /// then.
     pub fn take(&mut self, now_ns: u64) -> Option<Option<u64>> {
         let grown = now_ns.saturating_sub(self.refilled_ns) / LINE_NS;
         if grown > 0 {

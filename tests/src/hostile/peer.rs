@@ -137,7 +137,7 @@ pub fn memory(bytes: usize, seals: SealFlags) -> OwnedFd {
 
 /// A login as the initiator port `number`, with immediate data.
 pub fn login(number: u64) -> LoginReq {
-    let port = u128::from(number) << 64 | u128::from(std::process::id());
+    let port = u128::from(number) << 64 | 0xBAD;
     LoginReq {
         form: LoginForm::Ib,
         tag: *b"hostile!",
@@ -305,7 +305,8 @@ impl Peer {
         }
     }
 
-    /// Takes everything that the target has sent by now, and waits until the peer has so many credits.
+    /// Takes everything that the target has sent by now, and waits until the peer has so many
+    /// credits.
     pub fn credits_back(&mut self, credits: i64) {
         until("credits come back", PATIENCE, || {
             if let Some(unit) = self.take() {

@@ -1,9 +1,9 @@
 //! Hostile initiators against the built target, beside a good session.
 //!
 //! Every case breaks rules as hard as it can for a while. Then: only the offender was closed or
-//! answered, counters say why, the good session's commands all came out right, nothing of the offender
-//! is left. `scripts/hostile.sh` prints the table: what the target did, and the other session's p99
-//! before and meanwhile.
+//! answered, counters say why, the good session's commands all came out right, nothing of the
+//! offender is left. `scripts/hostile.sh` prints the table: what the target did, and the other
+//! session's p99 before and meanwhile.
 
 mod descriptors;
 mod logins;
@@ -24,9 +24,9 @@ const CASE_TIME: Duration = Duration::from_millis(120);
 /// Shortest time before it, in peace.
 const PEACE_TIME: Duration = Duration::from_millis(60);
 
-/// Growth of the target's memory over all cases, in KiB, that needs no explanation: pages of the
-/// process that are touched for the first time.
-const GROWTH_KIB_MAX: u64 = 8 << 10;
+/// Growth of the target's memory over all cases, in KiB, that is no leak: what 64 channels at a
+/// time have used stays with the heap, 1.1 MiB of receives each.
+const GROWTH_KIB_MAX: u64 = 80 << 10;
 
 fn cases() -> impl Iterator<Item = &'static Case> {
     let all = [units::CASES, descriptors::CASES, logins::CASES, memory::CASES, secrets::CASES];

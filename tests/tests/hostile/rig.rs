@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 use serde_json::{Value, json};
@@ -113,8 +113,11 @@ impl Rig {
 
     /// Waits until so many commands of a port's session run, and nothing of it waits.
     pub fn in_flight(&self, number: u64, count: u64) {
-        self.target.process.until("its commands are under way", PATIENCE, || {
-            (self.channel(number, "in_flight") == Some(count)).then_some(())
+        let (mut last, began) = (None, Instant::now());
+        self.target.process.until("its commands are under way", 2 * PATIENCE, || {
+            assert!(began.elapsed() < PATIENCE, "{last:?} under way, not {count}");
+            last = self.channel(number, "in_flight");
+            (last == Some(count)).then_some(())
         });
     }
 
