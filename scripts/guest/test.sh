@@ -8,17 +8,16 @@
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
-# initiator's parameters), backends (LVM on md,
-# unmap, disk full, devices that go and return), sg (SCSI devices passed through: disks, a tape, a
-# changer). Then: aborts (of commands that
-# are stuck in a device), agent (options, login lines, device management), reset, multipath, link (two
-# guests, each switched off under load), perf (srpt_perf over RDMA), fio (the fio engine's job
-# file), compare (with the kernel's own target), kernel (the harness itself). A table ends the
-# output; status 1 if one failed.
+# initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return). Then:
+# aborts (of commands that are stuck in a device), agent (options, login lines, device management),
+# reset, multipath, link (two guests, each switched off under load), perf (srpt_perf over RDMA), fio
+# (the fio engine's job file), compare (with the kernel's own target), kernel (the harness itself).
+# Only by name: sg (SCSI devices passed through: disks, a tape, a changer). A table ends the output;
+# status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks logins faults restart matrix backends sg)
+quick=(contract smoke disks logins faults restart matrix backends)
 full=no profile=release suites=()
 for option; do
     case $option in

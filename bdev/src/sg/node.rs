@@ -258,3 +258,25 @@ pub(super) fn look_at_medium(opened: &Opened) -> Option<Learned> {
     let long = [0x9e, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 32, 0, 0];
     ask(&long, 32).or_else(|| ask(&[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0], 8))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inquiry_is_read_as_far_as_it_goes() {
+        let mut standard = [0; 36];
+        (standard[0], standard[1]) = (0x01, 0x80);
+        standard[8..16].copy_from_slice(b"IBM     ");
+        standard[16..32].copy_from_slice(b"ULT3580-TD9\0    ");
+        standard[32..36].copy_from_slice(b"M9A0");
+        let inquiry = Inquiry::of(&standard, &[1, 0x80, 0, 4, b' ', b'1', b'2', b'3', 0xff]);
+        assert_eq!((inquiry.peripheral_type, inquiry.removable), (1, true));
+        assert_eq!((&inquiry.vendor[..], &inquiry.product[..]), ("IBM", "ULT3580-TD9"));
+        assert_eq!((&inquiry.revision[..], &inquiry.serial[..]), ("M9A0", "123"));
+        assert!(inquiry.is_tape() && !inquiry.is_disk());
+        for len in 0..36 {
+            assert!(Inquiry::of(&standard[..len], &[1, 0x80, 0, 200]).serial.is_empty());
+        }
+    }
+}

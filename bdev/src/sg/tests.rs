@@ -6,7 +6,7 @@ use std::sync::MutexGuard;
 use reactor::sleep::Sleep;
 use reactor::{Buf, Pool, pool::SizeClass};
 
-use super::command::{Code, Transfer, end_of, end_of_refused, learn, tape_residual, timeout_ms};
+use super::command::{Code, Transfer, end_of, end_of_refused, learn, tape_residual};
 use super::*;
 use crate::contract;
 use crate::scsi::{DataDirection, SENSE_BYTES_MAX};
@@ -60,7 +60,6 @@ impl Fake {
 }
 
 impl State {
-    /// Reads and writes of the medium.
     fn play(&mut self, flight: &mut Flight) {
         let Some(transfer) = Transfer::of(&flight.cdb[..usize::from(flight.cdb_len)]) else {
             return;
@@ -143,7 +142,6 @@ fn shared(block_bytes: u32, blocks: u64) -> Arc<Shared> {
 const DISK: Traits = Traits { is_disk: true, is_tape: false, timeout_ms: 1000 };
 const TAPE: Traits = Traits { is_disk: false, is_tape: true, timeout_ms: 1000 };
 
-/// A channel and the worker, turned by the test.
 struct Bench {
     fake: Fake,
     worker: Worker<Fake>,
@@ -575,17 +573,6 @@ fn the_medium_is_learnt_from_what_passes() {
 }
 
 #[test]
-fn what_winds_or_erases_gets_hours() {
-    for code in [0x01, 0x11, 0x19, 0x1b, 0x2b, 0x92, 0xa5] {
-        assert_eq!(timeout_ms(&[code], false, 900_000), 14_000_000, "{code:02x}");
-    }
-    assert_eq!(timeout_ms(&[0x08], false, 900_000), 900_000);
-    assert_eq!(timeout_ms(&[0x1b], true, 60_000), 60_000);
-    assert_eq!(timeout_ms(&[0x04], true, 60_000), 14_000_000);
-    assert_eq!(timeout_ms(&[0x04], true, 80_000_000), 80_000_000);
-}
-
-#[test]
 fn what_is_no_scsi_device_is_refused_by_name() {
     let refusal = |filename: &str| {
         let options =
@@ -609,21 +596,4 @@ fn what_is_no_scsi_device_is_refused_by_name() {
         "opening /dev/no-such-device: No such file or directory (os error 2)"
     );
     assert_eq!(missing.errno(), -libc::ENOENT);
-}
-
-#[test]
-fn an_inquiry_is_read_as_far_as_it_goes() {
-    let mut standard = [0; 36];
-    (standard[0], standard[1]) = (0x01, 0x80);
-    standard[8..16].copy_from_slice(b"IBM     ");
-    standard[16..32].copy_from_slice(b"ULT3580-TD9\0    ");
-    standard[32..36].copy_from_slice(b"M9A0");
-    let inquiry = Inquiry::of(&standard, &[1, 0x80, 0, 4, b' ', b'1', b'2', b'3', 0xff]);
-    assert_eq!((inquiry.peripheral_type, inquiry.removable), (1, true));
-    assert_eq!((&inquiry.vendor[..], &inquiry.product[..]), ("IBM", "ULT3580-TD9"));
-    assert_eq!((&inquiry.revision[..], &inquiry.serial[..]), ("M9A0", "123"));
-    assert!(inquiry.is_tape() && !inquiry.is_disk());
-    for len in 0..36 {
-        assert!(Inquiry::of(&standard[..len], &[1, 0x80, 0, 200]).serial.is_empty());
-    }
 }

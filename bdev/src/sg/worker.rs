@@ -1,5 +1,5 @@
-//! The thread of a device: takes commands of all cores, keeps as many of them with the driver as the
-//! device takes, and gives their ends back.
+//! The thread of a device: takes commands of all cores, keeps as many of them with the driver as
+//! the device takes, and gives their ends back.
 //!
 //! A core only pushes to and pops from rings, so nothing that the driver does can hold it up. All
 //! state of a command in flight is here; its data belongs to the driver's queue.
