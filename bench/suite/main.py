@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -117,6 +118,8 @@ def show(done, of, what):
 
 
 if __name__ == "__main__":
+    # A request to stop ends like an error: what was changed or started is put back.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(main())
     except tools.Failed as error:
