@@ -228,13 +228,32 @@ def bdev_commands(commands):
     )
     p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
     p.add_argument("-r", "--read-only", action="store_true", default=None, help="refuse writes")
+    p.add_argument(
+        "--shared", action="store_true", default=None, help="share it with others that say so too"
+    )
+    p.add_argument("--serial", help="serial number that initiators see; the UUID when absent")
     p.add_argument("--direct", choices=["auto", "on", "off"], help="bypass the page cache")
+    p.add_argument(
+        "--write-cache", choices=["on", "off"], help="off: put every write on stable storage"
+    )
     p.add_argument(
         "--no-write-cache",
         dest="write_cache",
-        action="store_false",
+        action="store_const",
+        const="off",
+        help="the same as --write-cache off",
+    )
+    p.add_argument(
+        "--sq-poll",
+        action="store_true",
         default=None,
-        help="put every write on stable storage",
+        help="a kernel thread per core takes submissions",
+    )
+    p.add_argument(
+        "--io-poll",
+        action="store_true",
+        default=None,
+        help="poll the device for the ends of reads and writes",
     )
     p.add_argument(
         "--rotational", action=argparse.BooleanOptionalAction, help="a spinning disk or not"
@@ -251,7 +270,15 @@ def bdev_commands(commands):
     )
     p.add_argument("name", help="its name")
 
-    for kind in ("null", "malloc", "uring", "passthru", "delay", "error"):
+    p = commands.add(
+        "bdev_sg_create", "Create a bdev of a SCSI device that is passed through", sg_params, bare
+    )
+    p.add_argument("-b", "--name", help="its name; Sg0 and so on when absent")
+    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    p.add_argument("-t", "--timeout-ms", type=natural, help="when a command is given up")
+    p.add_argument("filename", help="any node of the device: /dev/sgN, /dev/sdX, /dev/stN")
+
+    for kind in ("null", "malloc", "uring", "sg", "passthru", "delay", "error"):
         delete_command(commands, kind)
 
     p = commands.add(
@@ -272,6 +299,53 @@ def bdev_commands(commands):
     p.add_argument("-b", "--name", "--names", dest="names", nargs="+", help="only these")
     p.add_argument("-c", "--per-channel", action="store_true", help="one bdev, per core")
     p.add_argument("--reset-mode", choices=["none", "all", "maxmin"], help="what to start anew")
+
+    p = commands.add(
+        "bdev_reset_iostat",
+        "Start I/O counts of bdevs anew",
+        lambda args: given(args, "name", "mode"),
+    )
+    p.add_argument("-b", "--name", help="only this one")
+    p.add_argument("-m", "--mode", choices=["all", "maxmin"], help="what to start anew")
+
+
+LIMITS = (
+    ("rw-ios-per-sec", "reads and writes per second"),
+    ("rw-mbytes-per-sec", "MiB read and written per second"),
+    ("r-mbytes-per-sec", "MiB read per second"),
+    ("w-mbytes-per-sec", "MiB written per second"),
+)
+
+
+def meter_commands(commands):
+    p = commands.add(
+        "bdev_set_qos_limit",
+        "Limit the rate of a bdev",
+        lambda args: given(args, "name", *(n.replace("-", "_") for n, _ in LIMITS)),
+        quiet,
+    )
+    p.add_argument("name", help="its name")
+    for name, text in LIMITS:
+        p.add_argument(f"--{name}", type=natural, help=f"{text}; 0: no limit, absent: as it is")
+
+    p = commands.add(
+        "bdev_enable_histogram",
+        "Count how long operations of a bdev take",
+        lambda args: {"enable": args.enable, **given(args, "name", "opc")},
+        quiet,
+    )
+    p.add_argument("-e", "--histogram", dest="enable", action="store_true", help="begin, anew")
+    p.add_argument("-d", "--no-histogram", dest="enable", action="store_false", help="stop")
+    p.add_argument("-o", "--opc", help="only read, write, unmap, flush or write_zeroes")
+    p.add_argument("name", help="its name")
+    p.set_defaults(enable=True)
+
+    p = commands.add(
+        "bdev_get_histogram",
+        "Show how long operations of a bdev took, for histogram.py of SPDK",
+        lambda args: given(args, "name"),
+    )
+    p.add_argument("name", help="its name")
 
 
 def stacked_bdev_commands(commands):
@@ -351,7 +425,13 @@ def inject_params(args):
 
 
 def uring_params(args):
-    names = ("name", "block_size", "uuid", "read_only", "direct", "write_cache", "rotational")
+    names = ("name", "block_size", "uuid", "serial", "read_only", "shared", "direct")
+    more = ("write_cache", "rotational", "sq_poll", "io_poll")
+    return {"filename": os.path.abspath(args.filename), **given(args, *names, *more)}
+
+
+def sg_params(args):
+    names = ("name", "timeout_ms", "uuid")
     return {"filename": os.path.abspath(args.filename), **given(args, *names)}
 
 
@@ -502,6 +582,7 @@ def command_line():
     config_commands(commands)
     bdev_commands(commands)
     stacked_bdev_commands(commands)
+    meter_commands(commands)
     option_commands(commands)
     target_commands(commands)
     agent_commands(commands)

@@ -4,14 +4,15 @@ set -euo pipefail
 
 usage() {
     cat <<'USAGE'
-Usage: scripts/setup.sh [--test-tools [--no-guest]]
+Usage: scripts/setup.sh [--test-tools [--no-guest]] [--bench]
 
 Installs what is missing: a C linker, e2fsprogs, python3, strace and Rust 1.95 or later. Needs root
 or sudo only when something is missing.
 
-  --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, and QEMU and debootstrap
-                 for the guest
+  --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, fio, and QEMU and
+                 debootstrap for the guest
   --no-guest     not QEMU and debootstrap
+  --bench        also what scripts/bench.sh needs: fio and matplotlib
   --help         this text
 USAGE
 }
@@ -19,10 +20,12 @@ USAGE
 RUST_MIN="1.95"
 test_tools=no
 guest=yes
+bench=no
 for argument in "$@"; do
     case "$argument" in
         --test-tools) test_tools=yes ;;
         --no-guest) guest=no ;;
+        --bench) bench=yes ;;
         --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
@@ -76,6 +79,12 @@ if [ "$test_tools" = yes ] && [ "$guest" = yes ]; then
     have cpio || missing+=(cpio)
     have zstd || missing+=(zstd)
     have xz || missing+=(xz-utils)
+fi
+if [ "$test_tools" = yes ] || [ "$bench" = yes ]; then
+    have fio || missing+=(fio)
+fi
+if [ "$bench" = yes ] && ! python3 -c 'import matplotlib' 2>/dev/null; then
+    /usr/bin/python3 -c 'import matplotlib' 2>/dev/null || missing+=(python3-matplotlib)
 fi
 [ "${#missing[@]}" -eq 0 ] || install "${missing[@]}"
 

@@ -51,7 +51,7 @@ licences() {
 }
 
 python_syntax() {
-    python3 - scripts/*.py <<'PYTHON'
+    python3 - scripts/*.py bench/suite/*.py <<'PYTHON'
 import ast, sys
 for name in sys.argv[1:]:
     with open(name, encoding="utf-8") as file:
@@ -85,6 +85,7 @@ step "soak: corpus" cargo run --quiet -p srpt_tests --bin soak -- --corpus
 step "soak" cargo run --quiet -p srpt_tests --bin soak -- --count 2000 --jobs "$(nproc)"
 step "scripts: planted bugs" bash scripts/planted.sh --check
 step "documentation tests" cargo test --workspace --doc --quiet
+step "fio engine" scripts/fio-verify.sh
 case "$guest" in
     quick) step "guest" scripts/guest/test.sh ;;
     full) step "guest" scripts/guest/test.sh --full ;;

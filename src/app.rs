@@ -14,6 +14,7 @@ use bdev::CoreContext;
 use bdev::registry::Registry;
 use reactor::core::{Core, CoreConfig, IdlePolicy};
 use reactor::mailbox::{self, Capacity, Ends};
+use reactor::sleep::WakeSet;
 use reactor::sys::affinity;
 use reactor::sys::memory::{Memory, MemoryError, PageWish};
 use reactor::{Pool, stats::CoreStats};
@@ -26,7 +27,9 @@ use transport::shm::{self, FabricOptions, ShmFabric};
 
 use crate::config::{Config, HugeSize, Idle};
 use crate::control::cores::Sender;
-use crate::control::{AgentPort, Agents, Control, ListenError, Listeners, Mailboxes, Parts};
+use crate::control::{
+    AgentPort, Agents, Control, ListenError, Listeners, Mailboxes, Parts, WATCH_INTERVAL, Watch,
+};
 use crate::limits::Limits;
 use crate::logs::Logs;
 use crate::rpc::{Server, Shared, load};
@@ -41,8 +44,11 @@ const MAILBOX: Capacity = Capacity { core: 256, control: 64 };
 /// How long the cores may take to stop before the process ends without them.
 const STOP_WAIT: Duration = Duration::from_millis(1800);
 
-/// How often the main thread looks whether a core has died or a stop was asked for.
-const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the start waits for a file that a target has which was killed just before.
+const LOCK_WAIT: Duration = Duration::from_millis(500);
+
+/// How often the main thread looks whether a core has died. A signal wakes it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The core's thread can't fail once it is pinned: everything that can is done before.
 #[derive(Debug, thiserror::Error)]
@@ -63,10 +69,12 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let (shm_doors, rdma_doors) = running.doors.into_iter().unzip();
     let shm = Arc::new(shm::Listener::start(shm_doors).context("listener of the shm fabric")?);
     let rdma = Arc::new(Mutex::new(Rdma::Idle(rdma_doors, RdmaOptions::default())));
+    let mut bdevs = Registry::new();
+    bdevs.wait_for_locks(LOCK_WAIT);
     let mut control = Control::new(Parts {
         cores: Box::new(Mailboxes::new(running.senders, answers)),
         stats: running.stats,
-        bdevs: Registry::new(),
+        bdevs,
         host_id: host_id(),
         logs,
         raise: Box::new(|signal| kill_process(getpid(), signal)),
@@ -77,19 +85,26 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     if let Some(file) = &config.config_file {
         load::load_file(&mut control, file)?;
     }
+    control.bdevs_mut().wait_for_locks(Duration::ZERO);
     let shared = Arc::new(Shared::new(control));
+    let watched = Arc::clone(&shared);
+    let watch = Watch::start(WATCH_INTERVAL, move |with| with(&mut watched.control()));
+    let watch = watch.context("thread that watches files and disks")?;
     let server = Server::start(&config.rpc_socket, Arc::clone(&shared))?;
     tracing::info!(cores = %config.cpus, rpc = %config.rpc_socket.display(), "ready");
-    while !stop.is_raised() {
+    while !stop.wait_for(LOOK_INTERVAL) {
         if let Some(core) = running.cores.iter().find(|core| core.is_finished()) {
             bail!("core {} ended by itself: see the message above", core.number());
         }
-        std::thread::sleep(LOOK_INTERVAL);
     }
     tracing::info!("stopping");
+    drop(watch);
     server.stop();
-    shared.control().stop().context("telling the cores to stop")?;
-    join_cores(running.cores)?;
+    let stopped = shared.control().stop(STOP_WAIT);
+    stopped.context("commands are stuck in a device; stopping without them")?;
+    for core in running.cores {
+        core.join()?;
+    }
     drop(shared);
     drop((shm, rdma));
     Ok(())
@@ -142,7 +157,7 @@ fn start_core(
 ) -> anyhow::Result<(RunningCore, Doors)> {
     let limits = Limits::for_pool(memory.len());
     let wake = Arc::clone(end.inbox.eventfd());
-    let (fabric, doors) = fabrics(&limits, &memory, &wake)?;
+    let (fabric, doors) = fabrics(&limits, &memory, &wake, end.inbox.wake_set().clone())?;
     let own = control[index].clone();
     let answers = answers.clone();
     let idle = match config.idle {
@@ -183,6 +198,7 @@ fn fabrics(
     limits: &Limits,
     memory: &Arc<Memory>,
     wake: &Arc<OwnedFd>,
+    wakes: WakeSet,
 ) -> anyhow::Result<(Pair<ShmFabric, RdmaFabric>, Doors)> {
     let (connections_max, operations_max) =
         (limits.connections / 2, limits.slots + limits.connections);
@@ -196,7 +212,7 @@ fn fabrics(
         "cores start with the defaults of ib_srpt"
     );
     let options = rdma::FabricOptions { connections_max, operations_max, rdma };
-    let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake));
+    let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake), wakes);
     Ok((Pair::new(shm, rdma), (shm_door, rdma_door)))
 }
 
@@ -214,25 +230,6 @@ fn memory_for(config: &Config, bytes: usize) -> Result<Arc<Memory>, MemoryError>
         tracing::info!("buffer memory: {report}");
     }
     Ok(Arc::new(memory))
-}
-
-/// Waits for every core to end. Past the time limit the process ends without the late ones: they
-/// hold commands that a device has not given back.
-fn join_cores(cores: Vec<RunningCore>) -> anyhow::Result<()> {
-    let deadline = std::time::Instant::now() + STOP_WAIT;
-    for core in cores {
-        while !core.is_finished() {
-            if std::time::Instant::now() > deadline {
-                bail!(
-                    "core {}: commands are stuck in a device; stopping without it",
-                    core.number()
-                );
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        core.join()?;
-    }
-    Ok(())
 }
 
 /// Unix sockets of the shared-memory fabric as the control plane sees them.

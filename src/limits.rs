@@ -24,8 +24,8 @@ pub const CHANNELS_PER_SESSION_MAX: usize = 64;
 /// FUNCTION FAILED.
 pub const TASK_MANAGEMENT_MAX: usize = 64;
 
-/// Bytes of sense data in a response: descriptor format with an information descriptor fits.
-pub const SENSE_BYTES_MAX: usize = 64;
+/// Bytes of sense data in a response: what a device that takes commands itself gives.
+pub const SENSE_BYTES_MAX: usize = bdev::scsi::SENSE_BYTES_MAX;
 
 /// Capacities of one core.
 #[derive(Debug, Clone)]

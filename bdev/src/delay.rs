@@ -195,6 +195,10 @@ impl Bdev for Delay {
         self.base.geometry()
     }
 
+    fn ready(&self) -> bool {
+        self.base.ready()
+    }
+
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
         let depth = core.depth as usize;
         Ok(Box::new(DelayChannel {
@@ -305,6 +309,10 @@ impl IoChannel for DelayChannel {
 
     fn arm(&mut self) -> bool {
         self.fresh.is_empty() && self.held.is_empty() && self.base.arm()
+    }
+
+    fn refresh(&mut self) {
+        self.base.refresh();
     }
 }
 

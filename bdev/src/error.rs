@@ -189,6 +189,10 @@ impl Bdev for ErrorInjection {
         self.base.geometry()
     }
 
+    fn ready(&self) -> bool {
+        self.base.ready()
+    }
+
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
         let depth = core.depth as usize;
         Ok(Box::new(ErrorChannel {
@@ -331,6 +335,10 @@ impl IoChannel for ErrorChannel {
 
     fn arm(&mut self) -> bool {
         self.failed.is_empty() && self.came.is_empty() && self.base.arm()
+    }
+
+    fn refresh(&mut self) {
+        self.base.refresh();
     }
 }
 

@@ -23,9 +23,13 @@ pub mod malloc;
 pub mod null;
 pub mod passthru;
 pub mod registry;
+pub mod scsi;
+pub mod sg;
 #[allow(unsafe_code)]
 pub(crate) mod sys;
 pub mod uring;
+
+pub use scsi::{DataDirection, ScsiDevice, ScsiEnd, ScsiIo};
 
 /// What a device is asked to do. Block numbers are logical blocks of the device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,6 +156,8 @@ pub enum IoStatus {
     Unsupported,
     /// The operation was cancelled and changed nothing more.
     Aborted,
+    /// A command of [`IoChannel::submit_scsi`] ended: [`IoChannel::scsi_end`] says how.
+    Scsi,
 }
 
 impl IoStatus {
@@ -210,6 +216,14 @@ pub trait Bdev: Send + Sync + fmt::Debug {
     fn uuid(&self) -> Uuid;
     /// Size and abilities now.
     fn geometry(&self) -> Geometry;
+    /// False while the medium is gone: operations end with [`IoStatus::NotReady`].
+    fn ready(&self) -> bool {
+        true
+    }
+    /// Unit serial number that its logical unit shows instead of the UUID.
+    fn serial(&self) -> Option<&str> {
+        None
+    }
     /// Opens one core's channel. Runs on that core's thread.
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError>;
     /// Members of `driver_specific` in `bdev_get_bdevs`.
@@ -218,6 +232,10 @@ pub trait Bdev: Send + Sync + fmt::Debug {
     fn create_call(&self) -> (&'static str, Value);
     /// The RPC method that deletes this kind of device.
     fn delete_method(&self) -> &'static str;
+    /// What a device is whose commands are handed on as they are. `None`: it has blocks only.
+    fn scsi(&self) -> Option<ScsiDevice> {
+        None
+    }
 }
 
 /// One core's way into a device. Lives and dies on its core.
@@ -231,12 +249,27 @@ pub trait IoChannel {
     /// share a queue with this one on the same core may come out here too: tags tell them apart.
     /// `now` is the time of the core's turn.
     fn poll(&mut self, now: Instant, done: &mut Batch<IoDone>);
+    /// Takes a SCSI command; it ends in `poll` as [`IoStatus::Scsi`]. Panics unless
+    /// [`Bdev::scsi`] says that the device takes commands: the caller's bug.
+    fn submit_scsi(&mut self, io: ScsiIo<'_>) {
+        panic!("a device of blocks was given the command {:02x?}", io.cdb);
+    }
+    /// How the command of a tag ended, from its completion until the tag is submitted again.
+    fn scsi_end(&self, tag: Tag) -> &ScsiEnd {
+        panic!("a device of blocks was asked for the end of the command {tag:?}");
+    }
+    /// Resets a SCSI device: what it runs ends, and what is submitted later starts afterwards.
+    /// Does nothing for a device of blocks, and never waits.
+    fn reset(&mut self) {}
     /// Before the core sleeps: makes sure that a completion will raise the core's wake-up
     /// descriptor. False when completions are waiting already, or wait for a time to come: nothing
     /// would wake the core for that.
     fn arm(&mut self) -> bool {
         true
     }
+    /// Something about the device has changed: lets go of what is gone and takes what is new. Not
+    /// on the path of an operation.
+    fn refresh(&mut self) {}
 }
 
 /// What the channels of one core share: its pool's memory and its rings.

@@ -61,6 +61,10 @@ impl Bdev for Passthru {
         self.base.geometry()
     }
 
+    fn ready(&self) -> bool {
+        self.base.ready()
+    }
+
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
         Ok(Box::new(PassthruChannel { base: self.base.open_channel(core)? }))
     }
@@ -106,6 +110,10 @@ impl IoChannel for PassthruChannel {
 
     fn arm(&mut self) -> bool {
         self.base.arm()
+    }
+
+    fn refresh(&mut self) {
+        self.base.refresh();
     }
 }
 

@@ -11,6 +11,7 @@
 //! Nothing here runs per I/O.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -19,6 +20,7 @@ use crate::delay::Delay;
 use crate::error::ErrorInjection;
 use crate::malloc::{self, Malloc, MallocOptions};
 use crate::null::{self, Null, NullOptions};
+use crate::sg::{Sg, SgOptions};
 use crate::uring::{self, Uring, UringOptions};
 use crate::{Bdev, Geometry};
 
@@ -211,6 +213,7 @@ struct Entry {
 pub struct Registry {
     host: String,
     entries: Vec<Entry>,
+    lock_wait: Duration,
 }
 
 impl Default for Registry {
@@ -234,7 +237,14 @@ impl Registry {
 
     /// An empty registry of a host that is named here.
     pub fn with_host(host: &str) -> Registry {
-        Registry { host: host.to_owned(), entries: Vec::new() }
+        Registry { host: host.to_owned(), entries: Vec::new(), lock_wait: Duration::ZERO }
+    }
+
+    /// How long the making of a device waits for a file that another process has: a process that
+    /// was killed holds its files until the kernel has put away its ring, some 50 ms after its end.
+    /// Zero, which is the default: it is refused at once.
+    pub fn wait_for_locks(&mut self, wait: Duration) {
+        self.lock_wait = wait;
     }
 
     /// Makes a null device (`bdev_null_create`).
@@ -262,7 +272,14 @@ impl Registry {
         let name = self.fresh_name(options.name.clone(), "Uring")?;
         refuse_other(&name, &options.other, uring::neutral)?;
         let uuid = self.fresh_uuid(options.uuid, "uring", &name)?;
-        Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options)?))))
+        Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options, self.lock_wait)?))))
+    }
+
+    /// Makes a device of a SCSI device that is passed through (`bdev_sg_create`).
+    pub fn create_sg(&mut self, options: SgOptions) -> Result<Arc<dyn Bdev>, BdevError> {
+        let name = self.fresh_name(options.name.clone(), "Sg")?;
+        let uuid = self.fresh_uuid(options.uuid, "sg", &name)?;
+        Ok(self.keep(Kind::Other(Arc::new(Sg::open(name, uuid, &options)?))))
     }
 
     /// Takes in a device that was made elsewhere. Name and identity must be free.
@@ -328,13 +345,22 @@ impl Registry {
         }
     }
 
-    /// Looks at the size of a file or block device again (`bdev_uring_rescan`).
-    pub fn rescan_uring(&self, name: &str) -> Result<(), BdevError> {
+    /// Looks at a file or block device again (`bdev_uring_rescan`).
+    pub fn rescan_uring(&self, name: &str) -> Result<Option<uring::Change>, BdevError> {
         let entry = &self.entries[self.position(name)?];
         match &entry.kind {
             Kind::Uring(uring) => uring.rescan(),
             _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_uring_rescan")),
         }
+    }
+
+    /// The devices whose medium can change by itself, to be looked at.
+    pub fn media(&self) -> Vec<Arc<Uring>> {
+        let media = self.entries.iter().filter_map(|entry| match &entry.kind {
+            Kind::Uring(uring) => Some(Arc::clone(uring)),
+            _ => None,
+        });
+        media.collect()
     }
 
     fn keep(&mut self, kind: Kind) -> Arc<dyn Bdev> {

@@ -1,8 +1,9 @@
 //! A regular file or block device through io_uring.
 //!
 //! A [`Uring`] owns the open file and what was found out about it: it is locked against other
-//! targets, and its page cache is bypassed where that is possible. All channels of a core share one
-//! [`Ring`], which the first of them opens on that core's thread.
+//! targets, and its page cache is bypassed where that is possible. A medium that is lost is let go
+//! and opened again when it returns. All channels of a core share one [`Ring`], which the first of
+//! them opens on that core's thread; those of a device that polls have one of their own.
 //!
 //! Memory that the kernel may still write is never given back: it belongs to the ring until the
 //! completion has come. A channel should be dropped when it has nothing in flight; otherwise the
@@ -11,145 +12,112 @@
 //! One operation is one submission entry and one completion entry. A turn with `flush` and `poll`
 //! makes at most two system calls for all channels of the core, and none when nothing happened.
 
+mod channel;
+pub mod crash;
+mod kernel;
 mod medium;
+mod options;
 mod ring;
+mod state;
 
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use reactor::{Batch, Instant};
+use reactor::pool::{Pool, SizeClass};
+use reactor::sys::memory::Memory;
+use reactor::{Batch, Tag};
 use rustix::io::Errno;
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use self::medium::{Medium, os};
+use self::channel::{Polled, UringChannel};
+use self::medium::{Medium, Opened, os};
+pub(crate) use self::options::neutral;
+pub use self::options::{Direct, OnOff, UringOptions};
 pub use self::ring::Ring;
 use self::ring::{Op, Work};
+pub use self::state::Change;
+use self::state::State;
 use crate::registry::BdevError;
-use crate::sys::queue::{self, Delivery};
-use crate::{
-    Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
-};
+use crate::sys::queue::{self, Delivery, Setup};
+use crate::{Bdev, CoreContext, Geometry, IoChannel, OpenError};
 
 /// One core's ring, shared by its channels.
 pub type SharedRing = Rc<RefCell<Ring>>;
-
-/// Whether the page cache is bypassed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direct {
-    /// Where possible; `driver_specific` says why not.
-    #[default]
-    Auto,
-    /// Or else the device can't be made.
-    On,
-    /// Never.
-    Off,
-}
-
-/// Parameters of `bdev_uring_create`.
-#[derive(Debug, Clone, Deserialize)]
-pub struct UringOptions {
-    /// Name; `Uring0` and so on when absent.
-    pub name: Option<String>,
-    /// Path of a regular file or block device.
-    pub filename: String,
-    /// Bytes of a block: a power of two from 512 to 32768. Absent or 0: the block device's own, 512
-    /// for a file.
-    #[serde(default)]
-    pub block_size: Option<u32>,
-    /// Identity; derived from host and name when absent.
-    #[serde(default)]
-    pub uuid: Option<Uuid>,
-    /// Refuses writes, and lets others read the file meanwhile.
-    #[serde(default, alias = "readonly")]
-    pub read_only: bool,
-    /// Whether the page cache is bypassed.
-    #[serde(default)]
-    pub direct: Direct,
-    /// Completed writes may be volatile until a flush. False: every write goes to stable storage.
-    #[serde(default = "yes")]
-    pub write_cache: bool,
-    /// A spinning disk; absent: what the system says of a block device, false for a file.
-    #[serde(default)]
-    pub rotational: Option<bool>,
-    /// Other members, refused.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
-}
-
-fn yes() -> bool {
-    true
-}
-
-impl UringOptions {
-    /// The defaults for a path.
-    pub fn new(filename: &str) -> UringOptions {
-        UringOptions {
-            name: None,
-            filename: filename.to_owned(),
-            block_size: None,
-            uuid: None,
-            read_only: false,
-            direct: Direct::Auto,
-            write_cache: true,
-            rotational: None,
-            other: Map::new(),
-        }
-    }
-}
-
-/// Members that SPDK clients send and the only values that have a meaning here: none.
-pub(crate) fn neutral(_member: &str) -> Option<Value> {
-    None
-}
 
 /// The file or block device.
 #[derive(Debug)]
 pub struct Uring {
     name: String,
     uuid: Uuid,
-    filename: String,
-    /// As asked for; the medium says what came of it.
-    direct: Direct,
-    read_only: bool,
-    write_cache: bool,
-    medium: Medium,
-    blocks: Arc<AtomicU64>,
+    /// As asked for, with the block size that came of it; the medium says what came of the rest.
+    options: UringOptions,
+    /// Polling, as far as the system does it.
+    polling: Option<Setup>,
+    /// Why it does not poll as asked for.
+    unpolled_because: Option<String>,
+    state: Arc<State>,
 }
 
 impl Uring {
-    /// Opens a device under a checked name.
+    /// Opens a device under a checked name. A file that another process has is waited for up to
+    /// `lock_wait`.
     pub(crate) fn open(
         name: String,
         uuid: Uuid,
         options: &UringOptions,
+        lock_wait: Duration,
     ) -> Result<Uring, BdevError> {
+        if let Some(why) = options.contradiction() {
+            return Err(BdevError::Invalid(format!("bdev {name}: {why}")));
+        }
         queue::probe().map_err(|errno| os(unavailable(errno))(errno))?;
-        let medium = Medium::open(&name, options)?;
-        Ok(Uring {
-            name,
-            uuid,
-            filename: options.filename.clone(),
-            direct: options.direct,
-            read_only: options.read_only,
-            write_cache: options.write_cache,
-            blocks: Arc::new(AtomicU64::new(medium.blocks)),
-            medium,
-        })
+        let opened = Medium::open(&name, options, lock_wait)?;
+        let mut options = options.clone();
+        options.block_size = Some(opened.medium.block_bytes);
+        options.rotational = Some(opened.medium.rotational);
+        let (polling, unpolled_because) = match choose_polling(&options, &opened) {
+            Ok(polling) => (polling, None),
+            Err(why) => {
+                tracing::warn!("bdev {name}: no polling: {why}");
+                (None, Some(why))
+            }
+        };
+        let state = Arc::new(State::new(opened));
+        Ok(Uring { name, uuid, options, polling, unpolled_because, state })
     }
 
-    /// Takes the size that the file or device has now; open channels see it with their next
-    /// operation.
+    /// Looks whether the medium has another size, is lost, or is back; open channels follow with
+    /// their next operation or [`IoChannel::refresh`]. `None`: all is as before.
     ///
-    /// Fails with [`BdevError::Invalid`] when it is not a non-zero multiple of the block size.
-    pub fn rescan(&self) -> Result<(), BdevError> {
-        let blocks = medium::blocks(&self.filename, &self.medium.fd, self.medium.block_bytes)?;
-        self.blocks.store(blocks, Ordering::Relaxed);
-        Ok(())
+    /// Makes system calls that may take as long as the device wants: never on a core.
+    pub fn look(&self) -> Option<Change> {
+        self.state.look(&self.name, &self.options)
+    }
+
+    /// The same on an operator's word.
+    ///
+    /// Fails with [`BdevError::Invalid`] when the size is not a non-zero multiple of the block
+    /// size, and with the reason when the medium is still lost.
+    pub fn rescan(&self) -> Result<Option<Change>, BdevError> {
+        self.state.rescan(&self.name, &self.options)
+    }
+
+    fn open_polled(&self, core: &CoreContext) -> Option<Polled<queue::Queue>> {
+        let setup = self.polling?;
+        let opened = Ring::open(core.depth, &core.memory, core.wake.as_ref(), &[setup]);
+        match opened {
+            Ok(ring) => {
+                let ring = Rc::new(RefCell::new(ring));
+                Some(Polled { ring, only_transfers: setup.io_poll })
+            }
+            Err((what, errno)) => {
+                tracing::warn!("bdev {}: no polling on this core: {what}: {errno}", self.name);
+                None
+            }
+        }
     }
 }
 
@@ -159,6 +127,57 @@ fn unavailable(errno: Errno) -> &'static str {
         Errno::NOMEM => "setting up io_uring (raise the limit on locked memory)",
         Errno::PERM => "setting up io_uring (see the sysctl kernel.io_uring_disabled)",
         _ => "setting up io_uring",
+    }
+}
+
+/// Tries the polling that was asked for on the first block. An error is why it can't be had.
+fn choose_polling(options: &UringOptions, opened: &Opened) -> Result<Option<Setup>, String> {
+    let UringOptions { sq_poll, io_poll, .. } = *options;
+    if !sq_poll && !io_poll {
+        return Ok(None);
+    }
+    if io_poll && !opened.medium.direct {
+        return Err("io_poll needs direct I/O".to_owned());
+    }
+    let setup = Setup { delivery: Delivery::Interrupt, sq_poll, io_poll };
+    match try_polling(setup, opened) {
+        Ok(()) => Ok(Some(setup)),
+        Err((what, errno)) => Err(format!("{what}: {errno}")),
+    }
+}
+
+/// How long the first block may take to come.
+const TRY_WAIT_MAX: Duration = Duration::from_secs(1);
+
+fn try_polling(setup: Setup, opened: &Opened) -> Result<(), queue::Refused> {
+    let bytes = opened.medium.block_bytes.max(4096);
+    let nothing = |_| ("mapping a buffer", Errno::NOMEM);
+    let memory = Arc::new(Memory::ordinary(bytes as usize).map_err(nothing)?);
+    let mut pool = Pool::new(Arc::clone(&memory), &[SizeClass { bytes, count: 1 }]);
+    let mut ring = Ring::open(1, &memory, None, &[setup])?;
+    let fd = opened.fd.try_clone();
+    let fd = fd.map_err(|error| ("opening", Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
+    let file = ring.open_file(Arc::new(fd));
+    let len = u64::from(opened.medium.block_bytes);
+    let buf = pool.take(len as usize);
+    let (tag, work, offset) = (Tag::new(0, 0), Work::Read, 0);
+    ring.start(Op { tag, file, work, offset, len, fua: false, buf });
+    let mut done = Batch::new(1);
+    let deadline = std::time::Instant::now() + TRY_WAIT_MAX;
+    while done.is_empty() {
+        if std::time::Instant::now() > deadline {
+            return Err(("reading the first block", Errno::TIMEDOUT));
+        }
+        ring.flush();
+        ring.poll(&mut done);
+    }
+    let item = done.pop().expect("not empty");
+    if let Some(buf) = item.buf {
+        pool.put(buf);
+    }
+    match item.status.is_good() {
+        true => Ok(()),
+        false => Err(("reading the first block", Errno::OPNOTSUPP)),
     }
 }
 
@@ -176,14 +195,15 @@ impl Bdev for Uring {
     }
 
     fn geometry(&self) -> Geometry {
-        let medium = &self.medium;
+        let medium = self.state.medium();
+        let UringOptions { read_only, write_cache, .. } = self.options;
         Geometry {
             block_bytes: medium.block_bytes,
-            blocks: self.blocks.load(Ordering::Relaxed),
+            blocks: self.state.blocks(),
             physical_exponent: (medium.physical_bytes / medium.block_bytes).trailing_zeros() as u8,
             buf_align: medium.buf_align,
-            write_cache: self.write_cache && !self.read_only,
-            read_only: self.read_only,
+            write_cache: write_cache.0 && !read_only,
+            read_only,
             unmap: medium.unmap,
             unmap_zeroes: medium.unmap_zeroes,
             unmap_granularity: medium.unmap_granularity,
@@ -191,147 +211,75 @@ impl Bdev for Uring {
         }
     }
 
+    fn ready(&self) -> bool {
+        !self.state.is_lost()
+    }
+
+    fn serial(&self) -> Option<&str> {
+        self.options.serial.as_deref()
+    }
+
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
         let ring = match &core.ring {
             Some(ring) => Rc::clone(ring),
             None => {
-                let ring = Ring::open(core.depth, &core.memory, core.wake.as_ref(), &Delivery::ALL)
+                let ring = Ring::open(core.depth, &core.memory, core.wake.as_ref(), &Setup::PLAIN)
                     .map_err(|(what, errno)| OpenError::Os { what, errno })?;
                 Rc::clone(core.ring.insert(Rc::new(RefCell::new(ring))))
             }
         };
-        let file = ring.borrow_mut().open_file(Arc::clone(&self.medium.fd));
-        Ok(Box::new(UringChannel {
-            ring,
-            file,
-            block_bytes: self.medium.block_bytes,
-            blocks: Arc::clone(&self.blocks),
-            read_only: self.read_only,
-            write_cache: self.write_cache,
-            is_block: self.medium.is_block,
-            unmap: self.medium.unmap,
-        }))
+        let polled = self.open_polled(core);
+        let UringOptions { read_only, write_cache, .. } = self.options;
+        let state = Arc::clone(&self.state);
+        Ok(Box::new(UringChannel::new(state, ring, polled, read_only, write_cache.0)))
     }
 
     fn driver_specific(&self) -> Map<String, Value> {
+        let medium = self.state.medium();
         let mut uring = json!({
-            "filename": self.filename,
-            "direct": self.medium.direct,
-            "read_only": self.read_only,
-            "write_cache": self.write_cache,
+            "filename": self.options.filename,
+            "direct": medium.direct,
+            "read_only": self.options.read_only,
+            "write_cache": self.options.write_cache,
+            "sq_poll": self.polling.is_some_and(|setup| setup.sq_poll),
+            "io_poll": self.polling.is_some_and(|setup| setup.io_poll),
         });
-        if let Some(why) = &self.medium.buffered_because {
-            uring["direct_refused"] = json!(why);
+        let reasons = [
+            ("direct_refused", medium.buffered_because.clone()),
+            ("polling_refused", self.unpolled_because.clone()),
+            ("lost", self.state.lost()),
+        ];
+        for (member, why) in reasons {
+            if let Some(why) = why {
+                uring[member] = json!(why);
+            }
         }
         Map::from_iter([("uring".to_owned(), uring)])
     }
 
     fn create_call(&self) -> (&'static str, Value) {
-        let params = json!({
+        let options = &self.options;
+        let mut params = json!({
             "name": self.name,
-            "block_size": self.medium.block_bytes,
-            "filename": self.filename,
+            "block_size": options.block_size,
+            "filename": options.filename,
             "uuid": self.uuid,
-            "read_only": self.read_only,
-            "direct": self.direct,
-            "write_cache": self.write_cache,
-            "rotational": self.medium.rotational,
+            "read_only": options.read_only,
+            "shared": options.shared,
+            "direct": options.direct,
+            "write_cache": options.write_cache,
+            "rotational": options.rotational,
+            "sq_poll": options.sq_poll,
+            "io_poll": options.io_poll,
         });
+        if let Some(serial) = &options.serial {
+            params["serial"] = json!(serial);
+        }
         ("bdev_uring_create", params)
     }
 
     fn delete_method(&self) -> &'static str {
         "bdev_uring_delete"
-    }
-}
-
-struct UringChannel {
-    ring: SharedRing,
-    file: u32,
-    block_bytes: u32,
-    blocks: Arc<AtomicU64>,
-    read_only: bool,
-    write_cache: bool,
-    is_block: bool,
-    unmap: bool,
-}
-
-impl UringChannel {
-    /// What an operation comes down to, or how it ends at once.
-    #[inline]
-    fn work(&self, op: IoOp) -> Result<(Work, bool), IoStatus> {
-        if let Some((lba, blocks)) = op.range() {
-            if !contains(self.blocks.load(Ordering::Relaxed), lba, blocks) {
-                return Err(IoStatus::OutOfRange);
-            }
-            if op.changes_medium() && self.read_only {
-                return Err(IoStatus::WriteProtected);
-            }
-            if matches!(op, IoOp::Unmap { .. }) && !self.unmap {
-                return Err(IoStatus::Unsupported);
-            }
-            if blocks == 0 {
-                return Err(IoStatus::Good);
-            }
-        }
-        let always = !self.write_cache;
-        Ok(match op {
-            IoOp::Read { .. } => (Work::Read, false),
-            IoOp::Write { fua, .. } => (Work::Write, fua || always),
-            IoOp::Flush if self.read_only => return Err(IoStatus::Good),
-            IoOp::Flush => (Work::Sync, false),
-            IoOp::WriteZeroes { unmap: true, fua, .. } if self.unmap => {
-                (Work::PunchZero, fua || always)
-            }
-            IoOp::WriteZeroes { fua, .. } => (Work::ZeroRange, fua || always),
-            IoOp::Unmap { .. } if self.is_block => (Work::Discard, always),
-            IoOp::Unmap { .. } => (Work::Punch, always),
-        })
-    }
-}
-
-impl IoChannel for UringChannel {
-    #[inline]
-    fn submit(&mut self, io: Io) {
-        io.assert_buf(self.block_bytes);
-        let mut ring = self.ring.borrow_mut();
-        match self.work(io.op) {
-            Ok((work, fua)) => {
-                let (lba, blocks) = io.op.range().unwrap_or((0, 0));
-                let block_bytes = u64::from(self.block_bytes);
-                let (offset, len) = (lba * block_bytes, blocks * block_bytes);
-                ring.start(Op {
-                    tag: io.tag,
-                    file: self.file,
-                    work,
-                    offset,
-                    len,
-                    fua,
-                    buf: io.buf,
-                });
-            }
-            Err(status) => ring.finish(IoDone { tag: io.tag, status, buf: io.buf }),
-        }
-    }
-
-    #[inline]
-    fn flush(&mut self) {
-        self.ring.borrow_mut().flush();
-    }
-
-    #[inline]
-    fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
-        self.ring.borrow_mut().poll(done);
-    }
-
-    fn arm(&mut self) -> bool {
-        self.ring.borrow_mut().arm()
-    }
-}
-
-impl Drop for UringChannel {
-    fn drop(&mut self) {
-        self.ring.borrow_mut().close_file(self.file);
     }
 }
 

@@ -107,7 +107,8 @@ impl Latency {
 }
 
 impl Line {
-    fn of(tally: &Tally, elapsed_s: f64) -> Self {
+    /// The figures of `tally` over a time.
+    pub fn of(tally: &Tally, elapsed_s: f64) -> Self {
         let per_second = |count: f64| if elapsed_s > 0.0 { count / elapsed_s } else { 0.0 };
         Line {
             ios: tally.ios,
@@ -117,6 +118,28 @@ impl Line {
             latency_us: Latency::of(&tally.latency_ns),
         }
     }
+}
+
+/// How many commands were at least as fast.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Percentile {
+    /// Of all commands, in percent.
+    pub percent: f64,
+    /// Latency in microseconds.
+    pub us: f64,
+}
+
+/// The points of a latency histogram that are worth a line.
+pub fn percentiles(latency_ns: &Histogram<u64>) -> Vec<Percentile> {
+    if latency_ns.is_empty() {
+        return Vec::new();
+    }
+    [1.0, 10.0, 25.0, 50.0, 75.0, 90.0, 95.0, 98.0, 99.0, 99.5, 99.9, 99.99, 99.999, 100.0]
+        .map(|percent| {
+            let ns = latency_ns.value_at_quantile(percent / 100.0);
+            Percentile { percent, us: ns as f64 / 1e3 }
+        })
+        .to_vec()
 }
 
 impl Report {

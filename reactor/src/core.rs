@@ -8,7 +8,8 @@
 //! an answer for ever.
 //!
 //! A turn without work costs one reading of the clock, one load and three plain stores. An adaptive
-//! core that found nothing for a while sleeps until its eventfd is raised.
+//! core that found nothing for a while sleeps until it is woken; it looks for less long while that
+//! keeps being in vain.
 
 use std::any::Any;
 use std::cell::OnceCell;
@@ -24,7 +25,7 @@ use crate::sleep::Woken;
 use crate::stats::CoreStats;
 use crate::sys::affinity::{self, AffinityError};
 use crate::sys::tsc::Tsc;
-use crate::{Batch, Clock, Progress, Service};
+use crate::{Batch, Clock, Instant, Progress, Service};
 
 /// What a core does when there is nothing to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +34,8 @@ pub enum IdlePolicy {
     Poll,
     /// Looks for a while, then sleeps until it is woken.
     Adaptive {
-        /// How long to look for work before sleeping.
+        /// How long to look for work before sleeping, at most. Less while sleeps turn out longer
+        /// than this: then looking was in vain, and took the processor from those who work.
         spin: Duration,
     },
 }
@@ -186,6 +188,35 @@ fn panic_message(payload: &(dyn Any + Send)) -> String {
         .unwrap_or_else(|| "no message".to_owned())
 }
 
+/// How long an adaptive core looks for work before it sleeps.
+struct Spin {
+    longest_ns: u64,
+    now_ns: u64,
+}
+
+impl Spin {
+    fn new(idle: IdlePolicy) -> Self {
+        let longest_ns = match idle {
+            IdlePolicy::Poll => u64::MAX,
+            IdlePolicy::Adaptive { spin } => u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX),
+        };
+        Spin { longest_ns, now_ns: longest_ns }
+    }
+
+    /// After a sleep that work ended: half as long, down to nothing, if the longest look would not
+    /// have met it; twice as long if it would.
+    fn on_woken(&mut self, slept_ns: u64) {
+        let least_ns = self.longest_ns / 16;
+        self.now_ns = if slept_ns <= self.longest_ns {
+            self.now_ns.saturating_mul(2).clamp(least_ns, self.longest_ns)
+        } else if self.now_ns > least_ns {
+            self.now_ns / 2
+        } else {
+            0
+        };
+    }
+}
+
 /// Runs turns on the calling thread until [`Service::stopped`]. The time between two readings of
 /// the clock belongs to the turn between them.
 pub fn run_loop<C: Clock, S: Service>(
@@ -195,10 +226,7 @@ pub fn run_loop<C: Clock, S: Service>(
     stats: &CoreStats,
     service: &mut S,
 ) {
-    let spin_ns = match config.idle {
-        IdlePolicy::Poll => u64::MAX,
-        IdlePolicy::Adaptive { spin } => u64::try_from(spin.as_nanos()).unwrap_or(u64::MAX),
-    };
+    let mut spin = Spin::new(config.idle);
     let mut messages = Batch::new(config.messages_max);
     let mut now = clock.now();
     let mut active = now;
@@ -217,17 +245,21 @@ pub fn run_loop<C: Clock, S: Service>(
             continue;
         }
         // Nobody would wake the core for messages that it has already been given.
-        let may_sleep = now.ns_since(active) >= spin_ns && messages.is_empty();
+        let may_sleep = now.ns_since(active) >= spin.now_ns && messages.is_empty();
         if may_sleep && !service.stopped() && service.arm() {
             let asleep = || stats.asleep.store(true, Ordering::Relaxed);
-            let Some(woken) = inbox.sleep(config.sleep_max, asleep) else { continue };
+            let left = |due: Instant| Duration::from_nanos(due.ns_since(now));
+            let longest = service.deadline().map_or(config.sleep_max, left).min(config.sleep_max);
+            let Some(woken) = inbox.sleep(longest, asleep) else { continue };
             stats.asleep.store(false, Ordering::Relaxed);
             stats.sleeps.add(1);
             let end = clock.now();
-            stats.idle_ns.add(end.ns_since(now));
+            let slept_ns = end.ns_since(now);
+            stats.idle_ns.add(slept_ns);
             now = end;
             if woken == Woken::Raised {
                 active = now;
+                spin.on_woken(slept_ns);
             }
         }
     }

@@ -7,8 +7,10 @@
 pub mod batch;
 pub mod core;
 pub mod cpumask;
+pub mod lines;
 pub mod mailbox;
 pub mod pool;
+mod queues;
 pub mod slab;
 pub mod sleep;
 pub mod stats;
@@ -18,6 +20,7 @@ pub mod time;
 
 pub use batch::Batch;
 pub use cpumask::CoreSet;
+pub use lines::Lines;
 pub use pool::{Buf, Pool};
 pub use slab::{Slab, Tag};
 pub use time::{Clock, Instant};
@@ -43,6 +46,11 @@ pub trait Service {
     /// pending after all sources were armed, so the core may sleep and will be woken. False: run
     /// another turn. Arming stays in force at most until the next turn.
     fn arm(&mut self) -> bool;
+
+    /// When the service needs a turn at the latest, if nothing wakes the core before.
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
 
     /// True once the service has been told to stop and has nothing left in flight.
     fn stopped(&self) -> bool;

@@ -15,11 +15,9 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam::queue::ArrayQueue;
-use rtrb::{Consumer, Producer, PushError, RingBuffer};
-
-use crate::Batch;
-use crate::sleep::{Sleep, Woken, source_bit};
+use super::Batch;
+use super::queues::{ArrayQueue, Consumer, Producer, PushError, RingBuffer};
+use super::sleep::{Sleep, WakeSet, Woken, source_bit};
 
 /// The control plane's number among the sources of an inbox; core `n` is source `n + 1`.
 const CONTROL: usize = 0;
@@ -200,13 +198,19 @@ impl<M> Inbox<M> {
     }
 
     /// The descriptor that ends the core's sleep, for sources that are no mailboxes: they raise it
-    /// with [`crate::sleep::raise`].
+    /// with [`super::sleep::raise`].
     pub fn eventfd(&self) -> &Arc<OwnedFd> {
         self.sleep.eventfd()
     }
 
-    /// Sleeps until a message comes, the eventfd is raised or `longest` is over. `None`: did not
-    /// sleep, because messages wait. `asleep` runs once sleep is certain, before it begins.
+    /// Where sources with a descriptor of their own put it.
+    pub fn wake_set(&self) -> &WakeSet {
+        self.sleep.wake_set()
+    }
+
+    /// Sleeps until a message comes, the eventfd is raised, a descriptor of the set is readable or
+    /// `longest` is over. `None`: did not sleep, because messages wait. `asleep` runs once sleep is
+    /// certain, before it begins.
     pub fn sleep(&mut self, longest: Duration, asleep: impl FnOnce()) -> Option<Woken> {
         if self.ready != 0 || !self.sleep.announce() {
             return None;

@@ -2,58 +2,84 @@
 //!
 //! A [`Sleep`] is one word and one eventfd, shared by a core and everybody who sends to it. The
 //! word holds one bit per source with something pending, and one that says that the core sleeps.
-//! Sources outside the mailboxes (rings, fabrics) know only the eventfd and raise it themselves.
+//! Sources outside the mailboxes raise the eventfd themselves (rings, shared memory), or put a
+//! descriptor of theirs into the core's [`WakeSet`] (completion channels): what makes it readable
+//! then ends the sleep without a thread between.
 //!
 //! A wake-up cannot be lost: sender and core change the same word, so one of them comes second and
 //! sees what the other did. A sender that comes second writes the eventfd; a core that comes second
-//! does not sleep. No fence is needed, because no decision depends on two words.
+//! does not sleep. No fence is needed, because no decision depends on two words. The word is a file
+//! of its own ([`word`]), which a model checker runs in every order. A descriptor of the set is
+//! looked at by its level, so one that became readable before the sleep ends it too.
 //!
 //! Costs one load per turn, one locked instruction per message, and a system call only for the
 //! message that ends a sleep.
 
+mod word;
+
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, atomic};
 use std::time::Duration;
 
 use crossbeam::utils::CachePadded;
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-/// The core sleeps, or is about to and will look at the eventfd first.
-const ASLEEP: u64 = 1 << 63;
+use word::Word;
+pub use word::{SOURCE_BITS, source_bit};
 
-/// How many sources have a bit of their own; source `n` uses bit `n % SOURCE_BITS`.
-pub const SOURCE_BITS: usize = 63;
-
-/// The bit of a source in [`Sleep::take`].
-#[inline]
-pub const fn source_bit(source: usize) -> u64 {
-    1 << (source % SOURCE_BITS)
-}
+/// What the eventfd is called in the set of descriptors, and all others.
+const EVENTFD: u64 = 0;
+const WATCHED: u64 = 1;
 
 /// Why a core woke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
-    /// The eventfd was raised.
+    /// The eventfd was raised, or a descriptor of the [`WakeSet`] is readable.
     Raised,
     /// The longest sleep was over, or a signal came.
     Timeout,
 }
 
+/// The descriptors that end a core's sleep while they are readable. Clones are the same set.
+#[derive(Debug, Clone)]
+pub struct WakeSet(Arc<OwnedFd>);
+
+impl WakeSet {
+    fn new(eventfd: &OwnedFd) -> Result<Self, Errno> {
+        let set = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&set, eventfd, EventData::new_u64(EVENTFD), EventFlags::IN)?;
+        Ok(WakeSet(Arc::new(set)))
+    }
+
+    /// Adds a descriptor. Its owner makes it unreadable before the core sleeps again: otherwise
+    /// the next sleep ends at once. Closing it takes it out. Fails when it is in the set, or when
+    /// the kernel has no memory.
+    pub fn watch(&self, descriptor: impl AsFd) -> Result<(), Errno> {
+        epoll::add(&*self.0, descriptor, EventData::new_u64(WATCHED), EventFlags::IN)
+    }
+
+    /// Takes a descriptor out. Fails when it is not in the set.
+    pub fn unwatch(&self, descriptor: impl AsFd) -> Result<(), Errno> {
+        epoll::delete(&*self.0, descriptor)
+    }
+}
+
 /// One core's state of sleep.
 #[derive(Debug)]
 pub struct Sleep {
-    /// Pending sources and [`ASLEEP`].
-    state: CachePadded<AtomicU64>,
+    word: CachePadded<Word>,
     eventfd: Arc<OwnedFd>,
+    set: WakeSet,
 }
 
 impl Sleep {
     /// An awake core with nothing pending. Fails when there are no descriptors left.
     pub fn new() -> Result<Self, Errno> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Sleep { state: CachePadded::new(AtomicU64::new(0)), eventfd: Arc::new(eventfd) })
+        let set = WakeSet::new(&eventfd)?;
+        Ok(Sleep { word: CachePadded::new(Word::new()), eventfd: Arc::new(eventfd), set })
     }
 
     /// The descriptor that ends the sleep, for sources that raise it themselves with [`raise`].
@@ -61,13 +87,16 @@ impl Sleep {
         &self.eventfd
     }
 
+    /// Where sources with a descriptor of their own put it.
+    pub fn wake_set(&self) -> &WakeSet {
+        &self.set
+    }
+
     /// Sender: something is pending at `source`. Everything written before is visible to the core
     /// once [`Sleep::take`] returned the source's bit.
     #[inline]
     pub fn wake(&self, source: usize) {
-        let before = self.state.fetch_or(source_bit(source), Ordering::Release);
-        // A core only falls asleep with nothing pending, so exactly one sender sees this value.
-        if before == ASLEEP {
+        if self.word.post(source) {
             raise(&self.eventfd);
         }
     }
@@ -75,43 +104,47 @@ impl Sleep {
     /// Core: true when a source has something pending. One load.
     #[inline]
     pub fn is_pending(&self) -> bool {
-        self.state.load(Ordering::Relaxed) != 0
+        self.word.is_pending()
     }
 
     /// Core, awake: the bits of the sources that have something pending, which from now on they
     /// have not.
     #[inline]
     pub fn take(&self) -> u64 {
-        self.state.swap(0, Ordering::Acquire) & !ASLEEP
+        self.word.take()
     }
 
     /// Core: goes to sleep, unless something is pending. After true every [`Sleep::wake`] ends
     /// [`Sleep::wait`]; [`Sleep::cancel`] must follow.
     #[must_use]
     pub fn announce(&self) -> bool {
-        // Failure needs no order: the core calls `take`, which acquires.
-        self.state.compare_exchange(0, ASLEEP, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.word.announce()
     }
 
     /// Core: is awake again. What became pending meanwhile stays so.
     pub fn cancel(&self) {
-        self.state.fetch_and(!ASLEEP, Ordering::Relaxed);
+        self.word.cancel();
     }
 
-    /// Core: blocks until the eventfd is raised, and lowers it. `longest` bounds the wait.
+    /// Core: blocks until the eventfd is raised, which it lowers, or another descriptor of the set
+    /// is readable. `longest` bounds the wait; the kernel counts whole milliseconds.
     pub fn wait(&self, longest: Duration) -> Woken {
         let timeout = Timespec::try_from(longest).ok();
-        let mut fds = [PollFd::from_borrowed_fd(self.eventfd.as_fd(), PollFlags::IN)];
-        match poll(&mut fds, timeout.as_ref()) {
+        let nothing = Event { flags: EventFlags::empty(), data: EventData::new_u64(WATCHED) };
+        let mut ready = [nothing; 4];
+        let count = match epoll::wait(&*self.set.0, &mut ready[..], timeout.as_ref()) {
             Ok(0) | Err(Errno::INTR) => return Woken::Timeout,
-            Ok(_) => {}
-            Err(errno) => panic!("poll of an eventfd that is ours: {errno}"),
+            Ok(count) => count,
+            Err(errno) => panic!("wait for a set of descriptors that is ours: {errno}"),
+        };
+        // Beyond those four it stays raised, and the kernel brings it forward next time.
+        if ready[..count].iter().any(|event| event.data.u64() == EVENTFD) {
+            match rustix::io::read(&*self.eventfd, &mut [0; 8]) {
+                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => panic!("read of an eventfd that is ours: {errno}"),
+            }
         }
-        let mut count = [0; 8];
-        match rustix::io::read(&*self.eventfd, &mut count) {
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR) => Woken::Raised,
-            Err(errno) => panic!("read of an eventfd that is ours: {errno}"),
-        }
+        Woken::Raised
     }
 }
 
@@ -129,7 +162,7 @@ pub fn raise(eventfd: &OwnedFd) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::thread;
 
     use super::*;
@@ -183,6 +216,45 @@ mod tests {
         assert!(sleep.announce());
         assert_eq!(sleep.wait(LONGEST), Woken::Raised);
         assert_eq!(sleep.wait(Duration::from_millis(1)), Woken::Timeout);
+    }
+
+    #[test]
+    fn a_readable_descriptor_of_the_set_ends_the_sleep() {
+        let sleep = Sleep::new().unwrap();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        sleep.wake_set().watch(&reader).unwrap();
+        assert!(!is_raised(&sleep));
+        // Before the sleep, and during it.
+        rustix::io::write(&writer, &[1]).unwrap();
+        assert!(sleep.announce());
+        assert_eq!(sleep.wait(LONGEST), Woken::Raised);
+        rustix::io::read(&reader, &mut [0]).unwrap();
+        assert!(!is_raised(&sleep), "its owner has lowered it");
+        thread::scope(|scope| {
+            scope.spawn(|| rustix::io::write(&writer, &[1]).unwrap());
+            assert_eq!(sleep.wait(LONGEST), Woken::Raised);
+        });
+        // Both at once: the eventfd is lowered, the other is not ours to lower.
+        raise(sleep.eventfd());
+        assert!(is_raised(&sleep) && is_raised(&sleep));
+        sleep.wake_set().unwatch(&reader).unwrap();
+        assert!(!is_raised(&sleep));
+    }
+
+    #[test]
+    fn many_readable_descriptors_do_not_hide_the_eventfd() {
+        let sleep = Sleep::new().unwrap();
+        let pipes: Vec<_> = (0..16).map(|_| rustix::pipe::pipe().unwrap()).collect();
+        for (reader, writer) in &pipes {
+            sleep.wake_set().watch(reader).unwrap();
+            rustix::io::write(writer, &[1]).unwrap();
+        }
+        raise(sleep.eventfd());
+        for _ in 0..5 {
+            assert!(is_raised(&sleep));
+        }
+        drop(pipes);
+        assert!(!is_raised(&sleep), "five looks at four of seventeen did not reach the eventfd");
     }
 
     /// The core's part in the stress: sleeps until `sent` passes `seen`. False: overslept.

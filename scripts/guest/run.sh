@@ -8,9 +8,11 @@
 #     --limit SECONDS      time from power on to power off (600)
 #     --share TAG=DIR      host directory, seen at /host/TAG; may repeat
 #     --results DIR        keep the run directory: seen at /run/vm; dmesg, serial.log, status
+#     --disk FILE          a second disk, /dev/vdb, that keeps what is written to it
 #     --link DIR:ME:PEER   eth0 is a cable to the guest that was started with DIR:PEER:ME
 #     --udev               run udevd (multipath needs it)
 #     --kernel-args ARGS   added to the kernel's command line
+#     --icount             the guest's time counts instructions: 4 ns each, whatever the host does
 #
 # scripts/guest/in is always shared, at /host/guest. Exit status: the job's; 124 past the limit; 125
 # when the guest can't be built or died. SIGTERM and SIGINT switch the guest off.
@@ -18,7 +20,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "$0")/common.sh"
 
-memory=1536 cpus=2 limit=600 script="" results="" link="" udev=no kernel_args=""
+memory=1536 cpus=2 limit=600 script="" results="" link="" disk="" udev=no kernel_args="" clock=()
 shares=("guest=$guest_here/in")
 while [ $# -gt 0 ]; do
     case $1 in
@@ -27,10 +29,12 @@ while [ $# -gt 0 ]; do
         --limit) limit=$2 ;;
         --share) shares+=("$2") ;;
         --results) results=$2 ;;
+        --disk) disk=$2 ;;
         --link) link=$2 ;;
         --kernel-args) kernel_args=$2 ;;
         --script) script=$2 ;;
         --udev) udev=yes; shift; continue ;;
+        --icount) clock=(-icount "shift=2,sleep=off"); shift; continue ;;
         --) shift; break ;;
         -*) sed --quiet '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
         *) break ;;
@@ -66,6 +70,9 @@ for pair in "${shares[@]}"; do
     share "${pair%%=*}" "$(realpath "${pair#*=}")"
     tags+=${tags:+,}${pair%%=*}
 done
+if [ -n "$disk" ]; then
+    devices+=(-drive "file=$disk,format=raw,if=none,id=second" -device "virtio-blk-pci,drive=second")
+fi
 name=guest
 if [ -n "$link" ]; then
     IFS=: read -r directory name peer <<<"$link"
@@ -79,9 +86,11 @@ fi
 
 # A slow serial console is kept out of the job's way: its output takes a virtio console. The time
 # stamp counter is declared reliable, or the kernel spends its time in doubt under emulation.
+threads=multi
+[ ${#clock[@]} = 0 ] || threads=single
 power_on() {
     timeout --kill-after=5 "$limit" qemu-system-x86_64 \
-        -machine q35 -accel tcg,thread=multi,tb-size=512 -cpu qemu64 -smp "$cpus" -m "$memory" \
+        -machine q35 -accel "tcg,thread=$threads,tb-size=512" "${clock[@]}" -cpu qemu64 -smp "$cpus" -m "$memory" \
         -nodefaults -no-user-config -display none -no-reboot \
         -kernel "$guest_image/vmlinux" -initrd "$guest_image/initrd.img" \
         -append "console=ttyS0 quiet loglevel=1 log_buf_len=8M panic=-1 mitigations=off tsc=reliable no_timer_check rcupdate.rcu_expedited=1 nokaslr audit=0 selinux=0 apparmor=0 net.ifnames=0 guest.name=$name guest.shares=$tags guest.udev=$udev $kernel_args" \

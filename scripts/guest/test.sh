@@ -8,12 +8,16 @@
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
-# initiator's parameters). Then: reset, multipath, perf (srpt_perf over RDMA), compare (with the
-# kernel's own target), kernel (the harness itself). A table ends the output; status 1 if one failed.
+# initiator's parameters), aborts (of commands that are stuck in a device), backends (LVM on md,
+# unmap, disk full, devices that go and return), sg (SCSI devices passed through: disks, a tape, a
+# changer). Then: agent (options, login lines, device management), reset, multipath, link (two
+# guests, each switched off under load), perf (srpt_perf over RDMA), fio (the fio engine's job
+# file), compare (with the kernel's own target), kernel (the harness itself). A table ends the
+# output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks logins faults restart matrix)
+quick=(contract smoke disks logins faults restart matrix aborts backends sg)
 full=no profile=release suites=()
 for option; do
     case $option in
@@ -21,17 +25,22 @@ for option; do
         --debug) profile=debug ;;
         -*) sed --quiet '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
         *)
-            if ! [ -f "scripts/guest/in/srp-$option.sh" ] && [ "$option" != contract ] && [ "$option" != kernel ]; then
-                echo "test.sh: no suite $option" >&2
-                exit 2
-            fi
+            case $option in
+                agent | contract | kernel | link) ;;
+                *)
+                    if ! [ -f "scripts/guest/in/srp-$option.sh" ]; then
+                        echo "test.sh: no suite $option" >&2
+                        exit 2
+                    fi
+                    ;;
+            esac
             suites+=("$option")
             ;;
     esac
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(reset multipath perf compare kernel)
+    [ $full = no ] || suites+=(agent reset multipath link perf fio compare kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile
@@ -41,15 +50,21 @@ cargo build --quiet --workspace --bins "${flag[@]}"
 scripts/guest/build.sh
 
 guest() { # SCRIPT [argument]...
-    local udev=()
-    [ "$suite" != multipath ] || udev=(--udev)
-    scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${udev[@]}" \
-        --share "bin=$bin" \
+    local own=()
+    case $suite in
+        multipath) own=(--udev) ;;
+        # The host's other work would decide the ratios.
+        compare) own=(--icount) ;;
+    esac
+    scripts/guest/run.sh --limit 2400 --memory 2048 --results "$bin/guest/$suite" "${own[@]}" \
+        --share "bin=$bin" --share fio=bench/fio \
         --script "scripts/guest/in/$1" "${@:2}"
 }
 run() {
     case $suite in
         kernel) guest kernel-smoke.sh ;;
+        agent) guest dm-agent.sh ;;
+        link) scripts/guest/link.sh "$bin" "$bin/guest/link" ;;
         contract)
             local contract
             contract=$(cargo test --package transport --test rdma_contract --no-run "${flag[@]}" \

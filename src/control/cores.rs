@@ -21,7 +21,7 @@ pub enum CoreError {
     #[error(transparent)]
     Refused(#[from] ActionError),
     /// No answer in time; the core may still do it later.
-    #[error("core {core} has not answered within {} s", wait.as_secs())]
+    #[error("core {core} has not answered within {} s", wait.as_secs_f32())]
     Silent {
         /// The core's index.
         core: usize,
@@ -42,9 +42,19 @@ pub trait Cores: Send {
     /// Cores there are.
     fn count(&self) -> usize;
 
-    /// Sends `action` to each of `cores` and waits until each has answered or its time is over.
-    /// Answers come in the order of `cores`.
-    fn ask(&mut self, cores: &[usize], action: &Action) -> Vec<Result<Report, CoreError>>;
+    /// Sends `action` to each of `cores` and waits until each has answered or [`ANSWER_WAIT_MAX`]
+    /// is over. Answers come in the order of `cores`.
+    fn ask(&mut self, cores: &[usize], action: &Action) -> Vec<Result<Report, CoreError>> {
+        self.ask_within(cores, action, ANSWER_WAIT_MAX)
+    }
+
+    /// The same with another time limit.
+    fn ask_within(
+        &mut self,
+        cores: &[usize],
+        action: &Action,
+        wait_max: Duration,
+    ) -> Vec<Result<Report, CoreError>>;
 }
 
 /// What became of an action that some core did not do.
@@ -58,11 +68,20 @@ pub struct Partial {
 
 /// Asks every core. On a failure [`Partial::done`] names the cores where it is to be undone.
 pub fn all(cores: &mut dyn Cores, action: &Action) -> Result<Vec<Report>, Partial> {
+    all_within(cores, action, ANSWER_WAIT_MAX)
+}
+
+/// The same with another time limit.
+pub fn all_within(
+    cores: &mut dyn Cores,
+    action: &Action,
+    wait_max: Duration,
+) -> Result<Vec<Report>, Partial> {
     let numbers: Vec<usize> = (0..cores.count()).collect();
     let mut reports = Vec::with_capacity(numbers.len());
     let mut done = Vec::new();
     let mut failure = None;
-    for (core, answer) in numbers.iter().zip(cores.ask(&numbers, action)) {
+    for (core, answer) in numbers.iter().zip(cores.ask_within(&numbers, action, wait_max)) {
         match answer {
             Ok(report) => {
                 reports.push(report);
@@ -90,23 +109,16 @@ pub struct Mailboxes {
     senders: Vec<Sender>,
     answers: Receiver<Answer>,
     token: Token,
-    wait_max: Duration,
 }
 
 impl Mailboxes {
     /// One sender per core, in order; `answers` is where every core puts its [`Answer`], with
     /// [`Answer::core`] the index in `senders`.
     pub fn new(senders: Vec<Sender>, answers: Receiver<Answer>) -> Self {
-        Mailboxes { senders, answers, token: 0, wait_max: ANSWER_WAIT_MAX }
+        Mailboxes { senders, answers, token: 0 }
     }
 
-    /// The same with another time limit per question.
-    pub fn with_wait_max(mut self, wait_max: Duration) -> Self {
-        self.wait_max = wait_max;
-        self
-    }
-
-    fn send(&self, core: usize, action: &Action, deadline: Instant) -> Result<(), CoreError> {
+    fn send(&self, core: usize, action: &Action, deadline: Instant) -> Result<(), Full> {
         let mut message = Message::Control { token: self.token, action: action.clone() };
         loop {
             match (self.senders[core])(message) {
@@ -115,22 +127,35 @@ impl Mailboxes {
                     message = back;
                     std::thread::sleep(FULL_MAILBOX_PAUSE);
                 }
-                Err(_) => return Err(CoreError::Silent { core, wait: self.wait_max }),
+                Err(_) => return Err(Full),
             }
         }
     }
 }
+
+/// The mailbox stayed full.
+struct Full;
 
 impl Cores for Mailboxes {
     fn count(&self) -> usize {
         self.senders.len()
     }
 
-    fn ask(&mut self, cores: &[usize], action: &Action) -> Vec<Result<Report, CoreError>> {
+    fn ask_within(
+        &mut self,
+        cores: &[usize],
+        action: &Action,
+        wait: Duration,
+    ) -> Vec<Result<Report, CoreError>> {
         self.token += 1;
-        let deadline = Instant::now() + self.wait_max;
-        let mut results: Vec<Option<Result<Report, CoreError>>> =
-            cores.iter().map(|core| self.send(*core, action, deadline).err().map(Err)).collect();
+        let deadline = Instant::now() + wait;
+        let mut results: Vec<Option<Result<Report, CoreError>>> = cores
+            .iter()
+            .map(|core| {
+                let sent = self.send(*core, action, deadline);
+                sent.err().map(|Full| Err(CoreError::Silent { core: *core, wait }))
+            })
+            .collect();
         while results.iter().any(Option::is_none) {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.answers.recv_timeout(left) {
@@ -141,7 +166,6 @@ impl Cores for Mailboxes {
                 }
                 Ok(_) => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    let wait = self.wait_max;
                     fill(&mut results, cores, |core| CoreError::Silent { core, wait });
                 }
                 Err(RecvTimeoutError::Disconnected) => {
@@ -198,9 +222,9 @@ mod tests {
     fn a_silent_core_is_named_and_counts_as_maybe_done() {
         let (sender, answers) = mpsc::channel();
         let silent: Sender = Box::new(|_| Ok(()));
-        let mut cores = Mailboxes::new(vec![answering(0, sender.clone()), silent], answers)
-            .with_wait_max(Duration::from_millis(20));
-        let partial = all(&mut cores, &Action::Report).expect_err("core 1 is silent");
+        let mut cores = Mailboxes::new(vec![answering(0, sender.clone()), silent], answers);
+        let wait = Duration::from_millis(20);
+        let partial = all_within(&mut cores, &Action::Report, wait).expect_err("core 1 is silent");
         assert_eq!(partial.done, [0, 1]);
         assert!(partial.error.to_string().starts_with("core 1 has not answered"));
     }
@@ -209,8 +233,8 @@ mod tests {
     fn a_full_mailbox_is_a_silent_core_in_the_end() {
         let (_sender, answers) = mpsc::channel();
         let full: Sender = Box::new(Err);
-        let mut cores = Mailboxes::new(vec![full], answers).with_wait_max(Duration::from_millis(5));
-        let results = cores.ask(&[0], &Action::Report);
+        let mut cores = Mailboxes::new(vec![full], answers);
+        let results = cores.ask_within(&[0], &Action::Report, Duration::from_millis(5));
         assert!(matches!(results[0], Err(CoreError::Silent { core: 0, .. })));
     }
 }

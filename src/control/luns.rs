@@ -85,6 +85,7 @@ impl Control {
             return Err(Refused::new(Errno::NOSPC, what));
         }
         let known = self.units.iter().find(|unit| unit.lu.bdev.name() == bdev.name());
+        let is_new = known.is_none();
         let lu = match known {
             Some(unit) => {
                 self.check_overrides(unit, request)?;
@@ -103,6 +104,9 @@ impl Control {
             self.close_unused_units();
         }
         mapped?;
+        if is_new {
+            self.begin_histogram(bdev.name());
+        }
         tracing::info!("target {target}: bdev {} mapped as LUN {lun}", bdev.name());
         self.target_mut(target)?.luns.insert(lun, Mapping { lu, read_only: request.read_only });
         self.luns_changed(target);
@@ -188,11 +192,19 @@ impl Control {
         bdev: Arc<dyn Bdev>,
         request: &MapRequest,
     ) -> Result<Arc<LogicalUnit>, Refused> {
+        if bdev.scsi().is_some() && request.overrides != Overrides::default() {
+            return Err(Refused::invalid(format!(
+                "vendor, product, serial: bdev {} is a SCSI device that names itself",
+                bdev.name()
+            )));
+        }
         let identity = identity(bdev.as_ref(), &request.overrides)
             .map_err(|error| Refused::invalid(error.to_string()))?;
         self.bdevs.claim(bdev.name(), CLAIM)?;
         self.units_made += 1;
+        let limits = self.limits_of_unit(bdev.name());
         let lu = Arc::new(LogicalUnit::new(self.units_made, bdev, identity));
+        lu.limiter.set(&limits);
         self.units.push(Unit { lu: Arc::clone(&lu), overrides: request.overrides.clone() });
         Ok(lu)
     }
@@ -212,8 +224,9 @@ impl Control {
         for unit in unused {
             let bdev = Arc::clone(&unit.lu.bdev);
             let name = bdev.name().to_owned();
-            if let Err(error) = self.all(&Action::CloseBdev { bdev }) {
-                tracing::warn!("bdev {name}: {error}");
+            match self.all(&Action::CloseBdev { bdev }) {
+                Ok(reports) => self.keep_counts(&name, &reports),
+                Err(error) => tracing::warn!("bdev {name}: {error}"),
             }
             self.bdevs.release(&name).expect("a claimed bdev is not deleted");
         }
@@ -229,7 +242,7 @@ fn identity(bdev: &dyn Bdev, overrides: &Overrides) -> Result<Identity, Identity
     if let Some(product) = &overrides.product {
         identity = identity.with_product(product)?;
     }
-    if let Some(serial) = &overrides.serial {
+    if let Some(serial) = overrides.serial.as_deref().or(bdev.serial()) {
         identity = identity.with_serial(serial)?;
     }
     Ok(identity)

@@ -9,9 +9,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bdev::Bdev;
 use bdev::registry::{BdevError, Registry};
+use bdev::uring::Change;
 use reactor::stats::CoreStats;
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -25,10 +27,12 @@ pub mod cores;
 pub mod listeners;
 pub mod logins;
 mod luns;
+mod meters;
 mod options;
 pub mod ports;
 mod refused;
 mod targets;
+mod watch;
 
 pub use agents::{AgentPort, Agents};
 pub use cores::{Cores, Mailboxes};
@@ -37,6 +41,7 @@ pub use luns::{MapRequest, Mapping, Overrides, Unit};
 pub use options::Options;
 pub use refused::{Refused, strerror};
 pub use targets::{Target, TargetRequest};
+pub use watch::{WATCH_INTERVAL, Watch};
 
 /// What [`Control`] is made of.
 pub struct Parts {
@@ -66,6 +71,8 @@ pub struct Control {
     targets: Vec<Target>,
     units: Vec<Unit>,
     units_made: u32,
+    /// By the names of bdevs.
+    meters: BTreeMap<String, meters::Meters>,
     options: Options,
     agents: Option<Box<dyn Agents>>,
     agent_ports: Vec<AgentPort>,
@@ -85,6 +92,7 @@ impl Control {
             targets: Vec::new(),
             units: Vec::new(),
             units_made: 0,
+            meters: BTreeMap::new(),
             options: Options::default(),
             agents: None,
             agent_ports: Vec::new(),
@@ -132,17 +140,14 @@ impl Control {
         self.all(&Action::Report)
     }
 
-    /// Starts the I/O counts of some bdevs anew on every core: all counts, or only the longest and
-    /// shortest times.
-    pub fn reset_io_counts(&mut self, bdevs: Vec<String>, sums: bool) -> Result<(), Refused> {
-        self.all(&Action::ResetIoCounts { bdevs, sums }).map(drop)
-    }
-
-    /// Asks every core to stop: what runs is answered, then the channels end. What an error bdev
-    /// holds goes on.
-    pub fn stop(&mut self) -> Result<(), Refused> {
+    /// Stops every core: what runs is answered, then the channels end, and when no core has
+    /// anything left they all end. What an error bdev holds goes on. Fails after `wait_max`: a
+    /// device has not given a command back, and the cores still run.
+    pub fn stop(&mut self, wait_max: Duration) -> Result<(), Refused> {
         self.bdevs.end_injections();
-        self.all(&Action::Shutdown).map(drop)
+        cores::all_within(self.cores.as_mut(), &Action::Shutdown, wait_max)
+            .map_err(|partial| refusal(&partial.error))?;
+        self.all(&Action::End).map(drop)
     }
 
     /// A bdev by name or UUID.
@@ -169,6 +174,7 @@ impl Control {
             self.refuse_mapped(name)?;
         }
         self.bdevs.delete(name, method)?;
+        self.meters.remove(name);
         tracing::info!("bdev {name}: deleted");
         Ok(())
     }
@@ -181,6 +187,34 @@ impl Control {
             self.all(&Action::CapacityChanged { bdev })?;
         }
         Ok(())
+    }
+
+    /// Brings what became of a bdev's medium to the cores and their sessions, for it and for the
+    /// bdevs over it.
+    pub fn medium_changed(&mut self, bdev: &str, change: &Change) -> Result<(), Refused> {
+        // It may have been deleted since it was looked at.
+        let Ok(bdev) = self.bdev(bdev) else { return Ok(()) };
+        let name = bdev.name();
+        let (ready, resized) = match change {
+            Change::Resized => {
+                let blocks = bdev.geometry().blocks;
+                tracing::info!("bdev {name}: has {blocks} blocks now");
+                return self.capacity_changed(name);
+            }
+            Change::Lost(why) => {
+                tracing::warn!("bdev {name}: not ready: {why}");
+                (false, false)
+            }
+            Change::Returned { resized } => {
+                tracing::info!("bdev {name}: ready again");
+                (true, *resized)
+            }
+        };
+        let over = self.bdevs.names_over(name);
+        for bdev in std::iter::once(name.to_owned()).chain(over) {
+            self.all(&Action::MediumChanged { bdev, ready })?;
+        }
+        if resized { self.capacity_changed(name) } else { Ok(()) }
     }
 
     /// Lets the pending operations of an error bdev go on. Every core has seen it when this

@@ -1,7 +1,7 @@
 //! Loading a configuration: all of it or nothing.
 //!
 //! A configuration is the document that `save_config` gives. Its entries are brought into the
-//! order options, bdevs, bdevs over them, targets, LUNs, listeners, whatever their order in the
+//! order options, bdevs, bdevs over them, their limits, targets, LUNs, listeners, whatever their order in the
 //! document; when one fails, those before it are taken back, last first.
 
 use std::collections::BTreeMap;
@@ -26,10 +26,11 @@ pub(super) const SUBSYSTEMS: [&str; 2] = ["bdev", "srpt"];
 fn rank(step: &Step<'_>, heights: &Heights) -> (u32, usize) {
     match step.method.as_str() {
         "srpt_set_options" => (0, 0),
-        "srpt_create_target" => (2, 0),
-        "srpt_map_lun" => (3, 0),
-        "srpt_add_listener" => (4, 0),
-        "srpt_enable_dm_agent" => (5, 0),
+        "bdev_set_qos_limit" | "bdev_enable_histogram" => (2, 0),
+        "srpt_create_target" => (3, 0),
+        "srpt_map_lun" => (4, 0),
+        "srpt_add_listener" => (5, 0),
+        "srpt_enable_dm_agent" => (6, 0),
         _ => (1, heights.of(step)),
     }
 }

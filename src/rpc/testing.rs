@@ -69,7 +69,12 @@ impl Cores for FakeCores {
         2
     }
 
-    fn ask(&mut self, cores: &[usize], action: &Action) -> Vec<Result<Report, CoreError>> {
+    fn ask_within(
+        &mut self,
+        cores: &[usize],
+        action: &Action,
+        _: Duration,
+    ) -> Vec<Result<Report, CoreError>> {
         let mut seen = self.0.lock().unwrap();
         let words = words(action);
         let mut answer = |core: usize| {

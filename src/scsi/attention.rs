@@ -3,7 +3,8 @@
 use super::opcodes::opcode;
 use super::sense::Sense;
 
-/// One unit attention condition, as a bit of a set. Lower bits are reported first.
+/// One unit attention condition, as a bit of a set. They are reported in the order of
+/// [`Attention::ALL`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Attention {
@@ -15,12 +16,15 @@ pub enum Attention {
     CapacityChanged = 1 << 2,
     /// 2F/00: another initiator has cleared the nexus's commands.
     CommandsCleared = 1 << 3,
+    /// 28/00: a medium that was gone is back, or the one of a removable device may be another.
+    MediumChanged = 1 << 4,
 }
 
 impl Attention {
     /// In the order in which they are reported.
-    const ALL: [Attention; 4] = [
+    const ALL: [Attention; 5] = [
         Attention::PowerOn,
+        Attention::MediumChanged,
         Attention::LunsChanged,
         Attention::CapacityChanged,
         Attention::CommandsCleared,
@@ -38,6 +42,7 @@ impl Attention {
             Attention::LunsChanged => Sense::LUNS_CHANGED,
             Attention::CapacityChanged => Sense::CAPACITY_CHANGED,
             Attention::CommandsCleared => Sense::COMMANDS_CLEARED,
+            Attention::MediumChanged => Sense::MEDIUM_CHANGED,
         }
     }
 }
@@ -72,13 +77,14 @@ mod tests {
 
     #[test]
     fn reported_in_order_until_none_is_left() {
-        let mut bits = 0b1111;
+        let mut bits = 0b1_1111;
         let mut reported = Vec::new();
         while let Some((bit, sense)) = highest(bits) {
             bits &= !bit;
             reported.push((sense.key, sense.asc, sense.ascq));
         }
-        assert_eq!(reported, [(6, 0x29, 0), (6, 0x3f, 0x0e), (6, 0x2a, 9), (6, 0x2f, 0)]);
+        let expected = [(0x29, 0), (0x28, 0), (0x3f, 0x0e), (0x2a, 9), (0x2f, 0)];
+        assert_eq!(reported, expected.map(|(asc, ascq)| (6, asc, ascq)));
         assert_eq!(highest(0x80), None);
     }
 

@@ -101,6 +101,9 @@ fn decode_any(cdb: &Cdb, lu: &LuView<'_>) -> Result<Decoded, Sense> {
         return Err(Sense::INVALID_OPCODE);
     }
     command.check_reserved(cdb)?;
+    if !lu.ready && needs_medium(command.kind) {
+        return Err(Sense::NOT_READY);
+    }
     let fua = cdb[1] & FUA != 0;
     let lba_10 = u64::from(be32(cdb, 2));
     match command.kind {
@@ -138,6 +141,13 @@ fn decode_any(cdb: &Cdb, lu: &LuView<'_>) -> Result<Decoded, Sense> {
             Ok(answer(Answer::Opcodes(opcodes::query(cdb)?), bytes))
         }
     }
+}
+
+/// True for commands that are about the medium and don't reach the device, which would refuse the
+/// others itself.
+fn needs_medium(kind: Kind) -> bool {
+    use Kind::{ReadCapacity10, ReadCapacity16, StartStopUnit, TestUnitReady};
+    matches!(kind, TestUnitReady | ReadCapacity10 | ReadCapacity16 | StartStopUnit)
 }
 
 fn no_data(work: Work) -> Decoded {

@@ -31,6 +31,7 @@ pub(super) fn lu() -> LuView<'static> {
         },
         identity: &IDENTITY,
         read_only: false,
+        ready: true,
         relative_port: 7,
         io_bytes_max: 64 << 10,
     }

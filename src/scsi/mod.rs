@@ -22,6 +22,7 @@ pub mod inquiry;
 pub mod mode;
 pub mod opcodes;
 pub mod page;
+pub mod pass;
 pub mod report_luns;
 pub mod sense;
 pub mod status;
@@ -58,6 +59,8 @@ pub struct LuView<'a> {
     pub identity: &'a Identity,
     /// The LUN is mapped read-only.
     pub read_only: bool,
+    /// The device has its medium.
+    pub ready: bool,
     /// Relative target port identifier, from 1 (SPC-4 7.8.5.2.6).
     pub relative_port: u16,
     /// Largest data buffer of one command in bytes; at least 64 KiB.
@@ -91,6 +94,7 @@ impl LuView<'static> {
             },
             identity: &NOBODY,
             read_only: true,
+            ready: true,
             relative_port: 1,
             io_bytes_max: 64 << 10,
         }

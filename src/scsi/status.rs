@@ -39,6 +39,8 @@ pub fn sense_of(status: IoStatus, op: &IoOp) -> Option<Sense> {
         IoStatus::NotReady => Sense::NOT_READY,
         IoStatus::Unsupported => Sense::INVALID_OPCODE,
         IoStatus::Aborted => Sense::ABORTED,
+        // A command has its own sense data.
+        IoStatus::Scsi => Sense::INTERNAL_TARGET_FAILURE,
     })
 }
 

@@ -127,6 +127,16 @@ impl Steps {
         }
     }
 
+    /// Whether it writes, and the bytes that it reads, compares or writes; `None` for UNMAP.
+    pub fn moves(&self) -> Option<(bool, u64)> {
+        let writes = match self.kind {
+            Kind::Unmap { .. } => return None,
+            Kind::CompareAndWrite { .. } | Kind::WriteSame { .. } => true,
+            Kind::VerifyMedium | Kind::VerifyData | Kind::VerifyBlock => false,
+        };
+        Some((writes, self.blocks.saturating_mul(u64::from(self.block_bytes))))
+    }
+
     /// The operation under way.
     pub fn running(&self) -> Option<IoOp> {
         self.running

@@ -42,7 +42,7 @@ impl VpdPage {
 }
 
 /// Designator types and code sets (SPC-4 7.8.5.1).
-mod designator {
+pub(super) mod designator {
     /// T10 vendor ID based.
     pub const T10_VENDOR: u8 = 0x1;
     /// NAA.

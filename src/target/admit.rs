@@ -10,6 +10,7 @@ use transport::{ConnId, Fabric, Recv};
 
 use super::connection::{Connection, State};
 use super::mark::{At, Mark, Met, mark, met};
+use super::pass::pass_plan;
 use super::request::{
     Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Request, Source,
 };
@@ -41,6 +42,8 @@ enum Admission {
     Short(Recv, usize),
     /// Another command has its logical unit for itself: later.
     Excluded(Recv),
+    /// It waits for a rate limit, apart from the others.
+    Held,
     /// It was no command: the channel closes.
     Broken(Recv),
 }
@@ -139,8 +142,11 @@ impl<F: Fabric> Shard<F> {
             match self.admit(conn, recv) {
                 Admission::Started => {
                     met(At::Waiting, Met::Success);
-                    self.connection(conn).short = None;
+                    let connection = self.connection(conn);
+                    connection.short = None;
+                    connection.paid = connection.paid.saturating_sub(1);
                 }
+                Admission::Held => {}
                 Admission::Short(recv, bytes) => {
                     mark(Mark::NoBuffer);
                     let now = self.now;
@@ -175,6 +181,15 @@ impl<F: Fabric> Shard<F> {
         let Some(plan) = self.plan(conn, &recv) else { return Admission::Broken(recv) };
         match plan.work {
             Planned::Run { job, direction, bytes } => {
+                let limited = |tag| self.luns.mapping(tag).limited;
+                let recv = if plan.header.mapping.is_some_and(limited) {
+                    match self.charge(conn, recv, &plan.header, &job) {
+                        Some(recv) => recv,
+                        None => return Admission::Held,
+                    }
+                } else {
+                    recv
+                };
                 self.admit_run(conn, recv, plan.header, plan.offered, job, direction, bytes)
             }
             Planned::End(outcome) => {
@@ -288,7 +303,7 @@ impl<F: Fabric> Shard<F> {
         }
         let (scratch_bytes, exclusive) = match job {
             Job::Steps(steps) => (steps.scratch_bytes(IO_BYTES_MAX), steps.is_atomic()),
-            Job::Io(_) | Job::Reply => (0, false),
+            Job::Io(_) | Job::Pass | Job::Reply => (0, false),
         };
         let table_bytes = match offered.source {
             Source::ExternalTable(seg) => seg.len as usize,
@@ -391,7 +406,13 @@ impl<F: Fabric> Shard<F> {
                     mark(Mark::Attention);
                     return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
                 }
-                decode(cmd.cdb, &view(self.luns.mapping(mapping), connection))
+                let unit = self.luns.mapping(mapping);
+                if unit.passes
+                    && let Some(plan) = pass_plan(connection, unit, &cmd, header)
+                {
+                    return Some(plan);
+                }
+                decode(cmd.cdb, &view(unit, connection))
             }
             _ => decode_absent(cmd.cdb, number.unwrap_or(u16::MAX)),
         };
@@ -508,6 +529,7 @@ fn view<'a>(mapping: &'a super::lun::Mapping, connection: &Connection) -> LuView
         geometry: mapping.geometry,
         identity: &mapping.lu.identity,
         read_only: mapping.read_only,
+        ready: mapping.ready,
         relative_port: connection.nexus.as_ref().map_or(1, |nexus| nexus.target.relative_port),
         io_bytes_max: IO_BYTES_MAX,
     }
@@ -528,7 +550,7 @@ fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
 /// The data of a command in the direction of its CDB. `None`: descriptors that can't be used:
 /// data in the other direction as well, too many segments, or a table shorter than it promises.
 #[inline]
-fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
+pub(super) fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
     let (side, desc) = match (cmd.data_in.is_none(), cmd.data_out.is_none()) {
         (true, true) => return Some(Offered::NONE),
         (false, true) => (Direction::In, cmd.data_in),

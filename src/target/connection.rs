@@ -57,6 +57,10 @@ pub struct Connection {
     pub imm_data_offset: Option<u32>,
     /// Received commands that have not been admitted, oldest first.
     pub waiting: VecDeque<Recv>,
+    /// So many of them, the oldest, have been charged to the limits of their logical units.
+    pub paid: u32,
+    /// Received commands that wait for a rate limit, elsewhere.
+    pub held: u32,
     /// Since when the oldest waiting command has found too few buffers, and the bytes of the
     /// smallest one that it needs.
     pub short: Option<(Instant, usize)>,
@@ -94,6 +98,8 @@ impl Connection {
             ti_bytes_max: 0,
             imm_data_offset: None,
             waiting: VecDeque::new(),
+            paid: 0,
+            held: 0,
             short: None,
             queued: false,
             req_lim: 0,
@@ -145,7 +151,7 @@ impl Connection {
             target_port_id: self.login.target_port_id,
             credits,
             req_lim: self.req_lim,
-            in_flight: self.in_flight + self.waiting.len() as u32,
+            in_flight: self.in_flight + self.waiting.len() as u32 + self.held,
             iu_bytes_max: self.iu_bytes_max,
             immediate_data: self.imm_data_offset.is_some(),
             multichannel: self.login.multichannel() == transport::srp::Multichannel::Multi,

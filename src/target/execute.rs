@@ -21,7 +21,7 @@ impl<F: Fabric> Shard<F> {
 
     /// True when a request that has just come back goes on: nobody aborted it and its channel
     /// still answers. Otherwise it has been discarded.
-    fn goes_on(&mut self, tag: Tag) -> bool {
+    pub(super) fn goes_on(&mut self, tag: Tag) -> bool {
         let request = self.request(tag);
         let (aborted, conn) = (request.aborts != 0, request.conn);
         if !aborted && self.connection(conn).answers() {
@@ -76,6 +76,7 @@ impl<F: Fabric> Shard<F> {
                 self.luns.submit(device, Io { tag, op, buf });
             }
             Job::Steps(_) => self.step(tag, IoStatus::Good),
+            Job::Pass => self.pass(tag),
             Job::Reply => self.respond(tag, Outcome::GOOD, false),
         }
     }
@@ -144,15 +145,32 @@ impl<F: Fabric> Shard<F> {
                     self.step(tag, status);
                 }
             }
+            Job::Pass => {
+                request.data = buf;
+                self.on_passed(tag, device, took_ns);
+            }
             Job::Reply => unreachable!("nothing was submitted"),
         }
     }
 
     /// Builds and sends the response. `no_data`: a read whose data is all zeros and nowhere.
     pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome, no_data: bool) {
-        let good = outcome.status == ScsiStatus::Good;
+        if outcome.status != ScsiStatus::Good {
+            let request = self.request(tag);
+            request.residual = request.residual_of_failure();
+            request.bytes = 0;
+        }
+        let mut sense = [0; SENSE_BYTES_MAX];
+        let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
+        self.respond_with(tag, outcome.status as u8, &sense[..sense_len], no_data);
+    }
+
+    /// As [`Shard::respond`], with residual and bytes moved as the request says.
+    #[inline]
+    pub(super) fn respond_with(&mut self, tag: Tag, status: u8, sense: &[u8], no_data: bool) {
+        let good = status == ScsiStatus::Good as u8;
         let request = self.request(tag);
-        let moves = good && request.reads() && request.bytes > 0;
+        let moves = request.reads() && request.bytes > 0;
         if moves {
             let covered = self.collect_segs(tag);
             debug_assert!(covered, "checked when the table was fetched");
@@ -165,28 +183,23 @@ impl<F: Fabric> Shard<F> {
         // The receive goes back before the credit that it stands for.
         let recv = request.recv.take().expect("held until the response");
         self.fabric.repost(conn, recv);
-        let mut sense = [0; SENSE_BYTES_MAX];
-        let sense_len = outcome.sense.map_or(0, |what| what.emit(false, &mut sense));
-        let residual = if good { request.residual } else { request.residual_of_failure() };
         let solicited = request.sol_not.solicits(good);
         let rsp = Rsp {
             tag: request.tag,
             req_lim_delta: connection.grant(),
             solicited,
-            status: outcome.status as u8,
-            residual,
-            sense: &sense[..sense_len],
+            status,
+            residual: request.residual,
+            sense,
             response_code: None,
         };
         let room = self.rsp.len().min(connection.ti_bytes_max as usize);
         let len = rsp.emit(&mut self.rsp[..room]);
         connection.commands += 1;
-        if good {
-            match request.direction {
-                Some(Direction::In) => connection.bytes_read += u64::from(request.bytes),
-                Some(Direction::Out) => connection.bytes_written += u64::from(request.bytes),
-                None => {}
-            }
+        match request.direction {
+            Some(Direction::In) => connection.bytes_read += u64::from(request.bytes),
+            Some(Direction::Out) => connection.bytes_written += u64::from(request.bytes),
+            None => {}
         }
         let (len_in, to) = (request.bytes, &self.segs[..]);
         let data = match request.data.take() {

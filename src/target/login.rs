@@ -34,7 +34,9 @@ impl<F: Fabric> Shard<F> {
             Ok(login) => login,
             Err(error) => {
                 mark(Mark::LoginMalformed);
-                tracing::warn!(peer = peer.peer, %error, "malformed login");
+                if let Some(left_out) = self.faults.take(self.now.ns()) {
+                    tracing::warn!(peer = peer.peer, %error, left_out, "malformed login");
+                }
                 let reason = RejectReason::UnableToEstablish;
                 return self.turn_away(conn, [0; 8], reason);
             }
@@ -125,13 +127,16 @@ impl<F: Fabric> Shard<F> {
         rsp.emit(&mut bytes);
         let receives = credits + RECEIVES_EXTRA;
         self.fabric.accept(conn, &bytes, receives, iu_bytes_max, ti_bytes_max);
-        let connection = self.connection(conn);
-        tracing::info!(
-            session = connection.session(),
-            peer = connection.peer.peer,
-            target = connection.peer.target,
-            "login"
-        );
+        if let Some(left_out) = self.news.take(self.now.ns()) {
+            let connection = self.connection(conn);
+            tracing::info!(
+                session = connection.session(),
+                peer = connection.peer.peer,
+                target = connection.peer.target,
+                left_out,
+                "login"
+            );
+        }
         if self.stopping {
             self.leave(conn);
         }
@@ -226,14 +231,17 @@ impl<F: Fabric> Shard<F> {
         if matches!(connection.state, State::Leaving { .. }) {
             self.leaving -= 1;
         }
-        let connection = self.connection(conn);
-        connection.state = State::Gone;
-        tracing::info!(
-            session = connection.session(),
-            peer = connection.peer.peer,
-            ?reason,
-            "channel closed"
-        );
+        self.connection(conn).state = State::Gone;
+        if let Some(left_out) = self.news.take(self.now.ns()) {
+            let connection = self.connection(conn);
+            tracing::info!(
+                session = connection.session(),
+                peer = connection.peer.peer,
+                ?reason,
+                left_out,
+                "channel closed"
+            );
+        }
         self.drop_waiting(conn);
         self.drop_functions(conn);
         if self.connection(conn).in_flight == 0 {
@@ -266,12 +274,15 @@ impl<F: Fabric> Shard<F> {
     /// Nothing of a closed channel is left.
     fn release(&mut self, conn: ConnId) {
         let slot = self.connections[conn.index as usize].take();
-        assert!(slot.is_some(), "released once");
+        self.forget_lanes(slot.expect("released once").session());
         self.ready.retain(|index| *index != conn.index);
         self.fabric.release(conn);
         let channel = ChannelAt { core: self.out.core(), conn };
         self.out.send(REGISTRY_CORE, CoreMessage::ChannelGone { channel });
         self.check_deletes();
+        if !self.shutdowns.is_empty() {
+            self.check_shutdowns();
+        }
     }
 
     /// Answers those who wait for the last channel of a target.
@@ -290,6 +301,8 @@ impl<F: Fabric> Shard<F> {
         while let Some(recv) = self.connection(conn).waiting.pop_front() {
             self.fabric.repost(conn, recv);
         }
+        self.connection(conn).paid = 0;
+        self.drop_held(conn);
     }
 
     /// Returns credits that no response will carry (SRP_CRED_REQ; SRP 16A, 6.10).

@@ -6,13 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError};
+use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError, ScsiEnd, ScsiIo};
 use reactor::{Batch, Instant, Slab, Tag};
 
+use super::limiter::Limiter;
 use super::mark::{Mark, mark};
-use super::message::{IoCounts, Token};
+use super::message::{IoCounts, Report, Token};
+use super::meter::{Histogram, Meter, OpKind};
 use crate::scsi::Identity;
 
 /// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
@@ -32,12 +34,26 @@ pub struct LogicalUnit {
     pub identity: Identity,
     /// A command that must not be interrupted (COMPARE AND WRITE) is under way, on any core.
     exclusive: AtomicBool,
+    /// The session that has reserved the unit, or [`NOBODY`].
+    reserved_by: AtomicU64,
+    /// Rate limits of the device.
+    pub limiter: Arc<Limiter>,
 }
+
+/// No session: their numbers begin with 1.
+const NOBODY: u64 = 0;
 
 impl LogicalUnit {
     /// A logical unit for a device.
     pub fn new(id: u32, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
-        LogicalUnit { id, bdev, identity, exclusive: AtomicBool::new(false) }
+        LogicalUnit {
+            id,
+            bdev,
+            identity,
+            exclusive: AtomicBool::new(false),
+            reserved_by: AtomicU64::new(NOBODY),
+            limiter: Arc::default(),
+        }
     }
 
     /// Begins an uninterrupted command; false while another one is under way.
@@ -49,6 +65,33 @@ impl LogicalUnit {
     pub fn leave(&self) {
         let was = self.exclusive.swap(false, Ordering::AcqRel);
         assert!(was, "left a logical unit that nobody had entered");
+    }
+
+    /// Reserves the unit for a session (SPC-2 7.21); again is fine. False: another one has it.
+    pub fn reserve(&self, session: u64) -> bool {
+        let order = (Ordering::AcqRel, Ordering::Acquire);
+        match self.reserved_by.compare_exchange(NOBODY, session, order.0, order.1) {
+            Ok(_) => true,
+            Err(holder) => holder == session,
+        }
+    }
+
+    /// Ends a session's reservation, if it has one.
+    pub fn release(&self, session: u64) {
+        let order = (Ordering::AcqRel, Ordering::Relaxed);
+        let _ = self.reserved_by.compare_exchange(session, NOBODY, order.0, order.1);
+    }
+
+    /// Ends whatever reservation there is: after a reset.
+    pub fn release_all(&self) {
+        self.reserved_by.store(NOBODY, Ordering::Release);
+    }
+
+    /// True when another session than this one has reserved the unit.
+    #[inline]
+    pub fn is_reserved_by_other(&self, session: u64) -> bool {
+        let holder = self.reserved_by.load(Ordering::Acquire);
+        holder != NOBODY && holder != session
     }
 }
 
@@ -71,8 +114,14 @@ pub struct Mapping {
     pub lun: u16,
     /// Writes are refused.
     pub read_only: bool,
+    /// Commands go to the device as they are.
+    pub passes: bool,
+    /// Commands are charged to the limits of the unit.
+    pub limited: bool,
     /// Size and abilities of the device.
     pub geometry: Geometry,
+    /// The device has its medium.
+    pub ready: bool,
     /// Index of the device's channel in [`Luns`].
     pub device: usize,
     /// Number of its target in [`Luns`].
@@ -90,10 +139,17 @@ pub struct Device {
     /// Operations submitted and not come back.
     pub in_flight: u32,
     /// What it did on this core.
-    pub counts: IoCounts,
+    pub meter: Meter,
     channel: Box<dyn IoChannel>,
     mappings: u32,
     active: bool,
+}
+
+impl Device {
+    /// Name of the device, and its counts.
+    pub fn named_counts(&self) -> (String, IoCounts) {
+        (self.bdev.name().to_owned(), self.meter.counts)
+    }
 }
 
 /// A target on this core.
@@ -166,11 +222,22 @@ impl Luns {
         read_only: bool,
     ) -> Result<(), OpenError> {
         let device = self.open(&lu.bdev)?;
-        let geometry = lu.bdev.geometry();
+        let (geometry, ready) = (lu.bdev.geometry(), lu.bdev.ready());
         let target = self.target_index(target);
         let target = target.expect("the control plane maps only into targets that exist");
-        let (uses, leaving) = (0, Vec::new());
-        let mapping = Mapping { lu, lun, read_only, geometry, device, target, uses, leaving };
+        let mapping = Mapping {
+            passes: lu.bdev.scsi().is_some(),
+            limited: lu.limiter.limits().is_on(),
+            lu,
+            lun,
+            read_only,
+            geometry,
+            ready,
+            device,
+            target,
+            uses: 0,
+            leaving: Vec::new(),
+        };
         let tag = self
             .mappings
             .insert(mapping)
@@ -288,11 +355,17 @@ impl Luns {
         places.collect()
     }
 
-    /// Looks again at a device's size and abilities.
+    /// Looks again at a device's size and abilities, and whether its medium is there.
     pub fn refresh(&mut self, bdev: &str) {
         for (_, mapping) in self.mappings.iter_mut() {
             if mapping.lu.bdev.name() == bdev {
                 mapping.geometry = mapping.lu.bdev.geometry();
+                mapping.ready = mapping.lu.bdev.ready();
+            }
+        }
+        for device in self.devices.iter_mut().flatten() {
+            if device.bdev.name() == bdev {
+                device.channel.refresh();
             }
         }
     }
@@ -300,13 +373,40 @@ impl Luns {
     /// Submits to the device of a mapping.
     #[inline]
     pub fn submit(&mut self, device: usize, io: bdev::Io) {
+        self.activate(device).channel.submit(io);
+    }
+
+    /// Submits a command to the device of a mapping that passes commands on.
+    pub fn submit_scsi(&mut self, device: usize, io: ScsiIo<'_>) {
+        self.activate(device).channel.submit_scsi(io);
+    }
+
+    /// Counts an operation that is about to be submitted.
+    #[inline]
+    fn activate(&mut self, device: usize) -> &mut Device {
         let open = self.devices[device].as_mut().expect("a mapping keeps its device open");
         open.in_flight += 1;
-        open.channel.submit(io);
         if !open.active {
             open.active = true;
             self.active.push(device);
         }
+        open
+    }
+
+    /// How a command ended whose completion has just come.
+    pub fn scsi_end(&self, device: usize, tag: Tag) -> &ScsiEnd {
+        let open = self.devices[device].as_ref().expect("a mapping keeps its device open");
+        open.channel.scsi_end(tag)
+    }
+
+    /// Resets the device of a mapping, if it is one that takes commands.
+    pub fn reset(&mut self, device: usize) {
+        self.devices[device].as_mut().expect("a mapping keeps its device open").channel.reset();
+    }
+
+    /// Ends the reservations of a session that is gone.
+    pub fn release_reservations(&self, session: u64) {
+        self.mappings.iter().for_each(|(_, mapping)| mapping.lu.release(session));
     }
 
     /// Hands what was submitted to the devices.
@@ -328,10 +428,10 @@ impl Luns {
 
     /// A completion of a device has been taken.
     #[inline]
-    pub fn on_done(&mut self, device: usize) -> &mut IoCounts {
+    pub fn on_done(&mut self, device: usize) -> &mut Meter {
         let open = self.devices[device].as_mut().expect("a mapping keeps its device open");
         open.in_flight -= 1;
-        &mut open.counts
+        &mut open.meter
     }
 
     /// Forgets devices that have nothing in flight, so that idle ones cost nothing per turn.
@@ -353,6 +453,11 @@ impl Luns {
             .all(|device| devices[*device].as_mut().expect("active devices are open").channel.arm())
     }
 
+    /// What a device did on this core.
+    pub fn meter(&mut self, device: usize) -> &mut Meter {
+        &mut self.devices[device].as_mut().expect("a mapping keeps its device open").meter
+    }
+
     /// Open devices, for reports.
     pub fn devices(&self) -> impl Iterator<Item = &Device> {
         self.devices.iter().flatten()
@@ -361,31 +466,57 @@ impl Luns {
     /// Starts the counts of some devices anew: all counts, or only the longest and shortest times.
     pub fn reset_counts(&mut self, bdevs: &[String], sums: bool) {
         for device in self.devices.iter_mut().flatten() {
-            if !bdevs.iter().any(|name| name == device.bdev.name()) {
-                continue;
+            if bdevs.iter().any(|name| name == device.bdev.name()) {
+                device.meter.counts.reset(sums);
             }
-            let old = if sums { IoCounts::default() } else { device.counts };
-            device.counts = IoCounts {
-                read_ns_max: 0,
-                read_ns_min: 0,
-                write_ns_max: 0,
-                write_ns_min: 0,
-                unmap_ns_max: 0,
-                unmap_ns_min: 0,
-                ..old
-            };
         }
     }
 
-    /// Closes a device's channel if no mapping uses it.
-    pub fn close(&mut self, bdev: &str) {
+    /// Counts times of a device from now on, or stops.
+    pub fn set_histogram(&mut self, bdev: &str, enable: bool, only: Option<OpKind>) {
+        if let Some(device) = self.devices.iter_mut().flatten().find(|d| d.bdev.name() == bdev) {
+            device.meter.histogram = enable.then(|| Box::new(Histogram::new(only)));
+        }
+    }
+
+    /// The times of a device, if they are counted.
+    pub fn histogram(&self, bdev: &str) -> Option<Box<Histogram>> {
+        self.devices().find(|d| d.bdev.name() == bdev)?.meter.histogram.clone()
+    }
+
+    /// Whether commands to a device are charged. The numbers of its logical units.
+    pub fn set_limited(&mut self, bdev: &str, limited: bool) -> Vec<u32> {
+        let mut units = Vec::new();
+        for (_, mapping) in self.mappings.iter_mut() {
+            if mapping.lu.bdev.name() == bdev {
+                mapping.limited = limited;
+                if !units.contains(&mapping.lu.id) {
+                    units.push(mapping.lu.id);
+                }
+            }
+        }
+        units
+    }
+
+    /// The logical unit of a mapping that may be gone.
+    pub fn unit_of(&self, mapping: Tag) -> Option<u32> {
+        self.mappings.get(mapping).map(|mapping| mapping.lu.id)
+    }
+
+    /// Closes a device's channel if no mapping uses it; what the channel did.
+    pub fn close(&mut self, bdev: &str) -> Report {
+        let mut report = Report::default();
         for slot in &mut self.devices {
-            if slot.as_ref().is_some_and(|d| d.mappings == 0 && d.bdev.name() == bdev) {
-                *slot = None;
+            if slot.as_ref().is_some_and(|d| d.mappings == 0 && d.bdev.name() == bdev)
+                && let Some(device) = slot.take()
+            {
+                report.bdevs.push(device.named_counts());
+                report.histogram = device.meter.histogram;
             }
         }
         let devices = &self.devices;
         self.active.retain(|device| devices[*device].is_some());
+        report
     }
 
     fn open(&mut self, bdev: &Arc<dyn Bdev>) -> Result<usize, OpenError> {
@@ -398,7 +529,7 @@ impl Luns {
         let device = Device {
             bdev: Arc::clone(bdev),
             in_flight: 0,
-            counts: IoCounts::default(),
+            meter: Meter::default(),
             channel,
             mappings: 0,
             active: false,

@@ -9,6 +9,7 @@ use transport::srp::{OtherChannels, RejectReason};
 use transport::{CloseReason, ConnId, PeerInfo};
 
 use super::lun::{LogicalUnit, TargetSpec};
+use super::meter::{Histogram, OpKind};
 use super::nexus::Nexus;
 
 /// Names a change or question of the control plane; every core answers it once.
@@ -55,7 +56,16 @@ pub enum Action {
         /// Device name.
         bdev: String,
     },
-    /// Closes this core's channel of a bdev that no LUN uses any more.
+    /// A device's medium is gone or back: look again, and raise unit attention 28/00 once per
+    /// session when it is back.
+    MediumChanged {
+        /// Device name.
+        bdev: String,
+        /// It is back.
+        ready: bool,
+    },
+    /// Closes this core's channel of a bdev that no LUN uses any more. The answer is a report of
+    /// what the channel did: [`Report::bdevs`] and [`Report::histogram`].
     CloseBdev {
         /// The device.
         bdev: Arc<dyn Bdev>,
@@ -79,11 +89,36 @@ pub enum Action {
         /// True: all counts. False: only the longest and shortest times.
         sums: bool,
     },
+    /// The limits of a bdev have changed ([`super::lun::LogicalUnit::limiter`] has them already):
+    /// what waits for them asks again, or goes on.
+    RateLimits {
+        /// Name of the bdev.
+        bdev: String,
+        /// There is a limit.
+        limited: bool,
+    },
+    /// Begins to count how long a bdev's operations take, anew, or stops.
+    SetHistogram {
+        /// Name of the bdev.
+        bdev: String,
+        /// Count.
+        enable: bool,
+        /// One kind of operations, or all.
+        only: Option<OpKind>,
+    },
+    /// Asks for [`Report::histogram`] of a bdev.
+    Histogram {
+        /// Name of the bdev.
+        bdev: String,
+    },
     /// Asks for a [`Report`].
     Report,
-    /// Stops: no new commands, SRP_T_LOGOUT to everyone, answer what is in flight, then
-    /// [`reactor::Service::stopped`].
+    /// Stops: no new logins and commands, SRP_T_LOGOUT to everyone. Answered when nothing is left on
+    /// the core. It goes on to answer other cores until [`Action::End`].
     Shutdown,
+    /// Ends the core ([`reactor::Service::stopped`]), once every core has answered
+    /// [`Action::Shutdown`]: nobody needs it any more.
+    End,
 }
 
 /// A core's answer to an [`Action`].
@@ -125,6 +160,8 @@ pub struct Report {
     pub waiting: u32,
     /// I/O counts per bdev name.
     pub bdevs: Vec<(String, IoCounts)>,
+    /// How long a bdev's operations took, for who asks for that and where it is counted.
+    pub histogram: Option<Box<Histogram>>,
     /// Connections closed, by reason, since the start.
     pub closed: Vec<(CloseReason, u64)>,
     /// Named counters of protocol violations and rejected logins since the start.

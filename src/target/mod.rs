@@ -3,15 +3,19 @@
 mod admit;
 mod connection;
 mod execute;
+pub mod limiter;
 mod login;
 pub mod lun;
 pub mod mark;
 pub mod message;
+pub mod meter;
 pub mod nexus;
 pub mod outbox;
+mod pass;
 mod report;
 mod request;
 pub mod shard;
 mod task;
+mod throttle;
 
 pub use shard::Shard;

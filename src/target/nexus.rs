@@ -124,16 +124,15 @@ impl Registry {
         self.takeovers.push(Takeover { ask, old });
     }
 
-    /// A channel ended, in a session or while its login waited.
-    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) {
+    /// A channel ended, in a session or while its login waited. Answers the session's number if
+    /// the session has ended with it.
+    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) -> Option<u64> {
         self.takeovers.retain(|takeover| takeover.ask.channel != channel);
-        let Some(at) = self.sessions.iter().position(|s| s.channels.contains(&channel)) else {
-            return;
-        };
+        let at = self.sessions.iter().position(|s| s.channels.contains(&channel))?;
         let session = &mut self.sessions[at];
         session.channels.retain(|other| *other != channel);
         if !session.channels.is_empty() {
-            return;
+            return None;
         }
         let ended = self.sessions.swap_remove(at).nexus.id;
         let ready: Vec<_> = self.takeovers.extract_if(.., |t| t.old == ended).collect();
@@ -150,6 +149,7 @@ impl Registry {
                 out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
             }
         }
+        Some(ended)
     }
 
     /// Raises unit attentions in sessions.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use bdev::{IoOp, IoStatus};
 use transport::{CloseReason, Fabric};
 
+use super::lun::Device;
 use super::mark::{Met, met};
 use super::message::{
-    Action, ActionError, Answer, AttentionAt, CoreMessage, IoCounts, Message, Report, Token,
+    Action, ActionError, Answer, AttentionAt, CoreMessage, Message, Report, Token,
 };
 use super::nexus::REGISTRY_CORE;
 use super::shard::Shard;
@@ -37,50 +37,6 @@ impl Counters {
     }
 }
 
-impl IoCounts {
-    /// Accounts for one operation that took `took_ns`; of one that failed only that it did.
-    #[inline]
-    pub fn count(&mut self, op: &IoOp, block_bytes: u32, status: IoStatus, took_ns: u64) {
-        if !status.is_good() {
-            self.errors += 1;
-            return;
-        }
-        let block_bytes = u64::from(block_bytes);
-        let (bytes, ops, ns, max, min, moved) = match *op {
-            IoOp::Read { blocks, .. } => (
-                &mut self.bytes_read,
-                &mut self.read_ops,
-                &mut self.read_ns,
-                &mut self.read_ns_max,
-                &mut self.read_ns_min,
-                u64::from(blocks) * block_bytes,
-            ),
-            IoOp::Write { blocks, .. } => (
-                &mut self.bytes_written,
-                &mut self.write_ops,
-                &mut self.write_ns,
-                &mut self.write_ns_max,
-                &mut self.write_ns_min,
-                u64::from(blocks) * block_bytes,
-            ),
-            IoOp::Unmap { blocks, .. } | IoOp::WriteZeroes { blocks, .. } => (
-                &mut self.bytes_unmapped,
-                &mut self.unmap_ops,
-                &mut self.unmap_ns,
-                &mut self.unmap_ns_max,
-                &mut self.unmap_ns_min,
-                blocks * block_bytes,
-            ),
-            IoOp::Flush => return,
-        };
-        *min = if *max == 0 { took_ns } else { took_ns.min(*min) };
-        *max = took_ns.max(*max);
-        *bytes += moved;
-        *ops += 1;
-        *ns += took_ns;
-    }
-}
-
 impl<F: Fabric> Shard<F> {
     pub(super) fn on_message(&mut self, message: Message) {
         match message {
@@ -106,7 +62,9 @@ impl<F: Fabric> Shard<F> {
             }
             CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
-                registry.on_channel_gone(channel, &mut self.out);
+                if let Some(session) = registry.on_channel_gone(channel, &mut self.out) {
+                    self.luns.release_reservations(session);
+                }
             }
             CoreMessage::Attention { at, bits, except } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
@@ -138,6 +96,10 @@ impl<F: Fabric> Shard<F> {
             }
             Action::UnmapLun { target, lun } => {
                 self.meet_unmap(lun);
+                let index = self.luns.target_index(&target);
+                if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
+                    self.release_unmapped(mapping);
+                }
                 if !self.luns.unmap(&target, lun, token) {
                     return;
                 }
@@ -151,7 +113,25 @@ impl<F: Fabric> Shard<F> {
                 let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
                 self.raise(at, Attention::CapacityChanged);
             }
-            Action::CloseBdev { bdev } => self.luns.close(bdev.name()),
+            Action::MediumChanged { bdev, ready } => {
+                self.luns.refresh(&bdev);
+                if ready {
+                    let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
+                    self.raise(at, Attention::MediumChanged);
+                }
+            }
+            Action::CloseBdev { bdev } => {
+                let report = self.luns.close(bdev.name());
+                return self.answer_with(token, report);
+            }
+            Action::RateLimits { bdev, limited } => self.on_rate_limits(&bdev, limited),
+            Action::SetHistogram { bdev, enable, only } => {
+                self.luns.set_histogram(&bdev, enable, only);
+            }
+            Action::Histogram { bdev } => {
+                let histogram = self.luns.histogram(&bdev);
+                return self.answer_with(token, Report { histogram, ..Report::default() });
+            }
             Action::Disconnect { session } => {
                 self.leave_where(|connection| connection.session() == Some(session));
             }
@@ -168,9 +148,21 @@ impl<F: Fabric> Shard<F> {
             Action::Shutdown => {
                 self.stopping = true;
                 self.leave_where(|_| true);
+                self.shutdowns.push(token);
+                return self.check_shutdowns();
             }
+            Action::End => self.ended = true,
         }
         self.answer(token);
+    }
+
+    /// Answers those who wait until nothing is left here.
+    pub(super) fn check_shutdowns(&mut self) {
+        if self.requests.is_empty() && self.connections.iter().all(Option::is_none) {
+            for token in std::mem::take(&mut self.shutdowns) {
+                self.answer(token);
+            }
+        }
     }
 
     /// Every core is told of a change; the registry's core alone tells the sessions, once.
@@ -208,8 +200,9 @@ impl<F: Fabric> Shard<F> {
             buffers: self.pool.counts().collect(),
             slots_total: self.requests.capacity() as u32,
             slots_used: self.requests.len() as u32,
-            waiting: connections().map(|c| c.waiting.len() as u32).sum(),
-            bdevs: self.luns.devices().map(|d| (d.bdev.name().to_owned(), d.counts)).collect(),
+            waiting: connections().map(|c| c.waiting.len() as u32 + c.held).sum(),
+            bdevs: self.luns.devices().map(Device::named_counts).collect(),
+            histogram: None,
             closed: self.counters.closed.iter().map(|(reason, n)| (*reason, *n)).collect(),
             counters: self.counters.named.iter().map(|(name, n)| (*name, *n)).collect(),
         }

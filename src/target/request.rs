@@ -31,6 +31,8 @@ pub enum Job {
     Io(IoOp),
     /// Several operations, decided one by one.
     Steps(Steps),
+    /// The command itself, which its information unit holds, is the device's.
+    Pass,
     /// Nothing at a device: only the response is left.
     Reply,
 }

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 
 use bdev::{CoreContext, IoDone};
 use reactor::pool::{Buf, Pool};
-use reactor::{Batch, Instant, Progress, Service, Slab, Tag};
+use reactor::{Batch, Instant, Lines, Progress, Service, Slab, Tag};
 use transport::srp::{Opcode, Rsp};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
@@ -27,6 +27,7 @@ use super::outbox::Outbox;
 use super::report::Counters;
 use super::request::Request;
 use super::task::Tasks;
+use super::throttle::Throttle;
 use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
 /// Events and completions taken per turn: bounds the work of a turn.
@@ -48,7 +49,13 @@ pub struct Shard<F: Fabric> {
     /// On [`REGISTRY_CORE`] only.
     pub(super) registry: Option<Registry>,
     pub(super) tasks: Tasks,
+    /// Commands that wait for rate limits.
+    pub(super) throttle: Throttle,
     pub(super) counters: Counters,
+    /// Log lines of logins and ends.
+    pub(super) news: Lines,
+    /// Log lines of broken rules.
+    pub(super) faults: Lines,
     /// Segments of the reply being built.
     pub(super) segs: Vec<RemoteSeg>,
     /// Response being built; the longest.
@@ -58,6 +65,10 @@ pub struct Shard<F: Fabric> {
     /// DELETE TARGET answers that wait for the last channel.
     pub(super) deletes: Vec<(Token, usize)>,
     pub(super) stopping: bool,
+    /// SHUTDOWN answers that wait until nothing is left.
+    pub(super) shutdowns: Vec<Token>,
+    /// Told to end.
+    pub(super) ended: bool,
     pub(super) now: Instant,
     events: Batch<Event>,
     done: Batch<IoDone>,
@@ -77,12 +88,17 @@ impl<F: Fabric> Shard<F> {
             ready: VecDeque::with_capacity(connections),
             reserved: None,
             tasks: Tasks::new(),
+            throttle: Throttle::default(),
             counters: Counters::default(),
+            news: Lines::default(),
+            faults: Lines::default(),
             segs: Vec::with_capacity(SEGMENTS_MAX),
             rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
             leaving: 0,
             deletes: Vec::new(),
             stopping: false,
+            shutdowns: Vec::new(),
+            ended: false,
             now: Instant::default(),
             events: Batch::new(BATCH),
             done: Batch::new(BATCH),
@@ -163,8 +179,11 @@ impl<F: Fabric> Shard<F> {
             self.fabric.repost(conn, recv);
         }
         self.counters.count(what);
-        let peer = &self.connection(conn).peer;
-        tracing::warn!(peer = peer.peer, traddr = peer.traddr, what, "protocol violation");
+        if let Some(left_out) = self.faults.take(self.now.ns()) {
+            let peer = &self.connection(conn).peer;
+            let (peer, traddr) = (&*peer.peer, &*peer.traddr);
+            tracing::warn!(peer, traddr, what, left_out, "protocol violation");
+        }
         self.close(conn, CloseReason::Protocol);
     }
 
@@ -212,6 +231,9 @@ impl<F: Fabric> Service for Shard<F> {
             self.on_event(event);
             progress = Progress::Busy;
         }
+        if self.throttle.earliest().is_some_and(|due| due <= now) && self.release_due() {
+            progress = Progress::Busy;
+        }
         self.admit_ready();
         self.luns.flush();
         self.luns.poll(now, &mut self.done);
@@ -240,7 +262,11 @@ impl<F: Fabric> Service for Shard<F> {
             && self.fabric.arm()
     }
 
+    fn deadline(&self) -> Option<Instant> {
+        self.throttle.earliest()
+    }
+
     fn stopped(&self) -> bool {
-        self.stopping && self.requests.is_empty() && self.connections.iter().all(Option::is_none)
+        self.ended
     }
 }

@@ -104,6 +104,9 @@ impl<F: Fabric> Shard<F> {
         };
         self.connection(conn).in_flight += 1;
         self.raise_for(request.tmf(), unit, session);
+        if let (Some(Tmf::LunReset), Some(mapping)) = (request.tmf(), mapping) {
+            self.reset_device(mapping);
+        }
         let from = self.out.core();
         for core in 0..self.out.cores() {
             self.out.send(core, CoreMessage::Abort { scope, from, task });
@@ -120,7 +123,7 @@ impl<F: Fabric> Shard<F> {
         let same = |request: &Request| {
             request.conn == conn && request.tag == tag && request.phase != Phase::Replying
         };
-        waits || self.requests.iter().any(|(_, request)| same(request))
+        waits || self.holds(conn, tag) || self.requests.iter().any(|(_, request)| same(request))
     }
 
     /// Unit attentions of a function (SAM-5 5.14): sent first, so that every core has them before
@@ -147,6 +150,7 @@ impl<F: Fabric> Shard<F> {
         for index in 0..self.connections.len() {
             abort.count += self.abort_waiting(index, scope);
         }
+        abort.count += self.abort_held(scope);
         let (connections, luns, core) = (&self.connections, &self.luns, self.out.core());
         for (_, request) in self.requests.iter_mut() {
             let connection = connections[request.conn.index as usize].as_ref();
@@ -179,7 +183,8 @@ impl<F: Fabric> Shard<F> {
         let Some(connection) = &mut self.connections[index] else { return 0 };
         let (conn, session, target) = (connection.id, connection.session(), connection.target);
         let mut count = 0;
-        for _ in 0..connection.waiting.len() {
+        let paid = connection.paid;
+        for place in 0..connection.waiting.len() as u32 {
             let recv = connection.waiting.pop_front().expect("counted");
             let cmd = Cmd::parse(self.fabric.iu(conn, &recv), connection.imm_data_offset);
             let hit = cmd.is_ok_and(|cmd| {
@@ -194,6 +199,7 @@ impl<F: Fabric> Shard<F> {
                 self.fabric.repost(conn, recv);
                 connection.owed += 1;
                 connection.short = None;
+                connection.paid -= u32::from(place < paid);
                 count += 1;
             } else {
                 connection.waiting.push_back(recv);
@@ -289,16 +295,16 @@ impl<F: Fabric> Shard<F> {
 }
 
 /// What a scope is compared with: a command that waits or runs.
-struct Subject {
-    channel: ChannelAt,
-    session: Option<u64>,
-    lun: Option<u16>,
-    unit: Option<u32>,
-    tag: [u8; 8],
+pub(super) struct Subject {
+    pub(super) channel: ChannelAt,
+    pub(super) session: Option<u64>,
+    pub(super) lun: Option<u16>,
+    pub(super) unit: Option<u32>,
+    pub(super) tag: [u8; 8],
 }
 
 impl Subject {
-    fn is_in(&self, scope: AbortScope) -> bool {
+    pub(super) fn is_in(&self, scope: AbortScope) -> bool {
         match scope {
             AbortScope::Task { session, tag, only } => {
                 self.session == Some(session)

@@ -34,6 +34,7 @@ struct State {
     seen: Vec<IoOp>,
     held: usize,
     blocks: u64,
+    lost: bool,
     medium: Vec<u8>,
 }
 
@@ -61,6 +62,7 @@ impl Gate {
             seen: Vec::new(),
             held: 0,
             blocks,
+            lost: false,
             medium: vec![0; (blocks * u64::from(BLOCK_BYTES)) as usize],
         };
         let uuid = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
@@ -112,6 +114,11 @@ impl Gate {
         self.state().medium[range].to_vec()
     }
 
+    /// The medium is gone, or back.
+    pub fn lose(&self, lost: bool) {
+        self.state().lost = lost;
+    }
+
     /// Changes the size.
     pub fn resize(&self, blocks: u64) {
         let mut state = self.state();
@@ -150,6 +157,9 @@ impl State {
     }
 
     fn run(&mut self, io: &mut Io) -> IoStatus {
+        if self.lost {
+            return IoStatus::NotReady;
+        }
         if let Some(status) = self.failure(&io.op) {
             return status;
         }
@@ -193,6 +203,10 @@ impl Bdev for Gate {
             unmap_granularity: BLOCK_BYTES,
             rotational: false,
         }
+    }
+
+    fn ready(&self) -> bool {
+        !self.state().lost
     }
 
     fn open_channel(&self, _core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {

@@ -4,8 +4,10 @@
 //! ([`sys`]).
 
 pub mod gate;
+pub mod hostile;
 pub mod port;
 pub mod process;
+pub mod scripted;
 pub mod soak;
 #[allow(unsafe_code)]
 pub mod sys;

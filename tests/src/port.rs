@@ -165,6 +165,11 @@ impl Port {
         self.inner().ends.get(&tag).copied()
     }
 
+    /// How a request ended, if it has; then that is forgotten.
+    pub fn take_end(&self, tag: Tag) -> Option<End> {
+        self.inner_mut().ends.remove(&tag)
+    }
+
     /// The answer to a command, if there is one. Panics for one that was aborted.
     pub fn outcome(&self, tag: Tag) -> Option<Outcome> {
         match self.end(tag)? {

@@ -21,6 +21,7 @@ use reactor::{Batch, Clock, Service};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::target::Shard;
+use srpt_tgt::target::limiter::RateLimits;
 use srpt_tgt::target::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::target::message::{Action, ActionError, Answer, Message, Report, Token};
 use srpt_tgt::target::outbox::{CoreDoor, Outbox};
@@ -288,6 +289,10 @@ impl World {
                 self.stalls[core] -= 1;
                 continue;
             }
+            // A core that has ended has no thread any more.
+            if shard.stopped() {
+                continue;
+            }
             let inbox = &mut self.inboxes[core];
             let mut mailbox = self.mailboxes[core].borrow_mut();
             while !inbox.is_full() {
@@ -329,11 +334,21 @@ impl World {
 
     /// Asks all cores for something; see [`World::answered`].
     pub fn begin(&mut self, action: Action) -> Token {
+        self.begin_in_turn(action, |_, _| ())
+    }
+
+    /// The same, with something happening after each core was told.
+    pub fn begin_in_turn(
+        &mut self,
+        action: Action,
+        mut between: impl FnMut(&mut World, usize),
+    ) -> Token {
         self.token += 1;
         let token = self.token;
-        for mailbox in &self.mailboxes {
+        for core in 0..self.shards.len() {
             let action = action.clone();
-            mailbox.borrow_mut().push_back(Message::Control { token, action });
+            self.mailboxes[core].borrow_mut().push_back(Message::Control { token, action });
+            between(self, core);
         }
         token
     }
@@ -378,6 +393,13 @@ impl World {
             Arc::new(LogicalUnit::new(id, device, identity))
         });
         Arc::clone(unit)
+    }
+
+    /// Sets the rate limits of a device that is mapped.
+    pub fn limit(&mut self, bdev: &str, limits: RateLimits) {
+        self.units[bdev].limiter.set(&limits);
+        let bdev = bdev.to_owned();
+        self.control(Action::RateLimits { bdev, limited: limits.is_on() });
     }
 
     /// Takes a LUN out of the map and says so to the sessions.
@@ -514,6 +536,18 @@ impl World {
             }
         }
         None
+    }
+
+    /// Stops all cores as the control plane does.
+    pub fn shut_down(&mut self) {
+        self.control(Action::Shutdown);
+        self.end();
+    }
+
+    /// Ends all cores, which have answered [`Action::Shutdown`].
+    pub fn end(&mut self) {
+        self.control(Action::End);
+        self.until("the end of the cores", World::stopped);
     }
 
     /// Every shard has stopped.

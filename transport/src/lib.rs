@@ -211,6 +211,7 @@ pub trait Fabric {
     /// Publishes what has been enqueued: at most one doorbell per connection touched.
     fn flush(&mut self);
 
-    /// Before the core sleeps: arms the wake-up. False when events are waiting already.
+    /// Before the core sleeps: arms the wake-up. False when events are waiting already. The end of
+    /// a reply need not wake: it is reported at the latest when the longest sleep is over.
     fn arm(&mut self) -> bool;
 }

@@ -7,7 +7,9 @@ mod rdma_host;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use rdma_host::{CLOSE, CREDITS, ECHO, FETCH, Host, WRITE, ZERO, checksum, command, pattern};
+use rdma_host::{
+    CLOSE, CREDITS, ECHO, FETCH, HOLD, Host, SLEEP_MAX, WRITE, ZERO, checksum, command, pattern,
+};
 use transport::CloseReason;
 use transport::initiator::{ConnectError, Connector, DataMemory, Link, LinkError};
 use transport::rdma::{
@@ -334,12 +336,56 @@ fn a_sleeping_core_is_woken_by_commands_and_logins() {
     let Some(world) = World::new("5615", RdmaValues::default(), 1) else { return };
     let mut link = world.connect();
     for tag in 0..20 {
-        let slept = world.host().seen.lock().unwrap().slept;
-        assert!(world.host().wait(|seen| seen.slept > slept || tag == 0));
+        assert!(world.host().wait(|seen| seen.asleep));
         let start = Instant::now();
+        // A fetch is waited for asleep; the end of the reply is not.
+        let op = if tag % 2 == 0 { ECHO } else { FETCH };
+        let segs = [world.memory.seg(0, 65536)];
+        let (answered, _) = call(&mut link, &command(op, tag, 65536, &segs)).unwrap();
+        assert_eq!(answered, tag);
+        assert!(start.elapsed() < SLEEP_MAX / 2, "the core overslept");
+    }
+    assert!(world.host().wait(|seen| seen.asleep));
+    drop(link);
+    assert!(world.host().wait(|seen| seen.closed.len() == 1));
+}
+
+#[test]
+fn the_end_of_a_reply_does_not_wake_a_sleeping_core() {
+    let Some(world) = World::new("5620", RdmaValues::default(), 1) else { return };
+    let mut link = world.connect();
+    assert_eq!(call(&mut link, &command(ECHO, 0, 0, &[])).unwrap(), (0, 0));
+    let before = world.host().seen.lock().unwrap().woken;
+    for tag in 1..=20 {
+        assert!(world.host().wait(|seen| seen.asleep));
         assert_eq!(call(&mut link, &command(ECHO, tag, 0, &[])).unwrap(), (tag, 0));
-        // The core's longest sleep is 5 s.
-        assert!(start.elapsed() < Duration::from_secs(2), "the core overslept");
+    }
+    let woken = world.host().seen.lock().unwrap().woken - before;
+    assert!((10..=25).contains(&woken), "{woken} wake-ups for 20 commands");
+}
+
+#[test]
+fn operations_that_come_after_the_end_fail_once_and_then_all_is_home() {
+    for use_srq in [false, true] {
+        let values = RdmaValues { use_srq, srpt_srq_size: 256, ..Default::default() };
+        let Some(world) = World::new("5621", values, 1) else { return };
+        for cycle in 1..=5 {
+            let mut link = world.connect();
+            for tag in 0..3 {
+                let segs = [world.memory.seg(0, 65536)];
+                link.send(&command(HOLD, tag, 65536, &segs)).unwrap();
+            }
+            link.flush().unwrap();
+            assert!(world.host().wait(|seen| seen.held == 3 * cycle));
+            drop(link);
+            // Released: the fabric would refuse that, did it still have an operation.
+            assert!(world.host().wait(|seen| seen.closed.len() as u64 == cycle));
+            let seen = world.host().seen.lock().unwrap();
+            assert_eq!((seen.operations_failed, seen.connections), (6 * cycle, 0));
+        }
+        // Its number serves again.
+        let mut link = world.connect();
+        assert_eq!(call(&mut link, &command(ECHO, 1, 0, &[])).unwrap(), (1, 0));
     }
 }
 

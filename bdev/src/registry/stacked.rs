@@ -99,6 +99,11 @@ impl Registry {
         names
     }
 
+    /// The device that a virtual device is over.
+    pub fn base_of(&self, name: &str) -> Option<&str> {
+        self.entries[self.position(name).ok()?].base.as_deref()
+    }
+
     fn error_injection(&self, name: &str, method: &str) -> Result<&ErrorInjection, BdevError> {
         let entry = &self.entries[self.position(name)?];
         match &entry.kind {
@@ -118,6 +123,13 @@ impl Registry {
         let name = self.fresh_name(Some(name), "")?;
         let uuid = self.fresh_uuid(uuid, module, &name)?;
         self.refuse_claimed(at)?;
+        let below = &self.entries[at].bdev;
+        if below.scsi().is_some() && below.geometry().blocks == 0 {
+            return Err(BdevError::Invalid(format!(
+                "bdev {} is a SCSI device without blocks: only a disk can be below another bdev",
+                below.name()
+            )));
+        }
         Ok(Parts { name, uuid, base: Arc::clone(&self.entries[at].bdev) })
     }
 

@@ -1,3 +1,4 @@
 //! What needs unsafe code.
 pub mod queue;
 pub mod region;
+pub mod sg;

@@ -62,6 +62,8 @@ pub struct Queue {
     held: Vec<Option<Buf>>,
     /// Steps pushed and not reaped.
     in_kernel: u32,
+    /// Nothing completes unless it is asked for.
+    polls: bool,
     files: Vec<Option<OpenFile>>,
     table: bool,
     /// First and last address of each registered piece of the pool.
@@ -95,17 +97,46 @@ pub enum Delivery {
     Interrupt,
 }
 
-impl Delivery {
-    /// All ways, the best first.
-    pub const ALL: [Delivery; 3] = [Delivery::Asked, Delivery::NextCall, Delivery::Interrupt];
+/// What a ring is made with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setup {
+    /// How completions come. Without a meaning where a kernel thread submits.
+    pub delivery: Delivery,
+    /// A kernel thread takes submissions.
+    pub sq_poll: bool,
+    /// Devices are polled for completions; reads and writes with direct I/O only.
+    pub io_poll: bool,
 }
 
-/// A ring with the first of `deliveries` that the kernel has.
-fn build(entries: u32, deliveries: &[Delivery]) -> Result<IoUring, Errno> {
-    for delivery in deliveries {
+/// How long the kernel's thread looks for submissions before it sleeps.
+const SQ_IDLE_MS: u32 = 1000;
+
+impl Setup {
+    /// A ring that does not poll.
+    pub const fn plain(delivery: Delivery) -> Setup {
+        Setup { delivery, sq_poll: false, io_poll: false }
+    }
+
+    /// All rings that do not poll, the best first.
+    pub const PLAIN: [Setup; 3] = [
+        Setup::plain(Delivery::Asked),
+        Setup::plain(Delivery::NextCall),
+        Setup::plain(Delivery::Interrupt),
+    ];
+}
+
+/// A ring with the first of `setups` that the kernel has.
+fn build(entries: u32, setups: &[Setup]) -> Result<(IoUring, Setup), Errno> {
+    for setup in setups {
         let mut builder = IoUring::builder();
         builder.dontfork().setup_clamp();
-        match delivery {
+        if setup.io_poll {
+            builder.setup_iopoll();
+        }
+        match setup.delivery {
+            _ if setup.sq_poll => {
+                builder.setup_submit_all().setup_sqpoll(SQ_IDLE_MS);
+            }
             Delivery::Asked => {
                 builder.setup_submit_all().setup_taskrun_flag();
                 builder.setup_single_issuer().setup_defer_taskrun();
@@ -117,7 +148,7 @@ fn build(entries: u32, deliveries: &[Delivery]) -> Result<IoUring, Errno> {
         }
         match builder.build(entries).map_err(errno) {
             Err(Errno::INVAL) => {}
-            other => return other,
+            other => return other.map(|uring| (uring, *setup)),
         }
     }
     Err(Errno::INVAL)
@@ -130,11 +161,11 @@ impl Queue {
         depth: u32,
         memory: &Arc<Memory>,
         wake: Option<&Arc<OwnedFd>>,
-        deliveries: &[Delivery],
+        setups: &[Setup],
     ) -> Result<Queue, Refused> {
         let entries = depth.clamp(2, ENTRIES_MAX).next_power_of_two();
-        let mut uring =
-            build(entries, deliveries).map_err(|errno| ("setting up io_uring", errno))?;
+        let (mut uring, setup) =
+            build(entries, setups).map_err(|errno| ("setting up io_uring", errno))?;
         if let Some(wake) = wake {
             let registered = uring.submitter().register_eventfd(wake.as_raw_fd());
             registered.map_err(|error| ("registering an eventfd with io_uring", errno(error)))?;
@@ -148,6 +179,7 @@ impl Queue {
             uring,
             held: (0..depth).map(|_| None).collect(),
             in_kernel: 0,
+            polls: setup.io_poll,
             files: Vec::new(),
             zeros,
             wake: wake.cloned(),
@@ -175,6 +207,11 @@ impl Queue {
         if file.is_some_and(|file| file.registered) {
             self.update_table(number, -1);
         }
+    }
+
+    /// An open file.
+    pub fn file(&self, number: u32) -> Option<&OwnedFd> {
+        Some(&self.files.get(number as usize)?.as_ref()?.fd)
     }
 
     fn update_table(&self, slot: u32, fd: RawFd) -> bool {
@@ -278,8 +315,9 @@ impl Queue {
     #[inline]
     pub fn collect(&mut self) {
         self.disarm();
+        let asks = self.polls && self.in_kernel > 0;
         let submission = self.uring.submission();
-        if submission.taskrun() || submission.cq_overflow() {
+        if asks || submission.taskrun() || submission.cq_overflow() {
             drop(submission);
             self.call(0);
         }
@@ -295,8 +333,12 @@ impl Queue {
     }
 
     /// Makes the next completion raise the wake-up descriptor, until the next call of
-    /// [`Queue::enter`] or [`Queue::collect`]. False when there is something to submit or reap.
+    /// [`Queue::enter`] or [`Queue::collect`]. False when there is something to submit or reap, or
+    /// completions have to be asked for.
     pub fn arm(&mut self) -> bool {
+        if self.polls && self.in_kernel > 0 {
+            return false;
+        }
         if self.wake.is_some() && !self.armed {
             self.uring.completion().enable_eventfd();
             self.armed = true;
@@ -382,7 +424,8 @@ mod tests {
         let memory = Arc::new(Memory::ordinary(4096).unwrap());
         let flags = rustix::event::EventfdFlags::NONBLOCK;
         let wake = Arc::new(rustix::event::eventfd(0, flags).unwrap());
-        let Ok(mut queue) = Queue::open(1, &memory, Some(&wake), &[Delivery::Asked]) else {
+        let Ok(mut queue) = Queue::open(1, &memory, Some(&wake), &[Setup::plain(Delivery::Asked)])
+        else {
             return;
         };
         let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
@@ -403,7 +446,7 @@ mod tests {
     #[test]
     fn more_files_than_the_table_holds_work() {
         let memory = Arc::new(Memory::ordinary(4096).unwrap());
-        let mut queue = Queue::open(2, &memory, None, &Delivery::ALL).unwrap();
+        let mut queue = Queue::open(2, &memory, None, &Setup::PLAIN).unwrap();
         let exe = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
         let exe = Arc::new(OwnedFd::from(exe));
         let numbers: Vec<_> = (0..FILES_MAX + 2).map(|_| queue.add_file(exe.clone())).collect();

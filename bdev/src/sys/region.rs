@@ -34,6 +34,9 @@ impl Region {
                 MapFlags::PRIVATE,
             )
         }?;
+        // SAFETY: the range is the new mapping; the advice changes no bytes. Without huge pages it
+        // is refused, which costs only speed: they need a 512th of the page faults and TLB entries.
+        let _ = unsafe { madvise(base, len, Advice::LinuxHugepage) };
         let base = NonNull::new(base.cast()).expect("mmap never maps at null");
         Ok(Region { base, len, page_bytes: rustix::param::page_size() })
     }

@@ -1,7 +1,6 @@
 //! A file or block device, opened and looked at.
 
 use std::fs::read_to_string;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
@@ -10,14 +9,24 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::{Direct, UringOptions};
+use super::options::{Direct, UringOptions};
 use crate::registry::{BdevError, check_block_bytes};
+
+/// A medium and its open file.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub medium: Medium,
+    pub fd: OwnedFd,
+}
 
 /// What was found out about a file or block device when it was opened.
 #[derive(Debug)]
 pub(super) struct Medium {
-    pub fd: Arc<OwnedFd>,
     pub is_block: bool,
+    /// What tells a block device from another one that comes under its name, if it says so.
+    identity: Option<String>,
+    /// A loop device whose backing file goes with the last user.
+    clears_itself: bool,
     pub block_bytes: u32,
     pub physical_bytes: u32,
     pub blocks: u64,
@@ -45,11 +54,25 @@ pub(super) fn os(what: impl Into<String>) -> impl FnOnce(Errno) -> BdevError {
     move |errno| BdevError::Os { what, errno }
 }
 
+/// What an open medium is now.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// There, with so many bytes.
+    There { bytes: u64 },
+    /// Gone, and how that shows.
+    Lost(String),
+}
+
 impl Medium {
-    /// Opens, locks and looks. `name` is the bdev's, for messages.
-    pub(super) fn open(name: &str, options: &UringOptions) -> Result<Medium, BdevError> {
+    /// Opens, locks and looks. `name` is the bdev's, for messages. A file that another process has
+    /// is waited for up to `lock_wait`.
+    pub(super) fn open(
+        name: &str,
+        options: &UringOptions,
+        lock_wait: Duration,
+    ) -> Result<Opened, BdevError> {
         let path = options.filename.as_str();
-        let (fd, is_block) = open_locked(path, options.read_only)?;
+        let (fd, is_block) = open_locked(options, lock_wait)?;
         let stat = rustix::fs::statx(
             &fd,
             "",
@@ -76,8 +99,10 @@ impl Medium {
             true => disk.number("discard_granularity").unwrap_or(0),
             false => stat.stx_blksize,
         };
-        Ok(Medium {
+        let medium = Medium {
             is_block,
+            identity: if is_block { disk.identity() } else { None },
+            clears_itself: is_block && disk.clears_itself(),
             block_bytes,
             physical_bytes: physical_bytes(physical, block_bytes),
             blocks,
@@ -91,23 +116,71 @@ impl Medium {
             // A discarded block of a disk reads as anything.
             unmap_zeroes: unmap && !is_block,
             unmap_granularity: if unmap { granularity } else { 0 },
-            fd: Arc::new(fd),
-        })
+        };
+        Ok(Opened { medium, fd })
+    }
+
+    /// Opens what has been lost, if the same is there again.
+    pub(super) fn open_again(
+        name: &str,
+        options: &UringOptions,
+        before: &Medium,
+    ) -> Result<Opened, BdevError> {
+        let path = options.filename.as_str();
+        let refused = |why: &str| Err(BdevError::Invalid(format!("{path} {why}")));
+        let stat = rustix::fs::stat(path).map_err(os(format!("opening {path}")))?;
+        let is_block = FileType::from_raw_mode(stat.st_mode) == FileType::BlockDevice;
+        if is_block != before.is_block {
+            return refused("is another kind of file than before");
+        }
+        // An exclusive open, however short, would get in the way of whoever sets it up.
+        if is_block && Disk::at(stat.st_rdev).text("size").as_deref() == Some("0") {
+            return refused("has no medium");
+        }
+        let options = UringOptions { block_size: Some(before.block_bytes), ..options.clone() };
+        let opened = Medium::open(name, &options, Duration::ZERO)?;
+        match (&before.identity, &opened.medium.identity) {
+            (Some(before), Some(now)) if before != now => {
+                refused(&format!("is another device ({now}) than before ({before})"))
+            }
+            (Some(_), Some(_)) => Ok(opened),
+            _ if opened.medium.blocks != before.blocks => {
+                refused("has another size than before and nothing else to know it by")
+            }
+            _ => Ok(opened),
+        }
+    }
+
+    /// What has become of it.
+    pub(super) fn fate(&self, path: &str, fd: &OwnedFd) -> Fate {
+        let bytes = match rustix::fs::seek(fd, SeekFrom::End(0)) {
+            Ok(0) if self.is_block => return Fate::Lost(format!("{path} is gone")),
+            Ok(bytes) if bytes < u64::from(self.block_bytes) => {
+                return Fate::Lost(format!("{path} has {bytes} bytes, less than a block"));
+            }
+            Ok(bytes) => bytes,
+            Err(errno) => return Fate::Lost(format!("{path}: {errno}")),
+        };
+        let released = || {
+            let stat = rustix::fs::fstat(fd);
+            stat.is_ok_and(|stat| Disk::at(stat.st_rdev).clears_itself())
+        };
+        // A loop device that its operator has detached stays as long as somebody has it open.
+        if self.is_block && !self.clears_itself && released() {
+            return Fate::Lost(format!("{path} has been detached"));
+        }
+        Fate::There { bytes }
     }
 }
-
-/// How long a lock is waited for: a process that was killed holds its files until the kernel has
-/// put away its ring, some 50 ms after its end.
-const LOCK_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Pause between two tries.
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// Opens for this process alone, waiting a while for one that has just died.
-fn open_locked(path: &str, read_only: bool) -> Result<(OwnedFd, bool), BdevError> {
-    let deadline = Instant::now() + LOCK_WAIT_MAX;
+fn open_locked(options: &UringOptions, lock_wait: Duration) -> Result<(OwnedFd, bool), BdevError> {
+    let deadline = Instant::now() + lock_wait;
     loop {
-        match try_open_locked(path, read_only) {
+        match try_open_locked(options) {
             Err(BdevError::Locked { .. }) if Instant::now() < deadline => {
                 std::thread::sleep(LOCK_PAUSE);
             }
@@ -116,8 +189,11 @@ fn open_locked(path: &str, read_only: bool) -> Result<(OwnedFd, bool), BdevError
     }
 }
 
-/// Opens for this process alone: files by a lock, block devices by the kernel's own exclusion.
-fn try_open_locked(path: &str, read_only: bool) -> Result<(OwnedFd, bool), BdevError> {
+/// Opens for this process alone, or for those that share: files by a lock, block devices by the
+/// kernel's own exclusion.
+fn try_open_locked(options: &UringOptions) -> Result<(OwnedFd, bool), BdevError> {
+    let UringOptions { filename: path, read_only, shared, .. } = options;
+    let (path, read_only, shared) = (path.as_str(), *read_only, *shared);
     // Looked at before it is opened: opening some devices does something.
     let stat = rustix::fs::stat(path).map_err(os(format!("opening {path}")))?;
     let is_block = match FileType::from_raw_mode(stat.st_mode) {
@@ -129,7 +205,7 @@ fn try_open_locked(path: &str, read_only: bool) -> Result<(OwnedFd, bool), BdevE
         _ => return Err(not_a_disk(path, "a socket")),
     };
     let access = if read_only { OFlags::RDONLY } else { OFlags::RDWR };
-    let exclusive = if is_block { OFlags::EXCL } else { OFlags::empty() };
+    let exclusive = if is_block && !shared { OFlags::EXCL } else { OFlags::empty() };
     let locked = || BdevError::Locked { filename: path.to_owned() };
     let fd = match rustix::fs::open(path, access | exclusive | OFlags::CLOEXEC, Mode::empty()) {
         Err(Errno::BUSY) => return Err(locked()),
@@ -142,7 +218,7 @@ fn try_open_locked(path: &str, read_only: bool) -> Result<(OwnedFd, bool), BdevE
         // Saves the inode a write now and then; only the owner may, and it doesn't matter.
         let _ = rustix::fs::fcntl_getfl(&fd)
             .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NOATIME));
-        let operation = match read_only {
+        let operation = match read_only || shared {
             true => FlockOperation::NonBlockingLockShared,
             false => FlockOperation::NonBlockingLockExclusive,
         };
@@ -219,6 +295,28 @@ impl Disk {
             false => (stat.stx_dev_major, stat.stx_dev_minor),
         };
         Disk { folder: format!("/sys/dev/block/{major}:{minor}") }
+    }
+
+    fn at(device: u64) -> Disk {
+        let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+        Disk { folder: format!("/sys/dev/block/{major}:{minor}") }
+    }
+
+    /// An attribute without the white space around it; `None` when there is none or it is empty.
+    fn text(&self, attribute: &str) -> Option<String> {
+        let text = read_to_string(format!("{}/{attribute}", self.folder)).ok()?;
+        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    /// What the device calls itself.
+    fn identity(&self) -> Option<String> {
+        let names = ["device/wwid", "wwid", "serial", "dm/uuid", "md/uuid", "loop/backing_file"];
+        names.into_iter().find_map(|name| self.text(name))
+    }
+
+    /// A loop device that is detached with its last user.
+    fn clears_itself(&self) -> bool {
+        self.text("loop/autoclear").as_deref() == Some("1")
     }
 
     /// A number of the request queue; a partition's is its disk's.

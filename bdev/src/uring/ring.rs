@@ -15,7 +15,8 @@ use rustix::fd::OwnedFd;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::sys::queue::{Delivery, Queue, Reaped, Refused, Step, ZEROS_BYTES};
+use super::kernel::Kernel;
+use crate::sys::queue::{Queue, Reaped, Refused, Setup, Step, ZEROS_BYTES};
 use crate::{IoDone, IoStatus};
 
 /// What an operation is doing now.
@@ -74,8 +75,8 @@ enum Outcome {
 }
 
 /// One core's ring. See [`SharedRing`](super::SharedRing).
-pub struct Ring {
-    queue: Queue,
+pub struct Ring<K = Queue> {
+    queue: K,
     slots: Vec<Option<Slot>>,
     /// Tag indices of operations whose next step is not with the kernel yet.
     waiting: VecDeque<u32>,
@@ -89,15 +90,22 @@ impl Ring {
         depth: u32,
         memory: &Arc<Memory>,
         wake: Option<&Arc<OwnedFd>>,
-        deliveries: &[Delivery],
+        setups: &[Setup],
     ) -> Result<Ring, Refused> {
-        Ok(Ring {
-            queue: Queue::open(depth, memory, wake, deliveries)?,
+        Ok(Ring::over(Queue::open(depth, memory, wake, setups)?, depth))
+    }
+}
+
+#[allow(private_bounds, reason = "rings are made here only")]
+impl<K: Kernel> Ring<K> {
+    pub(super) fn over(queue: K, depth: u32) -> Ring<K> {
+        Ring {
+            queue,
             slots: (0..depth).map(|_| None).collect(),
             waiting: VecDeque::with_capacity(depth as usize),
             ready: VecDeque::with_capacity(depth as usize),
             files: Vec::new(),
-        })
+        }
     }
 
     pub(super) fn open_file(&mut self, fd: Arc<OwnedFd>) -> u32 {
@@ -181,10 +189,13 @@ impl Ring {
         slot.op.buf = reaped.buf;
         let number = slot.op.file;
         let file = &mut self.files[number as usize];
-        let Outcome::Done(status) = slot.on_result(reaped.result, file) else {
+        let Outcome::Done(mut status) = slot.on_result(reaped.result, file) else {
             self.waiting.push_back(index as u32);
             return None;
         };
+        if reaped.result == -Errno::IO.raw_os_error() && self.queue.is_gone(number) {
+            status = IoStatus::NotReady;
+        }
         file.in_flight -= 1;
         if file.closing && file.in_flight == 0 {
             self.queue.remove_file(number);
@@ -194,7 +205,7 @@ impl Ring {
     }
 }
 
-impl Drop for Ring {
+impl<K> Drop for Ring<K> {
     fn drop(&mut self) {
         // Buffers of operations that never started: nobody is left to take them home.
         for slot in self.slots.drain(..).flatten() {
@@ -286,10 +297,13 @@ impl Slot {
             return Outcome::Again;
         }
         Outcome::Done(match errno {
-            Errno::NOSPC | Errno::DQUOT => IoStatus::NoSpace,
+            Errno::NOSPC | Errno::DQUOT | Errno::FBIG => IoStatus::NoSpace,
             Errno::ROFS | Errno::PERM if self.op.work != Work::Read => IoStatus::WriteProtected,
             Errno::NODEV | Errno::NXIO | Errno::BADF | Errno::TIMEDOUT => IoStatus::NotReady,
-            Errno::CANCELED => IoStatus::Aborted,
+            // Of network and user-space file systems, and of remote disks.
+            Errno::STALE | Errno::NOTCONN | Errno::NOLINK | Errno::HOSTDOWN => IoStatus::NotReady,
+            // To be tried again: there was no memory just then.
+            Errno::CANCELED | Errno::NOMEM => IoStatus::Aborted,
             // After a short transfer the rest starts at the end of a file that shrank.
             Errno::INVAL if self.moved > 0 => self.medium_error(),
             // The device does not do it this way, say with a buffer of this alignment.
@@ -333,6 +347,10 @@ mod tests {
             (Work::Write, Errno::NOSPC, IoStatus::NoSpace),
             (Work::Write, Errno::DQUOT, IoStatus::NoSpace),
             (Work::Zeros, Errno::NOSPC, IoStatus::NoSpace),
+            (Work::Write, Errno::FBIG, IoStatus::NoSpace),
+            (Work::Read, Errno::STALE, IoStatus::NotReady),
+            (Work::Sync, Errno::NOTCONN, IoStatus::NotReady),
+            (Work::Write, Errno::NOMEM, IoStatus::Aborted),
             (Work::Write, Errno::ROFS, IoStatus::WriteProtected),
             (Work::Punch, Errno::PERM, IoStatus::WriteProtected),
             (Work::Read, Errno::PERM, IoStatus::ReadError),

@@ -10,6 +10,10 @@ use super::*;
 use crate::contract::{self, Rig};
 use crate::delay::{Delay, Latencies};
 use crate::registry::Registry;
+use crate::{Io, IoDone, IoOp, IoStatus};
+use reactor::Instant;
+
+mod media;
 
 /// A scratch file of its own, gone when dropped.
 struct Scratch(PathBuf);
@@ -33,7 +37,7 @@ impl Scratch {
     fn open(&self, change: impl FnOnce(&mut UringOptions)) -> Result<Uring, BdevError> {
         let mut options = self.options();
         change(&mut options);
-        Uring::open("Uring0".into(), Uuid::nil(), &options)
+        Uring::open("Uring0".into(), Uuid::nil(), &options, Duration::ZERO)
     }
 }
 
@@ -70,7 +74,7 @@ fn obeys_the_contract_in_memory() {
 fn obeys_the_contract_read_only_and_without_write_cache() {
     let scratch = Scratch::on_disk(2 << 20);
     contract::every_rule(&scratch.open(|options| options.read_only = true).unwrap(), 9);
-    let uring = scratch.open(|options| options.write_cache = false).unwrap();
+    let uring = scratch.open(|options| options.write_cache = OnOff(false)).unwrap();
     assert!(!uring.geometry().write_cache);
     contract::data_is_kept(&uring, 10, 200);
 }
@@ -88,7 +92,7 @@ fn direct_on_says_why_it_can_not() {
 fn only_disks_and_files_of_whole_blocks_are_opened() {
     let refused = |path: &str| {
         let options = UringOptions::new(path);
-        Uring::open("u".into(), Uuid::nil(), &options).unwrap_err()
+        Uring::open("u".into(), Uuid::nil(), &options, Duration::ZERO).unwrap_err()
     };
     assert!(refused("/").to_string().contains("a directory"));
     assert!(refused("/dev/null").to_string().contains("a character device"));
@@ -203,7 +207,11 @@ fn channels_of_a_core_share_a_ring_and_close_in_any_order() {
     let item = done.pop().unwrap();
     assert_eq!((item.tag, item.status), (tag, IoStatus::Good));
     rig.put(item.buf);
-    assert_eq!(Arc::strong_count(&other.medium.fd), 1, "a file outlives its last operation");
+    assert_eq!(
+        Arc::strong_count(&other.state.take().2.unwrap()),
+        2,
+        "a file outlives its last operation"
+    );
     let third = other.open_channel(&mut rig.core).unwrap();
     assert!(rig.read(0, 1).is_ok());
     drop(third);
@@ -269,7 +277,7 @@ fn core_of(
     wake: Option<Arc<OwnedFd>>,
 ) -> CoreContext {
     let memory = Arc::new(Memory::ordinary(bytes).unwrap());
-    let ring = Ring::open(depth, &memory, wake.as_ref(), &[delivery]).unwrap();
+    let ring = Ring::open(depth, &memory, wake.as_ref(), &[Setup::plain(delivery)]).unwrap();
     CoreContext { memory, ring: Some(Rc::new(RefCell::new(ring))), depth, wake }
 }
 
@@ -277,7 +285,7 @@ fn core_of(
 fn all_ways_of_delivery_work() {
     let scratch = Scratch::on_disk(1 << 20);
     let uring = scratch.open(|_| {}).unwrap();
-    for delivery in Delivery::ALL {
+    for Setup { delivery, .. } in Setup::PLAIN {
         let core = core_of(16, 1 << 20, delivery, None);
         contract::data_is_kept_by(&mut Rig::of(&uring, core, 65536), 11, 200);
         a_completion_wakes_an_armed_core_and_only_then(&uring, delivery);
@@ -330,7 +338,7 @@ fn submit_sync(channel: &mut dyn IoChannel) {
 fn the_create_call_makes_the_same_device() {
     let scratch = Scratch::on_disk(1 << 20);
     let mut registry = Registry::with_host("host");
-    let options = UringOptions { write_cache: false, ..scratch.options() };
+    let options = UringOptions { write_cache: OnOff(false), ..scratch.options() };
     let first = registry.create_uring(options).unwrap();
     let (call, geometry) = (first.create_call(), first.geometry());
     assert_eq!(call.0, "bdev_uring_create");
@@ -339,7 +347,7 @@ fn the_create_call_makes_the_same_device() {
     let options = serde_json::from_value(call.1.clone()).unwrap();
     let second = registry.create_uring(options).unwrap();
     assert_eq!((second.create_call(), second.geometry()), (call, geometry));
-    registry.rescan_uring("Uring0").unwrap();
+    assert_eq!(registry.rescan_uring("Uring0").unwrap(), None);
 }
 
 /// Runs on the block device that `BDEV_TEST_BLOCK_DEVICE` names, whose data it destroys.
@@ -348,8 +356,8 @@ fn obeys_the_contract_on_a_block_device() {
     let Ok(path) = std::env::var("BDEV_TEST_BLOCK_DEVICE") else { return };
     for direct in [Direct::Auto, Direct::Off] {
         let options = UringOptions { direct, ..UringOptions::new(&path) };
-        let uring = Uring::open("u".into(), Uuid::nil(), &options).unwrap();
-        let second = Uring::open("v".into(), Uuid::nil(), &options).unwrap_err();
+        let uring = Uring::open("u".into(), Uuid::nil(), &options, Duration::ZERO).unwrap();
+        let second = Uring::open("v".into(), Uuid::nil(), &options, Duration::ZERO).unwrap_err();
         assert_eq!(second.errno(), -16);
         contract::every_rule(&uring, 12);
         let mut rig = Rig::new(&uring, 4, 65536);
@@ -362,6 +370,9 @@ fn obeys_the_contract_on_a_block_device() {
         assert_eq!(rig.read(8, 8).unwrap(), [0; 4096]);
         drop((rig, uring));
         let small = UringOptions { block_size: Some(256), ..options };
-        assert_eq!(Uring::open("w".into(), Uuid::nil(), &small).unwrap_err().errno(), -22);
+        assert_eq!(
+            Uring::open("w".into(), Uuid::nil(), &small, Duration::ZERO).unwrap_err().errno(),
+            -22
+        );
     }
 }

@@ -242,12 +242,26 @@ fn sleep_begins_after_the_spin_and_counts_as_idle() {
         (10, Progress::Busy),
         (30, Progress::Idle),
         (30, Progress::Idle), // 60 ns without progress: sleeps
-        (40, Progress::Idle), // the wake-up counts as progress: spins again
+        (24, Progress::Idle), // the wake-up counts as progress: spins again, half as long
         (5, Progress::Busy),
-        (49, Progress::Idle),
+        (24, Progress::Idle),
     ];
     let (stats, _) = run_script(turns, idle, &mut ends.inbox, &clock, wake_after_1000);
-    assert_eq!(counts(&stats), [15, 149 + 1_000, 6, 1]);
+    assert_eq!(counts(&stats), [15, 108 + 1_000, 6, 1]);
+}
+
+#[test]
+fn looking_in_vain_is_given_up_and_taken_up_again() {
+    let mut spin = Spin::new(IdlePolicy::Adaptive { spin: Duration::from_nanos(1_600) });
+    let mut after = |slept_ns| {
+        spin.on_woken(slept_ns);
+        spin.now_ns
+    };
+    assert_eq!([0; 6].map(|_| after(1_601)), [800, 400, 200, 100, 0, 0]);
+    assert_eq!([0; 6].map(|_| after(1_600)), [100, 200, 400, 800, 1_600, 1_600]);
+    let mut spin = Spin::new(ADAPTIVE);
+    spin.on_woken(0);
+    assert_eq!(spin.now_ns, 0);
 }
 
 #[test]

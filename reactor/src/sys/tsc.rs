@@ -66,6 +66,16 @@ impl Tsc {
     pub fn is_counter(&self) -> bool {
         matches!(self.source, Source::Counter(_))
     }
+
+    /// Ticks of the processor's counter in a second; `None` when it is not the clock.
+    pub fn ticks_per_s(&self) -> Option<u64> {
+        match self.source {
+            Source::Counter(rate) => {
+                Some(((1_000_000_000u128 << SHIFT) / u128::from(rate.multiplier)) as u64)
+            }
+            Source::Monotonic { .. } => None,
+        }
+    }
 }
 
 impl Default for Tsc {

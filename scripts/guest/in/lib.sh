@@ -6,6 +6,7 @@ ADDRESS=${ADDRESS:-192.168.77.1}        # of NETDEV
 ADDRESS6=${ADDRESS6:-fd77::1}
 RXE=${RXE:-rxe0}                        # RDMA device on NETDEV
 PORT=${PORT:-5555}                      # RDMA/CM port of the target
+TARGET_ADDRESS=${TARGET_ADDRESS:-}      # unless it is ADDRESS too
 configfs=/sys/kernel/config
 
 uptime_s() { cut --delimiter=' ' --fields=1 /proc/uptime; }
@@ -46,7 +47,7 @@ initiator_up() {    # module options of ib_srp
 srp_login() {       # GUID [option,option...]: 16 digits that are both id_ext and ioc_guid
     local extension error tries=50
     extension=$(gid)
-    while ! error=$( { echo "id_ext=$1,ioc_guid=$1,initiator_ext=${INITIATOR_EXT:-${extension:0:16}},src=$ADDRESS,dest=$ADDRESS:$PORT${2:+,$2}" \
+    while ! error=$( { echo "id_ext=$1,ioc_guid=$1,initiator_ext=${INITIATOR_EXT:-${extension:0:16}},src=$ADDRESS,dest=${TARGET_ADDRESS:-$ADDRESS}:$PORT${2:+,$2}" \
         >"/sys/class/infiniband_srp/srp-$RXE-1/add_target"; } 2>&1); do
         # The initiator forgets a host a little after the host is gone.
         case $error in
@@ -73,6 +74,16 @@ srp_node() {
     local node
     for node in /sys/class/srp_host/*/device/target*/*:"$1"/"$2"/*; do
         [ -e "$node" ] && basename "$node" && return
+    done
+}
+
+# A host that waits for a lost target as a user with one path would: tries every second for ten
+# minutes, and holds I/O back meanwhile instead of failing it.
+wait_for_target() {
+    local port
+    for port in /sys/class/srp_remote_ports/*; do
+        echo off >"$port/fast_io_fail_tmo" && echo 600 >"$port/dev_loss_tmo" &&
+            echo 1 >"$port/reconnect_delay" || return 1
     done
 }
 

@@ -37,7 +37,8 @@ rpc() {
 target_configure() { # MEGABYTES of LUN 0
     target_luns "malloc:$1" null:1024
 }
-# Writes the configuration. Each LUN, from 0, is malloc:MEGABYTES, null:MEGABYTES or file:PATH.
+# Writes the configuration. Each LUN, from 0, is malloc:MEGABYTES, null:MEGABYTES, file:PATH, or
+# sg:PATH for a SCSI device that is passed through.
 target_luns() {
     local lun number=0 bdevs="" options="" maps="" listeners="" kind value at
     [ -z "$TARGET_OPTIONS" ] || options="{\"method\": \"srpt_set_options\", \"params\": {$TARGET_OPTIONS}},"
@@ -46,6 +47,8 @@ target_luns() {
         case $kind in
             file) bdevs+="{\"method\": \"bdev_uring_create\", \"params\":
                 {\"name\": \"lun$number\", \"filename\": \"$value\", \"block_size\": 512}}," ;;
+            sg) bdevs+="{\"method\": \"bdev_sg_create\", \"params\":
+                {\"name\": \"lun$number\", \"filename\": \"$value\"}}," ;;
             *) bdevs+="{\"method\": \"bdev_${kind}_create\", \"params\":
                 {\"name\": \"lun$number\", \"num_blocks\": $((value * 2048)), \"block_size\": 512}}," ;;
         esac
@@ -84,16 +87,6 @@ target_kill() {
 target_descriptors() { find "/proc/$target_pid/fd" -mindepth 1 | wc --lines; }
 target_rss_kb() { awk '/^VmRSS/ { print $2 }' "/proc/$target_pid/status"; }
 rxe_objects() { rdma resource show | tr '\n' ' '; }
-
-# A host that waits for a lost target as a user with one path would: tries every second for ten
-# minutes, and holds I/O back meanwhile instead of failing it.
-wait_for_target() {
-    local port
-    for port in /sys/class/srp_remote_ports/*; do
-        echo off >"$port/fast_io_fail_tmo" && echo 600 >"$port/dev_loss_tmo" &&
-            echo 1 >"$port/reconnect_delay" || return 1
-    done
-}
 
 # No kernel complaint. Lines that match the extended expression given are expected.
 kernel_is_clean() { # [EXPECTED]

@@ -7,20 +7,21 @@ use bdev::Bdev;
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::{BdevError, describe};
-use bdev::uring::{Direct, UringOptions};
+use bdev::sg::{SgOptions, TIMEOUT_MS_MAX};
+use bdev::uring::{Direct, OnOff, UringOptions};
 use rustix::io::Errno;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::neutral::{AnyNode, BlockSize, BlockSizeOr0, False, Zero};
-use super::{Method, Outcome, Undo, change, locked, shared};
+use super::{Method, Outcome, Undo, change, limits, locked, shared};
 use crate::control::{Control, Refused};
 use crate::rpc::Shared;
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
 
-pub(super) const METHODS: [Method; 9] = [
+pub(super) const METHODS: [Method; 11] = [
     change("bdev_null_create", null_create),
     locked("bdev_null_delete", |control, params| delete(control, "bdev_null_delete", params)),
     locked("bdev_null_resize", null_resize),
@@ -29,6 +30,8 @@ pub(super) const METHODS: [Method; 9] = [
     change("bdev_uring_create", uring_create),
     locked("bdev_uring_delete", |control, params| delete(control, "bdev_uring_delete", params)),
     locked("bdev_uring_rescan", uring_rescan),
+    change("bdev_sg_create", sg_create),
+    locked("bdev_sg_delete", |control, params| delete(control, "bdev_sg_delete", params)),
     shared("bdev_get_bdevs", list),
 ];
 
@@ -106,11 +109,31 @@ struct UringParams {
     #[serde(default, alias = "readonly")]
     read_only: bool,
     #[serde(default)]
+    shared: bool,
+    #[serde(default)]
+    serial: Option<String>,
+    #[serde(default)]
     direct: Direct,
     #[serde(default)]
-    write_cache: Option<bool>,
+    write_cache: Option<OnOff>,
     #[serde(default)]
     rotational: Option<bool>,
+    #[serde(default)]
+    sq_poll: bool,
+    #[serde(default)]
+    io_poll: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SgParams {
+    #[serde(default)]
+    name: Option<BdevName>,
+    filename: String,
+    #[serde(default)]
+    timeout_ms: Option<Bounded<1, { TIMEOUT_MS_MAX as u64 }>>,
+    #[serde(default)]
+    uuid: Option<Uuid>,
 }
 
 /// Wrong values that only the device could see are parameter errors too.
@@ -161,6 +184,10 @@ fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Und
         block_size: params.block_size.map(|size| size.0),
         uuid: params.uuid,
         read_only: params.read_only,
+        shared: params.shared,
+        serial: params.serial,
+        sq_poll: params.sq_poll,
+        io_poll: params.io_poll,
         direct: params.direct,
         write_cache: params.write_cache.unwrap_or(defaults.write_cache),
         rotational: params.rotational,
@@ -169,13 +196,22 @@ fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Und
     Ok(made(&control.bdevs_mut().create_uring(options).map_err(refused)?))
 }
 
+fn sg_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+    let params: SgParams = params::parse(params)?;
+    let options = SgOptions {
+        name: params.name.map(|name| name.0),
+        filename: params.filename,
+        timeout_ms: params.timeout_ms.map(|ms| ms.0 as u32),
+        uuid: params.uuid,
+    };
+    Ok(made(&control.bdevs_mut().create_sg(options).map_err(refused)?))
+}
+
 fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
     let bdev = control.bdev(&name.0)?;
-    let before = bdev.geometry().blocks;
-    control.bdevs().rescan_uring(&name.0).map_err(refused)?;
-    if bdev.geometry().blocks != before {
-        control.capacity_changed(bdev.name())?;
+    if let Some(change) = control.bdevs().rescan_uring(&name.0).map_err(refused)? {
+        control.medium_changed(bdev.name(), &change)?;
     }
     Ok(json!(true))
 }
@@ -219,15 +255,23 @@ struct ListParams {
     timeout: Option<Bounded<0, 86_400_000>>,
 }
 
+fn shown(control: &Control, bdev: &dyn Bdev, claimed_by: Option<&str>) -> Value {
+    let mut shown = describe(bdev, claimed_by);
+    shown["assigned_rate_limits"] = limits::assigned(&control.rate_limits(bdev.name()));
+    shown
+}
+
 fn list(on: &Shared, params: Params<'_>) -> Outcome {
     let ListParams { name, timeout } = params::parse(params)?;
     let Some(BdevName { 0: name }) = name else {
         let control = on.control();
-        return Ok(control.bdevs().iter().map(|(bdev, by)| describe(bdev.as_ref(), by)).collect());
+        let all = control.bdevs().iter();
+        return Ok(all.map(|(bdev, by)| shown(&control, bdev.as_ref(), by)).collect());
     };
     let look = |control: &mut Control| {
         let bdev = control.bdevs().find(&name).ok()?;
-        Some(json!([describe(bdev.as_ref(), control.bdevs().claimed_by(bdev.name()))]))
+        let by = control.bdevs().claimed_by(bdev.name());
+        Some(json!([shown(control, bdev.as_ref(), by)]))
     };
     let wait_ms = timeout.map_or(0, |timeout| timeout.0);
     let found = on.wait_for(Instant::now() + Duration::from_millis(wait_ms), look);

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::targets::address;
-use super::{Method, Outcome, locked, options, shared};
+use super::{Method, Outcome, limits, locked, options, shared};
 use crate::control::{Control, Mapping, Target};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Params};
@@ -69,8 +69,9 @@ fn entry(method: &str, params: Value) -> Value {
 }
 
 fn bdev_entries(control: &Control) -> Vec<Value> {
-    let calls = control.bdevs().iter().map(|(bdev, _)| bdev.create_call());
-    calls.map(|(method, params)| entry(method, params)).collect()
+    let created = control.bdevs().iter().map(|(bdev, _)| bdev.create_call());
+    let set = control.bdevs().iter().flat_map(|(bdev, _)| limits::calls(control, bdev.name()));
+    created.chain(set).map(|(method, params)| entry(method, params)).collect()
 }
 
 fn srpt_entries(control: &Control) -> Vec<Value> {

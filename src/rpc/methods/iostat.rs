@@ -12,7 +12,8 @@ use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Params};
 use crate::target::message::{IoCounts, Report};
 
-pub(super) const METHODS: [Method; 1] = [locked("bdev_get_iostat", iostat)];
+pub(super) const METHODS: [Method; 2] =
+    [locked("bdev_get_iostat", iostat), locked("bdev_reset_iostat", reset)];
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,14 +75,42 @@ fn iostat(control: &mut Control, params: Params<'_>) -> Outcome {
         let bdevs: Vec<Value> = names
             .iter()
             .map(|name| {
-                let mut sum = IoCounts::default();
-                per_core(&reports, name).for_each(|(_, counts)| add(&mut sum, &counts));
+                let mut sum = control.past_counts(name);
+                per_core(&reports, name).for_each(|(_, counts)| sum.add(&counts));
                 members([("name".to_owned(), json!(name))], &sum)
             })
             .collect();
         answer.insert("bdevs".to_owned(), json!(bdevs));
     }
     Ok(Value::Object(answer))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ResetParams {
+    #[serde(default)]
+    name: Option<BdevName>,
+    #[serde(default = "all")]
+    mode: ResetMode,
+}
+
+fn all() -> ResetMode {
+    ResetMode::All
+}
+
+/// Of one bdev, or of all.
+fn reset(control: &mut Control, params: Params<'_>) -> Outcome {
+    let ResetParams { name, mode } = params::parse(params)?;
+    let names: Vec<String> = match name {
+        None => control.bdevs().iter().map(|(bdev, _)| bdev.name().to_owned()).collect(),
+        Some(name) => vec![control.bdev(&name.0)?.name().to_owned()],
+    };
+    match mode {
+        ResetMode::None => {}
+        ResetMode::All => control.reset_io_counts(names, true)?,
+        ResetMode::Maxmin => control.reset_io_counts(names, false)?,
+    }
+    Ok(json!(true))
 }
 
 /// Nanoseconds of the wall clock: only differences mean anything.
@@ -98,27 +127,6 @@ fn per_core<'a>(
         let of_name = report.bdevs.iter().filter(move |(bdev, _)| bdev == name);
         of_name.map(move |(_, counts)| (core, *counts))
     })
-}
-
-fn add(sum: &mut IoCounts, more: &IoCounts) {
-    // 0 says "none yet" and must not win over a real shortest time.
-    let shortest = |a: u64, b: u64| if a == 0 || (b != 0 && b < a) { b } else { a };
-    sum.bytes_read += more.bytes_read;
-    sum.read_ops += more.read_ops;
-    sum.read_ns += more.read_ns;
-    sum.read_ns_max = sum.read_ns_max.max(more.read_ns_max);
-    sum.read_ns_min = shortest(sum.read_ns_min, more.read_ns_min);
-    sum.bytes_written += more.bytes_written;
-    sum.write_ops += more.write_ops;
-    sum.write_ns += more.write_ns;
-    sum.write_ns_max = sum.write_ns_max.max(more.write_ns_max);
-    sum.write_ns_min = shortest(sum.write_ns_min, more.write_ns_min);
-    sum.bytes_unmapped += more.bytes_unmapped;
-    sum.unmap_ops += more.unmap_ops;
-    sum.unmap_ns += more.unmap_ns;
-    sum.unmap_ns_max = sum.unmap_ns_max.max(more.unmap_ns_max);
-    sum.unmap_ns_min = shortest(sum.unmap_ns_min, more.unmap_ns_min);
-    sum.errors += more.errors;
 }
 
 fn members<const N: usize>(first: [(String, Value); N], counts: &IoCounts) -> Value {
@@ -152,18 +160,4 @@ fn members<const N: usize>(first: [(String, Value); N], counts: &IoCounts) -> Va
     object.extend(numbers.map(|(name, number)| (name.to_owned(), json!(number))));
     object.insert("io_error".to_owned(), errors);
     Value::Object(object)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_idle_core_has_no_shortest_time() {
-        let mut sum = IoCounts::default();
-        for read_ns_min in [0, 70, 50, 0, 90] {
-            add(&mut sum, &IoCounts { read_ns_min, ..IoCounts::default() });
-        }
-        assert_eq!(sum.read_ns_min, 50);
-    }
 }

@@ -7,12 +7,15 @@ use super::Shared;
 use super::error::RpcError;
 use super::params::Params;
 use crate::control::Control;
+use crate::target::limiter::RateLimits;
+use crate::target::meter::OpKind;
 
 mod agents;
 mod app;
 mod bdevs;
 mod config;
 mod iostat;
+mod limits;
 mod luns;
 mod neutral;
 mod options;
@@ -48,6 +51,20 @@ pub enum Undo {
     DmAgent(crate::control::AgentPort),
     /// Go back to other options.
     Options(crate::control::Options),
+    /// Go back to other rate limits.
+    RateLimits {
+        /// Name of the bdev.
+        name: String,
+        /// Its limits before.
+        before: RateLimits,
+    },
+    /// Stop counting times, or count those that were counted before.
+    Histogram {
+        /// Name of the bdev.
+        name: String,
+        /// What was counted before.
+        before: Option<Option<OpKind>>,
+    },
     /// Delete a bdev.
     Bdev {
         /// The method that deletes this kind.
@@ -82,6 +99,10 @@ impl Undo {
         Ok(match self {
             Undo::DmAgent(at) => control.disable_agent(&at),
             Undo::Options(before) => control.set_options(before),
+            Undo::RateLimits { name, before } => control.set_rate_limits(&name, before),
+            Undo::Histogram { name, before } => {
+                control.enable_histogram(&name, before.is_some(), before.flatten())
+            }
             Undo::Bdev { method, name } => control.delete_bdev(method, &name),
             Undo::Target { name } => control.delete_target(&name),
             Undo::Lun { target, lun } => control.unmap_lun(&target, lun),
@@ -108,13 +129,14 @@ const fn change(name: &'static str, run: Change) -> Method {
     Method { name, run: Run::Change(run) }
 }
 
-const GROUPS: [&[Method]; 12] = [
+const GROUPS: [&[Method]; 13] = [
     &app::METHODS,
     &threads::METHODS,
     &config::METHODS,
     &bdevs::METHODS,
     &vbdevs::METHODS,
     &iostat::METHODS,
+    &limits::METHODS,
     &options::METHODS,
     &targets::METHODS,
     &agents::METHODS,

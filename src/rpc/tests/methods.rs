@@ -54,6 +54,7 @@ fn with_reports() -> Bench {
         slots_used: 2,
         waiting: 1,
         bdevs: vec![("Null0".to_owned(), counts(10 + core))],
+        histogram: None,
         closed: vec![(CloseReason::Protocol, 5)],
         counters: vec![("login_rejected", 2)],
     };

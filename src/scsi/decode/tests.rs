@@ -327,7 +327,14 @@ proptest! {
         lun: u16,
     ) {
         let identity = &IDENTITY;
-        let view = LuView { geometry, identity, read_only, relative_port: 1, io_bytes_max };
+        let view = LuView {
+            geometry,
+            identity,
+            read_only,
+            ready: true,
+            relative_port: 1,
+            io_bytes_max,
+        };
         let _ = decode_absent(&bytes, lun);
         if let Ok(decoded) = decode(&bytes, &view) {
             check_bounds(&decoded, &view);

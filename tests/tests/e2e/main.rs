@@ -3,8 +3,8 @@
 mod configuration;
 mod data;
 mod death;
-mod hostile;
 mod idle;
+mod media;
 mod refusals;
 mod rpc;
 mod sockets;

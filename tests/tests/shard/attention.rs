@@ -123,6 +123,44 @@ fn a_changed_capacity_is_reported_where_the_device_is_mapped() {
 }
 
 #[test]
+fn a_lost_medium_is_not_ready_and_its_return_is_told() {
+    const NOT_READY: Code = (2, 0x04, 0);
+    let (mut world, gate) = gated(&Options::cores(2));
+    world.add(1, Arc::new(Gate::new("other", 16)));
+    let ports = [world.ready(0, &Login::of(1), &[0, 1]), world.ready(1, &Login::of(2), &[0, 1])];
+    let changed = |ready| Action::MediumChanged { bdev: "gate".to_owned(), ready };
+    gate.lose(true);
+    world.control(changed(false));
+    for port in &ports {
+        for cdb in
+            [TUR.to_vec(), cdb::synchronize_cache10(0, 0).to_vec(), vec![0x1b, 0, 0, 0, 1, 0]]
+        {
+            let outcome = world.run(port, 0, &cdb, Data::None);
+            assert_eq!(code(&outcome), Some(NOT_READY), "{cdb:02x?}");
+        }
+        for cdb in [&cdb::read10(0, 1)[..], &cdb::read_capacity16(32)[..]] {
+            let outcome = world.run(port, 0, cdb, Data::In(&seg(port, 0, 512)));
+            assert_eq!(code(&outcome), Some(NOT_READY), "{cdb:02x?}");
+        }
+        let inquiry = cdb::inquiry(None, 255);
+        let outcome = world.run(port, 0, &inquiry, Data::In(&seg(port, 0, 255)));
+        assert_eq!((code(&outcome), port.bytes(0, 1)), (None, vec![0]), "it keeps its LUN");
+        assert_eq!(ready(&mut world, port, 1), None, "another one is not touched");
+    }
+    gate.lose(false);
+    gate.resize(100);
+    world.control(changed(true));
+    world.control(Action::CapacityChanged { bdev: "gate".to_owned() });
+    for port in &ports {
+        assert_eq!(ready(&mut world, port, 0), Some((6, 0x28, 0)));
+        assert_eq!(ready(&mut world, port, 0), Some(CAPACITY_CHANGED));
+        assert_eq!(ready(&mut world, port, 0), None);
+        assert_eq!(ready(&mut world, port, 1), None);
+    }
+    world.assert_home();
+}
+
+#[test]
 fn clear_task_set_is_reported_to_others_and_a_reset_to_all() {
     let (mut world, _gate) = gated(&Options::cores(2));
     let mine = world.ready(0, &Login::of(1), &[0]);

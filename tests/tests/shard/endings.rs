@@ -319,8 +319,7 @@ fn a_shutdown_under_load_ends() {
         workload(&good);
         workload(&far);
         world.steps(seed as usize * 3);
-        world.control(Action::Shutdown);
-        world.until("the end", World::stopped);
+        world.shut_down();
         for port in [&port, &good, &far] {
             world.until("the close", |_| port.closed());
             assert!(port.inner().logout, "seed {seed}");
@@ -331,4 +330,25 @@ fn a_shutdown_under_load_ends() {
         assert!(answered > 0 || seed < 5, "seed {seed}: nothing was answered");
         assert_eq!(gate.held(), 0);
     }
+}
+
+/// The core without channels has nothing left at once, but the other one still asks it.
+#[test]
+fn a_function_that_began_before_a_shutdown_ends_on_every_core() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let port = world.ready(1, &Login::of(1), &[0]);
+    gate.shut();
+    let stuck = read(&port);
+    world.until("the read at the device", |_| gate.held() == 1);
+    let token = world.begin_in_turn(Action::Shutdown, |world, core| {
+        if core == 0 {
+            world.steps(10);
+            port.abort(0, stuck);
+            world.steps(10);
+        }
+    });
+    gate.open();
+    world.until("the answers of both", |world| world.answered(token));
+    assert!(port.closed());
+    world.end();
 }

@@ -128,13 +128,13 @@ fn nobody_comes_in_while_the_target_stops_or_is_deleted() {
         "a target that is being deleted"
     );
     world.create_target("u");
-    world.begin(Action::Shutdown);
+    let stop = world.begin(Action::Shutdown);
     world.steps(10);
     let refused = world.try_login(0, &Login::of(3).to("u")).err();
     assert_eq!(refused, Some(RejectReason::InsufficientResources));
-    assert!(!world.answered(delete) && !world.stopped());
+    assert!(!world.answered(delete) && !world.answered(stop));
     gate.open();
-    world.until("the end", |world| world.stopped() && world.answered(delete));
+    world.until("the end", |world| world.answered(stop) && world.answered(delete));
     assert!(port.closed() && port.inner().logout);
 }
 

@@ -3,10 +3,13 @@
 mod attention;
 mod commands;
 mod common;
+mod crash;
 mod credits;
 mod data;
 mod endings;
+mod limits;
 mod login;
+mod pass;
 mod resources;
 mod soak;
 mod stacked;

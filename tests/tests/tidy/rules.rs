@@ -91,6 +91,7 @@ const CRATE_ARROWS: &[(&str, &[&str])] = &[
     ("bdev/Cargo.toml", &["reactor"]),
     ("reactor/Cargo.toml", &[]),
     ("bench/Cargo.toml", OURS),
+    ("bench/engine/Cargo.toml", OURS),
     ("tests/Cargo.toml", OURS),
 ];
 const OURS: &[&str] = &["srpt_tgt", "transport", "bdev", "reactor", "srpt_bench", "srpt_tests"];

@@ -4,6 +4,7 @@
 //! session share. The protocol on top knows no fabric: [`Session`] logs in, a [`Channel`] keeps
 //! credits, commands and task management, [`Scsi`] runs single commands and waits for them.
 
+use std::ptr::NonNull;
 use std::time::Duration;
 
 use crate::RemoteSeg;
@@ -39,6 +40,11 @@ pub trait DataMemory {
     fn read_at(&self, offset: usize, to: &mut [u8]);
     /// Copies bytes in. Panics outside the memory.
     fn write_at(&self, offset: usize, from: &[u8]);
+    /// Address of the first byte in this process, for programs in another language that fill and
+    /// read the memory in place. `None`: only copies reach it.
+    fn base(&self) -> Option<NonNull<u8>> {
+        None
+    }
 }
 
 /// One channel's connection: carries information units both ways.

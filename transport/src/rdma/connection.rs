@@ -53,22 +53,26 @@ pub(super) struct Connection {
     pub sends_free: u32,
     /// What was posted and has not completed, in order.
     pub posted: VecDeque<Posted>,
-    /// First unfinished operation.
+    /// First operation that has not been reported.
     pub head: u32,
     /// Last operation.
     pub tail: u32,
     /// First operation with something to post.
     pub next: u32,
+    /// Operations from the head on that have finished well.
+    pub done: u32,
     /// On the list of connections to flush.
     pub touched: bool,
+    /// On the list of connections with finished operations.
+    pub reporting: bool,
 }
 
 /// Work requests up to and with a signalled one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Posted {
     pub requests: u32,
-    /// The operation at the head is finished with it.
-    pub last: bool,
+    /// Operations that are finished with it, from the head on.
+    pub operations: u32,
 }
 
 impl Connection {
@@ -88,7 +92,9 @@ impl Connection {
             head: NIL,
             tail: NIL,
             next: NIL,
+            done: 0,
             touched: false,
+            reporting: false,
         }
     }
 }
@@ -162,6 +168,7 @@ impl Operation {
         device: &CoreDevice,
         chain: &mut SendChain,
         room: u32,
+        inline_max: u32,
     ) -> bool {
         let id = WorkId::send(conn).0;
         let mut room = room;
@@ -180,7 +187,7 @@ impl Operation {
                 return false;
             }
             let unit = device.units.local(place as usize * device.unit_stride, self.iu_len);
-            chain.send(id, unit, self.solicited);
+            chain.send(id, unit, self.solicited, self.iu_len <= inline_max);
         }
         true
     }

@@ -5,6 +5,7 @@
 //! found nothing for a while, because that costs a system call.
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -122,8 +123,8 @@ impl RdmaConnector {
         resolve(&channel, &id, self.local, self.peer, until)?;
         let device = &self.device;
         let cq = Cq::new(device, UNITS * 2 + 16, None).map_err(failed("a completion queue"))?;
-        let plan = QpPlan { sends: UNITS, receives: UNITS, segments: 1 };
-        let mut qp = id.create_qp(device, &cq, None, plan).map_err(failed("a queue pair"))?;
+        let plan = QpPlan { sends: UNITS, receives: UNITS, segments: 1, inline: 0 };
+        let mut qp = id.create_qp(device, &cq, &cq, None, plan).map_err(failed("a queue pair"))?;
         let mut receives =
             ReceiveArea::new(device, UNITS, RECEIVE_BYTES).map_err(failed("receives"))?;
         let mut reposts = ReceiveChain::new(UNITS as usize);
@@ -255,6 +256,10 @@ impl DataMemory for RdmaMemory {
     fn write_at(&self, offset: usize, from: &[u8]) {
         self.region.write_at(offset, from);
     }
+
+    fn base(&self) -> Option<NonNull<u8>> {
+        NonNull::new(self.region.address(0) as *mut u8)
+    }
 }
 
 /// The number of a send; a receive has its slot alone.
@@ -269,7 +274,8 @@ impl Link for RdmaLink {
         let slot = self.free.pop().ok_or(LinkError::Full)?;
         let offset = (slot * SEND_BYTES) as usize;
         self.sends.write_at(offset, iu);
-        self.chain.send(SEND | u64::from(slot), self.sends.local(offset, iu.len() as u32), false);
+        let unit = self.sends.local(offset, iu.len() as u32);
+        self.chain.send(SEND | u64::from(slot), unit, false, false);
         // Each slot is known to be free again by its own completion.
         self.chain.signal_last();
         Ok(())

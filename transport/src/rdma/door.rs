@@ -6,6 +6,7 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
+use reactor::sleep::WakeSet;
 use reactor::sys::memory::Memory;
 
 use super::resources::CoreDevice;
@@ -81,6 +82,8 @@ pub struct CoreDoor {
     to_core: rtrb::Producer<ToCore>,
     from_core: rtrb::Consumer<ToControl>,
     wake: Arc<OwnedFd>,
+    /// Where the completion channels of the core's devices are.
+    pub(super) wakes: WakeSet,
     control: Arc<OnceLock<Arc<OwnedFd>>>,
     pub(super) options: FabricOptions,
     pub(super) pool: Arc<Memory>,
@@ -106,10 +109,6 @@ impl CoreDoor {
 
     pub(super) fn receive(&mut self) -> Option<ToControl> {
         self.from_core.pop().ok()
-    }
-
-    pub(super) fn wake(&self) {
-        raise(&self.wake);
     }
 }
 
@@ -146,11 +145,12 @@ impl Inside {
     }
 }
 
-/// A door for a core that sleeps on the event counter `wake`.
+/// A door for a core that sleeps on the event counter `wake` and the set `wakes`.
 pub(super) fn door(
     options: FabricOptions,
     pool: Arc<Memory>,
     wake: Arc<OwnedFd>,
+    wakes: WakeSet,
 ) -> (Inside, CoreDoor) {
     // Login, Ready, Gone, Disconnected, Ended; Accept or Reject, Disconnect, Destroy, Release.
     // Once: Options.
@@ -160,5 +160,5 @@ pub(super) fn door(
         rtrb::RingBuffer::new(options.connections_max * 4 + DEVICES_MAX * 2);
     let control = Arc::new(OnceLock::new());
     let inside = Inside { to_control, from_control, control: Arc::clone(&control) };
-    (inside, CoreDoor { to_core, from_core, wake, control, options, pool })
+    (inside, CoreDoor { to_core, from_core, wake, wakes, control, options, pool })
 }

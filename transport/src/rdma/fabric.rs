@@ -1,6 +1,6 @@
 //! A core's RDMA connections.
 //!
-//! Owns the queue pairs in use, one completion queue per device, the operations in flight with
+//! Owns the queue pairs in use, two completion queues per device, the operations in flight with
 //! their buffers, and the memory of information units both ways.
 //!
 //! A send queue cannot overflow: work is posted only into counted free requests, which come back
@@ -8,14 +8,17 @@
 //! completion queue cannot overflow: a connection is made only if its worst case fits. A buffer
 //! comes back once: with its completion, or after its queue pair has been destroyed.
 //!
-//! A command costs one polled completion for its receive, one per operation, and per turn one
-//! doorbell for the sends and one for the receives of a connection.
+//! A command costs one polled completion for its receive and one for its fetch, and per turn one
+//! doorbell for the sends and one for the receives of a connection; the replies that go with one
+//! doorbell share a completion. A sleeping core is woken by receives and fetches, not by the end of
+//! replies, unless it waits for room.
 mod work;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use reactor::pool::Buf;
+use reactor::sleep::WakeSet;
 use reactor::stats::Counter;
 use reactor::sys::memory::Memory;
 use reactor::{Batch, Instant, Tag};
@@ -74,6 +77,12 @@ pub struct RdmaFabric {
     logins: Batch<u32>,
     finishing: Batch<u32>,
     draining: Batch<u32>,
+    /// Connections with operations that have finished and are to be reported.
+    reporting: Batch<u32>,
+    /// Fetches that have not finished, and operations with something left to post: they wait for
+    /// completions of sends.
+    fetching: u32,
+    unposted: u32,
     completions: [Completion; POLL_MAX],
     /// Taken by `arm` from the device at this place, for the next poll.
     early: Option<(usize, usize)>,
@@ -86,14 +95,15 @@ pub struct RdmaFabric {
 
 impl RdmaFabric {
     /// An empty fabric and its door for the [`super::Listener`]. `memory` is that of the core's
-    /// pool; it is registered with a device at the first login over it. `wake` is the event counter
-    /// that the core sleeps on. Needs no RDMA on this machine.
+    /// pool; it is registered with a device at the first login over it. The core sleeps on the event
+    /// counter `wake` and the descriptors in `wakes`. Needs no RDMA on this machine.
     pub fn new(
         options: FabricOptions,
         memory: &Arc<Memory>,
         wake: Arc<OwnedFd>,
+        wakes: WakeSet,
     ) -> (RdmaFabric, CoreDoor) {
-        let (inside, core_door) = door(options, Arc::clone(memory), wake);
+        let (inside, core_door) = door(options, Arc::clone(memory), wake, wakes);
         let count = options.operations_max as u32;
         let link = |index: u32| if index + 1 < count { index + 1 } else { NIL };
         let fabric = RdmaFabric {
@@ -107,6 +117,9 @@ impl RdmaFabric {
             logins: Batch::new(options.connections_max),
             finishing: Batch::new(options.connections_max),
             draining: Batch::new(options.connections_max),
+            reporting: Batch::new(options.connections_max),
+            fetching: 0,
+            unposted: 0,
             completions: [Completion::default(); POLL_MAX],
             early: None,
             first: 0,
@@ -186,6 +199,7 @@ impl RdmaFabric {
             posted: std::mem::take(&mut connection.posted),
             reposts: std::mem::take(&mut connection.reposts),
             touched: connection.touched,
+            reporting: connection.reporting,
             ..Connection::new()
         };
         self.logins.push(login.conn.index);
@@ -271,8 +285,12 @@ impl Fabric for RdmaFabric {
             self.early = None;
             self.on_completions(place, count, events);
         }
+        for place in 0..DEVICES_MAX {
+            self.poll_sends(place, events);
+        }
+        self.report(events);
         for offset in 0..DEVICES_MAX {
-            self.poll_device((self.first + offset) % DEVICES_MAX, events);
+            self.poll_receives((self.first + offset) % DEVICES_MAX, events);
         }
         self.first = (self.first + 1) % DEVICES_MAX;
         while !events.is_full()
@@ -359,6 +377,7 @@ impl Fabric for RdmaFabric {
         operation.data = Data::Read;
         operation.buf = Some(buf);
         operation.iu_len = 0;
+        self.fetching += 1;
         if operation.is_short() {
             self.end(conn, CloseReason::Protocol);
         }
@@ -395,6 +414,7 @@ impl Fabric for RdmaFabric {
     fn release(&mut self, conn: ConnId) {
         let connection = self.connection(conn);
         assert_eq!(connection.state, State::Closed, "released before it was closed");
+        assert_eq!(connection.head, NIL, "released with operations in flight");
         connection.state = State::Free;
         let receives = connection.receives.take();
         self.inside.send(ToControl::Release(conn, receives));
@@ -420,19 +440,24 @@ impl Fabric for RdmaFabric {
     }
 
     fn arm(&mut self) -> bool {
-        if self.early.is_some() || !self.finishing.is_empty() || !self.logins.is_empty() {
+        let lists = [&self.finishing, &self.logins, &self.draining, &self.reporting];
+        if self.early.is_some() || lists.iter().any(|list| !list.is_empty()) {
             return false;
         }
-        for place in 0..DEVICES_MAX {
-            let Some(device) = &self.devices[place] else { continue };
-            device.cq.arm();
-            // What came before the queue was armed raises nothing.
-            let count = device.cq.poll(&mut self.completions[..EARLY_MAX]);
+        let sends = self.fetching > 0 || self.unposted > 0;
+        for (place, device) in self.devices.iter_mut().enumerate() {
+            let Some(device) = device else { continue };
+            device.arm(sends);
+            let early = &mut self.completions[..EARLY_MAX];
+            let mut count = device.receives.poll(early);
+            if count == 0 {
+                count = device.sends.poll(early);
+            }
             if count > 0 {
                 self.early = Some((place, count));
                 return false;
             }
         }
-        self.inside.is_empty() && self.draining.is_empty()
+        self.inside.is_empty()
     }
 }

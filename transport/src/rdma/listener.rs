@@ -1,8 +1,8 @@
 //! The control thread: takes logins, makes and destroys queue pairs, watches connections.
 //!
 //! Owns the listeners, the identifier of every connection and the control thread's part of every
-//! device. It blocks in epoll on the CM's events, the completion channels of sleeping cores and its
-//! own event counter.
+//! device. It blocks in epoll on the CM's events and its own event counter; a sleeping core waits for
+//! completions itself.
 //!
 //! Nothing that one peer or device does ends another's connection: an event concerns one
 //! identifier, and a failure is answered by a reject or the end of that connection.

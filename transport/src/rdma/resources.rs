@@ -7,8 +7,8 @@ use super::FabricOptions;
 use super::door::Ready;
 use super::sys::queue::QpPlan;
 use super::sys::{
-    CmId, CompletionChannel, Cq, Device, EventChannel, PoolKeys, Qp, RdmaError, ReceiveArea,
-    ReceiveChain, Region, Srq,
+    CmId, Completion, CompletionChannel, Cq, Device, EventChannel, PoolKeys, Qp, RdmaError,
+    ReceiveArea, ReceiveChain, Region, Srq,
 };
 use crate::ConnId;
 
@@ -20,10 +20,46 @@ const SEGMENTS_MAX: u32 = 16;
 const COMPLETIONS_MAX: u32 = 1 << 18;
 /// Receives posted at a time.
 const RECEIVE_CHAIN: usize = 128;
+/// Bytes of a response that are worth carrying in its request: SRP_RSP without sense data.
+const INLINE_BYTES: u32 = 64;
+
+/// A completion queue of a core, and what is known of its notification.
+pub(super) struct Queue {
+    cq: Arc<Cq>,
+    /// A notification was asked for and has not been taken.
+    armed: bool,
+    /// Completions have been polled since: it has come, or is about to.
+    fired: bool,
+}
+
+impl Queue {
+    fn new(cq: &Arc<Cq>) -> Self {
+        Queue { cq: Arc::clone(cq), armed: false, fired: false }
+    }
+
+    /// See [`Cq::poll`].
+    #[inline]
+    pub fn poll(&mut self, completions: &mut [Completion]) -> usize {
+        let count = self.cq.poll(completions);
+        self.fired |= count > 0;
+        count
+    }
+
+    fn arm(&mut self) {
+        if !self.armed {
+            self.cq.arm();
+            (self.armed, self.fired) = (true, false);
+        }
+    }
+}
 
 /// One device as one core uses it.
 pub(super) struct CoreDevice {
-    pub cq: Arc<Cq>,
+    /// Completions of sends, of which only some are waited for.
+    pub sends: Queue,
+    pub receives: Queue,
+    /// Readable when one of the two has notified.
+    channel: Arc<CompletionChannel>,
     /// Keys of the core's buffers.
     pub pool: PoolKeys,
     /// One slot per operation, for information units on their way out.
@@ -37,6 +73,26 @@ pub(super) struct CoreDevice {
     pub by_number: Vec<(u32, u32)>,
 }
 
+impl CoreDevice {
+    /// Before the core sleeps. Afterwards the next receive makes the channel readable, and with
+    /// `sends` so does the next send. Completions that came before may not: poll once more.
+    pub fn arm(&mut self, sends: bool) {
+        while (self.sends.armed && self.sends.fired) || (self.receives.armed && self.receives.fired)
+        {
+            match self.channel.take([&self.sends.cq, &self.receives.cq]) {
+                Some(0) => self.sends.armed = false,
+                Some(_) => self.receives.armed = false,
+                // On its way: then it ends the sleep.
+                None => break,
+            }
+        }
+        self.receives.arm();
+        if sends {
+            self.sends.arm();
+        }
+    }
+}
+
 /// A shared receive queue and its slots.
 pub(super) struct Shared {
     pub srq: Arc<Srq>,
@@ -47,15 +103,23 @@ pub(super) struct Shared {
 /// The control thread's part of a core's device.
 pub(super) struct DeviceControl {
     pub device: Arc<Device>,
-    pub cq: Arc<Cq>,
+    pub sends: Arc<Cq>,
+    pub receives: Arc<Cq>,
     pub channel: Arc<CompletionChannel>,
     pub srq: Option<Arc<Srq>>,
-    /// Entries of the completion queue that no connection has claimed.
-    pub completions_free: u32,
+    /// Entries of the completion queues that no connection has claimed.
+    pub free: Claim,
     /// Connections not yet released.
     pub connections: u32,
     /// The device has been removed.
     pub dead: bool,
+}
+
+/// Entries of the two completion queues.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Claim {
+    pub sends: u32,
+    pub receives: u32,
 }
 
 /// Opens the device that `id` is bound to for a core. Registers all of the core's buffers. The
@@ -74,11 +138,15 @@ pub(super) fn open_device(
     } else {
         0
     };
-    let per_connection = options.rdma.srpt_sq_size + 256;
-    let wanted = (options.connections_max as u32).saturating_mul(per_connection) + shared_receives;
-    let completions = wanted.min(COMPLETIONS_MAX).min(limits.completions);
+    let connections = options.connections_max as u32;
+    let most = |wanted: u32| wanted.min(COMPLETIONS_MAX).min(limits.completions);
+    let free = Claim {
+        sends: most(connections.saturating_mul(options.rdma.srpt_sq_size)),
+        receives: most(connections.saturating_mul(256).saturating_add(shared_receives)),
+    };
     let channel = CompletionChannel::new(&device)?;
-    let cq = Cq::new(&device, completions, Some(Arc::clone(&channel)))?;
+    let sends = Cq::new(&device, free.sends, Some(Arc::clone(&channel)))?;
+    let receives = Cq::new(&device, free.receives, Some(Arc::clone(&channel)))?;
     let shared = if shared_receives > 0 {
         Some(open_shared(&device, shared_receives, options.rdma.srp_max_req_size)?)
     } else {
@@ -86,7 +154,9 @@ pub(super) fn open_device(
     };
     let unit_stride = (options.rdma.srp_max_rsp_size as usize).next_multiple_of(64);
     let core = CoreDevice {
-        cq: Arc::clone(&cq),
+        sends: Queue::new(&sends),
+        receives: Queue::new(&receives),
+        channel: Arc::clone(&channel),
         pool: PoolKeys::new(&device, memory)?,
         units: Region::private(&device, unit_stride * options.operations_max)?,
         unit_stride,
@@ -97,10 +167,11 @@ pub(super) fn open_device(
     };
     let control = DeviceControl {
         device,
-        cq,
+        sends,
+        receives,
         channel,
         srq: core.shared.as_ref().map(|shared| Arc::clone(&shared.srq)),
-        completions_free: completions.saturating_sub(shared_receives),
+        free: Claim { receives: free.receives.saturating_sub(shared_receives), ..free },
         connections: 0,
         dead: false,
     };
@@ -121,8 +192,8 @@ fn open_shared(device: &Arc<Device>, slots: u32, bytes: u32) -> Result<Shared, R
     Ok(Shared { srq, area, chain })
 }
 
-/// Makes an accepted connection's queue pair and posts its receives; also the completion queue
-/// entries that it claims.
+/// Makes an accepted connection's queue pair and posts its receives; also what it claims of the
+/// completion queues.
 pub(super) fn prepare(
     id: &CmId,
     conn: ConnId,
@@ -130,22 +201,25 @@ pub(super) fn prepare(
     sends: u32,
     receives: u32,
     iu_bytes_max: u32,
-) -> Result<(Ready, u32), RdmaError> {
+) -> Result<(Ready, Claim), RdmaError> {
     let private = if device.srq.is_some() { 0 } else { receives };
     let segments = device.device.limits().segments.min(SEGMENTS_MAX);
     // Room for the device's own entries; some count them.
     let most = device.device.limits().work_requests.saturating_sub(16).max(16);
-    let mut sends = sends.min(most).min(device.completions_free.saturating_sub(private));
+    let mut sends = sends.min(most).min(device.free.sends);
+    let mut inline = INLINE_BYTES;
     let mut qp = loop {
-        if sends < 16 {
+        if sends < 16 || private > device.free.receives {
             return Err(RdmaError {
                 what: "completion queue entries for one more connection",
                 reason: std::io::Error::from_raw_os_error(libc::ENOSPC),
             });
         }
-        let plan = QpPlan { sends, receives: private, segments };
-        match id.create_qp(&device.device, &device.cq, device.srq.as_ref(), plan) {
+        let plan = QpPlan { sends, receives: private, segments, inline };
+        let (queues, srq) = ((&device.sends, &device.receives), device.srq.as_ref());
+        match id.create_qp(&device.device, queues.0, queues.1, srq, plan) {
             Ok(qp) => break qp,
+            Err(_) if inline > 0 => inline = 0,
             Err(error) if sends / 2 < 16 => return Err(error),
             Err(_) => sends /= 2,
         }
@@ -154,7 +228,7 @@ pub(super) fn prepare(
         0 => None,
         slots => Some(post_receives(&mut qp, conn, &device.device, slots, iu_bytes_max)?),
     };
-    Ok((Ready { qp, receives, sends }, sends + private))
+    Ok((Ready { qp, receives, sends }, Claim { sends, receives: private }))
 }
 
 fn post_receives(

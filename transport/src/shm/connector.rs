@@ -1,8 +1,8 @@
 //! The initiator's side of shared memory.
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -63,6 +63,10 @@ impl DataMemory for ShmMemory {
 
     fn write_at(&self, offset: usize, from: &[u8]) {
         self.mapping.write_at(offset, from);
+    }
+
+    fn base(&self) -> Option<NonNull<u8>> {
+        Some(self.mapping.base())
     }
 }
 
@@ -261,9 +265,7 @@ impl Link for ShmLink {
         if self.closed {
             return Err(LinkError::Closed);
         }
-        // Orders the units before the look at the word; the target does it the other way round.
-        fence(Ordering::SeqCst);
-        if self.ends.sleep.is_set() {
+        if self.ends.sleep.wants_bell() {
             // A full counter is a counter that rings already.
             let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
         }

@@ -5,9 +5,10 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use super::nap::Nap;
 use super::sys::Regions;
 
 /// A peer that has said hello, ready for its core.
@@ -41,9 +42,9 @@ pub(super) enum Message {
 }
 
 /// What both sides of a door see.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Shared {
-    sleeping: AtomicBool,
+    nap: Nap,
     channels: AtomicU32,
     control: OnceLock<Arc<OwnedFd>>,
 }
@@ -70,7 +71,8 @@ pub(super) struct Inside {
 
 /// A door for a core that holds `channels_max` connections and sleeps on the event counter `wake`.
 pub(super) fn door(channels_max: u32, wake: Arc<OwnedFd>) -> (Inside, CoreDoor) {
-    let shared = Arc::new(Shared::default());
+    let (nap, channels, control) = (Nap::new(), AtomicU32::new(0), OnceLock::new());
+    let shared = Arc::new(Shared { nap, channels, control });
     let (to_core, messages) = rtrb::RingBuffer::new(channels_max as usize * 2 + 2);
     let (to_control, regions) = rtrb::RingBuffer::new(channels_max as usize + 1);
     let inside = Inside { messages, regions: to_control, shared: Arc::clone(&shared) };
@@ -127,8 +129,7 @@ impl CoreDoor {
 
     /// Wakes the core if it sleeps.
     pub(super) fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.shared.sleeping.load(Ordering::Relaxed) {
+        if self.shared.nap.must_wake() {
             ring(&self.wake);
         }
     }
@@ -155,8 +156,8 @@ impl Inside {
         }
     }
 
-    /// Announces sleep; a full fence and a look at everything must follow.
+    /// Announces sleep; [`super::ring::before_last_look`] and a look at everything must follow.
     pub fn set_sleeping(&self, sleeping: bool) {
-        self.shared.sleeping.store(sleeping, Ordering::Relaxed);
+        self.shared.nap.set(sleeping);
     }
 }

@@ -9,13 +9,12 @@
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
 
 use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
 use super::door::{CoreDoor, Inside, Message, Prepared, door};
-use super::ring::{Arrival, Ends, Geometry, INLINE_BYTES, overflow_stride};
+use super::ring::{Arrival, Ends, Geometry, INLINE_BYTES, before_last_look, overflow_stride};
 use super::sys::{Mapping, Regions, Returned, sealed_file};
 use super::wire::Datagram;
 use super::{RESPONSE_RECVS, socket};
@@ -480,8 +479,8 @@ impl Fabric for ShmFabric {
         // it.
         self.inside.set_sleeping(true);
         self.set_sleep_words(true);
-        // Orders these before the looks below; peers and control thread do it the other way round.
-        fence(Ordering::SeqCst);
+        // Peers and control thread publish first and look then.
+        before_last_look();
         let quiet = |index: &u32| {
             let conn = self.slots[*index as usize].conn.as_ref();
             let ends = conn.and_then(|conn| conn.ends.as_ref());

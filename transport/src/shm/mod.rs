@@ -18,11 +18,14 @@ mod connector;
 mod door;
 mod fabric;
 mod listener;
+mod nap;
 mod ring;
 mod socket;
 #[allow(unsafe_code)]
 mod sys;
 mod wire;
+
+use std::sync::atomic;
 
 pub use connector::{ShmConnector, ShmLink, ShmMemory};
 pub use door::CoreDoor;

@@ -14,6 +14,7 @@
 
 use std::sync::Arc;
 
+use super::atomic::{Ordering, fence};
 use super::sys::Mapping;
 use super::{CREDITS_MAX, IU_BYTES_MAX};
 
@@ -184,7 +185,8 @@ impl Consumer {
     /// Looks at the next slot.
     #[inline]
     pub fn peek(&self) -> Arrival {
-        let header = self.0.ring.load(self.0.header_at());
+        // What precedes the peer's store of the header is visible to `take`.
+        let header = self.0.ring.word(self.0.header_at()).load(Ordering::Acquire);
         if (header >> 32) as u32 != self.0.lap {
             return Arrival::Nothing;
         }
@@ -217,28 +219,37 @@ impl Producer {
         assert!(fits, "unit of {} bytes, limit {}", iu.len(), cursor.lane.iu_bytes_max);
         cursor.ring.write_at(cursor.body_at(iu.len()), iu);
         let header = u64::from(cursor.lap) << 32 | iu.len() as u64;
-        cursor.ring.store(cursor.header_at(), header);
+        // A peer that loads the header sees the unit.
+        cursor.ring.word(cursor.header_at()).store(header, Ordering::Release);
         cursor.advance();
     }
 }
 
-/// The word that says "the target sleeps". The target sets it, fences, and looks at its rings once
-/// more; the initiator publishes, fences, and looks at the word: one of them sees the other.
+/// The word that says "the target sleeps". The target sets it, passes [`before_last_look`], and
+/// looks at its rings once more; the initiator publishes, passes a fence, and looks at the word:
+/// one of them sees the other.
 #[derive(Debug)]
 pub struct SleepWord(Arc<Mapping>);
 
 impl SleepWord {
-    /// Tells the initiator whether to ring.
+    /// Target: tells the initiator whether to ring.
     #[inline]
     pub fn set(&self, sleeps: bool) {
-        self.0.store(SLEEPS_AT, u64::from(sleeps));
+        self.0.word(SLEEPS_AT).store(u64::from(sleeps), Ordering::Relaxed);
     }
 
-    /// True when the target wants to be rung.
+    /// Initiator, after it has published: true when the target wants to be rung.
     #[inline]
-    pub fn is_set(&self) -> bool {
-        self.0.load(SLEEPS_AT) != 0
+    pub fn wants_bell(&self) -> bool {
+        fence(Ordering::SeqCst);
+        self.0.word(SLEEPS_AT).load(Ordering::Relaxed) != 0
     }
+}
+
+/// Orders everything that announces sleep before the look that decides about it.
+#[inline]
+pub fn before_last_look() {
+    fence(Ordering::SeqCst);
 }
 
 /// One side's ends of both rings.

@@ -3,16 +3,15 @@
 //! A command is an information unit of the test's own: operation, number of segments, length, tag,
 //! segments. It is answered with the same tag and a checksum.
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use reactor::pool::{Buf, Pool, SizeClass};
+use reactor::sleep::{Sleep, Woken, raise};
 use reactor::sys::memory::Memory;
 use reactor::{Batch, Instant, Tag};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use transport::rdma::{CoreDoor, FabricOptions, RdmaCounts, RdmaFabric, RdmaOptions};
 use transport::{CloseReason, ConnId, DataIn, Event, Fabric, Recv, RemoteSeg};
 
@@ -21,8 +20,12 @@ pub const FETCH: u8 = 2;
 pub const WRITE: u8 = 3;
 pub const ZERO: u8 = 4;
 pub const CLOSE: u8 = 5;
+/// Answered, and its data fetched, only once the connection is seen to have closed.
+pub const HOLD: u8 = 6;
 pub const CREDITS: u32 = 64;
 pub const IU_BYTES: u32 = 4096;
+/// The target's longest sleep.
+pub const SLEEP_MAX: Duration = Duration::from_secs(5);
 
 /// The bytes of a command.
 pub fn command(op: u8, tag: u64, len: u32, segs: &[RemoteSeg]) -> Vec<u8> {
@@ -81,15 +84,18 @@ pub struct Seen {
     pub peer: String,
     pub closed: Vec<CloseReason>,
     pub operations_failed: u64,
+    pub held: u64,
     pub connections: usize,
-    pub slept: u64,
+    pub asleep: bool,
+    /// Sleeps that work ended.
+    pub woken: u64,
 }
 
 pub struct Host {
     pub seen: Arc<Mutex<Seen>>,
     pub counts: Arc<RdmaCounts>,
     stop: Arc<AtomicBool>,
-    wake: Arc<OwnedFd>,
+    sleep: Arc<Sleep>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -98,7 +104,10 @@ struct Target {
     pool: Pool,
     /// Commands that wait for a buffer.
     waiting: Vec<(ConnId, Recv)>,
+    held: Vec<(ConnId, Recv)>,
     fetching: HashMap<u64, (ConnId, u64)>,
+    /// Closed, with operations that were begun too late.
+    closing: HashMap<ConnId, CloseReason>,
     in_flight: HashMap<ConnId, usize>,
     next: u64,
     seen: Arc<Mutex<Seen>>,
@@ -107,11 +116,15 @@ struct Target {
 impl Host {
     /// A target core whose login policy is: accept, unless the first byte of the login is 0xff.
     pub fn start(rdma: RdmaOptions) -> (Host, CoreDoor) {
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = Arc::new(rustix::event::eventfd(0, flags).unwrap());
+        let sleep = Arc::new(Sleep::new().unwrap());
         let memory = Arc::new(Memory::ordinary(40 << 20).unwrap());
         let options = FabricOptions { connections_max: 8, operations_max: 1024, rdma };
-        let (fabric, door) = RdmaFabric::new(options, &memory, Arc::clone(&wake));
+        let (fabric, door) = RdmaFabric::new(
+            options,
+            &memory,
+            Arc::clone(sleep.eventfd()),
+            sleep.wake_set().clone(),
+        );
         let classes =
             [SizeClass { bytes: 65536, count: 64 }, SizeClass { bytes: 1 << 20, count: 32 }];
         let pool = Pool::new(memory, &classes);
@@ -122,14 +135,16 @@ impl Host {
             fabric,
             pool,
             waiting: Vec::new(),
+            held: Vec::new(),
             fetching: HashMap::new(),
+            closing: HashMap::new(),
             in_flight: HashMap::new(),
             next: 0,
             seen: Arc::clone(&seen),
         };
-        let (stopping, waking) = (Arc::clone(&stop), Arc::clone(&wake));
-        let thread = std::thread::spawn(move || target.run(&stopping, &waking));
-        (Host { seen, counts, stop, wake, thread: Some(thread) }, door)
+        let (stopping, sleeping) = (Arc::clone(&stop), Arc::clone(&sleep));
+        let thread = std::thread::spawn(move || target.run(&stopping, &sleeping));
+        (Host { seen, counts, stop, sleep, thread: Some(thread) }, door)
     }
 
     /// Waits until `what` holds of what the target saw.
@@ -150,7 +165,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
+        raise(self.sleep.eventfd());
         let ended = self.thread.take().unwrap().join();
         if !std::thread::panicking() {
             ended.unwrap();
@@ -159,10 +174,16 @@ impl Drop for Host {
 }
 
 impl Target {
-    fn run(&mut self, stop: &AtomicBool, wake: &OwnedFd) {
+    fn run(&mut self, stop: &AtomicBool, sleep: &Sleep) {
         let mut events = Batch::new(16);
         let mut idle = 0;
-        while !stop.load(Ordering::Relaxed) {
+        let mut stopped: Option<std::time::Instant> = None;
+        // Replies may have ended without a look at them.
+        let ended = |since: &std::time::Instant| since.elapsed() > SLEEP_MAX;
+        while stopped.is_none_or(|since| !self.fetching.is_empty() && !ended(&since)) {
+            if stopped.is_none() && stop.load(Ordering::Relaxed) {
+                stopped = Some(std::time::Instant::now());
+            }
             self.fabric.poll(Instant::from_ns(0), &mut events);
             idle = if events.is_empty() { idle + 1 } else { 0 };
             while let Some(event) = events.pop() {
@@ -172,12 +193,13 @@ impl Target {
                 self.on_command(conn, recv);
             }
             self.fabric.flush();
-            if idle > 200 && self.waiting.is_empty() && self.fabric.arm() {
-                self.seen.lock().unwrap().slept += 1;
-                let mut fds = [PollFd::new(wake, PollFlags::IN)];
-                let longest = Timespec { tv_sec: 5, tv_nsec: 0 };
-                rustix::event::poll(&mut fds, Some(&longest)).unwrap();
-                let _ = rustix::io::read(wake.as_fd(), &mut [0; 8]);
+            if stopped.is_none() && idle > 200 && self.waiting.is_empty() && self.fabric.arm() {
+                self.seen.lock().unwrap().asleep = true;
+                let woken = sleep.wait(SLEEP_MAX);
+                let mut seen = self.seen.lock().unwrap();
+                seen.asleep = false;
+                seen.woken += u64::from(woken == Woken::Raised);
+                drop(seen);
                 idle = 0;
             }
         }
@@ -189,35 +211,64 @@ impl Target {
             Event::Login { conn } => self.on_login(conn),
             Event::Received { conn, recv } => self.on_command(conn, recv),
             Event::Fetched { tag, mut buf, ok } => {
-                let (conn, tag) = self.fetching.remove(&tag.to_u64()).expect("an unknown tag");
-                *self.in_flight.get_mut(&conn).unwrap() -= 1;
+                let (conn, tag) = self.operation_ended(tag, ok);
                 let sum = checksum(buf.private_mut().unwrap());
                 self.pool.put(buf);
                 if ok {
                     self.reply(conn, tag, sum, DataIn::None { buf: None });
-                } else {
-                    self.seen.lock().unwrap().operations_failed += 1;
                 }
+                self.release_if_home(conn);
             }
             Event::Replied { tag, buf, ok } => {
-                let (conn, _) = self.fetching.remove(&tag.to_u64()).expect("an unknown tag");
-                *self.in_flight.get_mut(&conn).unwrap() -= 1;
+                let (conn, _) = self.operation_ended(tag, ok);
                 self.pool_put(buf);
-                if !ok {
-                    self.seen.lock().unwrap().operations_failed += 1;
-                }
+                self.release_if_home(conn);
             }
             Event::Closed { conn, reason } => {
-                let in_flight = self.in_flight.remove(&conn).unwrap_or(0);
-                assert_eq!(in_flight, 0, "operations were in flight at the end");
+                let in_flight = self.in_flight.entry(conn).or_default();
+                assert_eq!(*in_flight, 0, "operations were in flight at the end");
                 for (_, recv) in self.waiting.extract_if(.., |(of, _)| *of == conn) {
                     self.fabric.repost(conn, recv);
                 }
-                self.fabric.release(conn);
-                let mut seen = self.seen.lock().unwrap();
-                seen.closed.push(reason);
-                seen.connections = self.fabric.connections();
+                self.closing.insert(conn, reason);
+                let held: Vec<_> = self.held.extract_if(.., |(of, _)| *of == conn).collect();
+                for (_, recv) in held {
+                    self.on_held(conn, recv);
+                }
+                self.release_if_home(conn);
             }
+        }
+    }
+
+    /// As if the connection had closed between the look at its last event and this one.
+    fn on_held(&mut self, conn: ConnId, recv: Recv) {
+        let command = parse(self.fabric.iu(conn, &recv));
+        self.fabric.repost(conn, recv);
+        let buf = self.pool.take(command.len as usize).expect("a buffer for a held command");
+        let tag = self.tag(conn, command.tag);
+        self.fabric.fetch(conn, tag, buf, &command.segs);
+        self.reply(conn, command.tag, 0, DataIn::None { buf: None });
+    }
+
+    /// The connection and the tag of the command.
+    fn operation_ended(&mut self, tag: Tag, ok: bool) -> (ConnId, u64) {
+        let (conn, tag) = self.fetching.remove(&tag.to_u64()).expect("it ends exactly once");
+        *self.in_flight.get_mut(&conn).unwrap() -= 1;
+        assert!(!ok || !self.closing.contains_key(&conn), "a late operation went well");
+        self.seen.lock().unwrap().operations_failed += u64::from(!ok);
+        (conn, tag)
+    }
+
+    fn release_if_home(&mut self, conn: ConnId) {
+        if self.in_flight[&conn] > 0 {
+            return;
+        }
+        if let Some(reason) = self.closing.remove(&conn) {
+            self.in_flight.remove(&conn);
+            self.fabric.release(conn);
+            let mut seen = self.seen.lock().unwrap();
+            seen.closed.push(reason);
+            seen.connections = self.fabric.connections();
         }
     }
 
@@ -238,6 +289,11 @@ impl Target {
 
     fn on_command(&mut self, conn: ConnId, recv: Recv) {
         let command = parse(self.fabric.iu(conn, &recv));
+        if command.op == HOLD {
+            self.held.push((conn, recv));
+            self.seen.lock().unwrap().held += 1;
+            return;
+        }
         let needs_buf = matches!(command.op, FETCH | WRITE);
         let buf = if needs_buf { self.pool.take(command.len as usize) } else { None };
         if needs_buf && buf.is_none() {

@@ -1,23 +1,38 @@
 //! Work posted and finished: completions, operations, receives.
 use reactor::{Batch, Tag};
 
-use super::super::connection::{NIL, Posted, State};
+use super::super::connection::{Data, NIL, Posted, State};
 use super::super::resources::{CoreDevice, Work, WorkId};
 use super::super::sys::{Completion, Outcome};
 use super::{POLL_MAX, RdmaFabric};
 use crate::{CloseReason, ConnId, Event, Recv, RemoteSeg};
 
+/// Bytes of replies after which a completion is asked for: their buffers come home with it.
+const SIGNAL_BYTES: u64 = 64 << 10;
+
 impl RdmaFabric {
     // --- completions ---
 
-    pub(super) fn poll_device(&mut self, place: usize, events: &mut Batch<Event>) {
+    /// All of them: what they finish is reported when there is room.
+    pub(super) fn poll_sends(&mut self, place: usize, events: &mut Batch<Event>) {
+        loop {
+            let Some(device) = &mut self.devices[place] else { return };
+            let count = device.sends.poll(&mut self.completions);
+            self.on_completions(place, count, events);
+            if count < POLL_MAX {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn poll_receives(&mut self, place: usize, events: &mut Batch<Event>) {
         loop {
             let room = events.room().min(POLL_MAX);
             if room == 0 {
                 return;
             }
-            let Some(device) = &self.devices[place] else { return };
-            let count = device.cq.poll(&mut self.completions[..room]);
+            let Some(device) = &mut self.devices[place] else { return };
+            let count = device.receives.poll(&mut self.completions[..room]);
             self.on_completions(place, count, events);
             if count < room {
                 return self.drained(place);
@@ -25,7 +40,7 @@ impl RdmaFabric {
         }
     }
 
-    /// Each completion makes at most one event.
+    /// Each receive makes at most one event, a send none.
     pub(super) fn on_completions(&mut self, place: usize, count: usize, events: &mut Batch<Event>) {
         // A connection may have been made since its control message was looked for.
         if count > 0 {
@@ -41,7 +56,7 @@ impl RdmaFabric {
         match WorkId(done.id()).work() {
             Work::Send { conn, generation } => {
                 if self.is_current(conn, generation) {
-                    self.on_sent(conn, done.outcome(), events);
+                    self.on_sent(conn, done.outcome());
                 }
             }
             Work::Receive { conn, generation, slot } => {
@@ -109,7 +124,7 @@ impl RdmaFabric {
         }
     }
 
-    fn on_sent(&mut self, index: u32, outcome: Outcome, events: &mut Batch<Event>) {
+    fn on_sent(&mut self, index: u32, outcome: Outcome) {
         if let Some(reason) = self.failure(outcome) {
             let conn = self.connections[index as usize].id;
             return self.end(conn, reason);
@@ -117,12 +132,28 @@ impl RdmaFabric {
         let connection = &mut self.connections[index as usize];
         let posted = connection.posted.pop_front().expect("a completion without posted work");
         connection.sends_free += posted.requests;
+        connection.done += posted.operations;
+        if connection.done > 0 && !std::mem::replace(&mut connection.reporting, true) {
+            self.reporting.push(index);
+        }
         if connection.next != NIL {
             self.touch(index);
         }
-        if posted.last {
-            let operation = self.take_head(index);
-            events.push(self.finished(operation, true));
+    }
+
+    /// Reports operations that have finished well.
+    pub(super) fn report(&mut self, events: &mut Batch<Event>) {
+        while let Some(index) = self.reporting.front().copied() {
+            while self.connections[index as usize].done > 0 {
+                if events.is_full() {
+                    return;
+                }
+                self.connections[index as usize].done -= 1;
+                let operation = self.take_head(index);
+                events.push(self.finished(operation, true));
+            }
+            self.connections[index as usize].reporting = false;
+            self.reporting.pop();
         }
     }
 
@@ -150,6 +181,7 @@ impl RdmaFabric {
         operation.link = NIL;
         operation.tag = tag;
         operation.aim(segs);
+        self.unposted += 1;
         let connection = self.connection(conn);
         // Its end was reported, but the caller had not seen that yet.
         let late = connection.state == State::Closed && connection.head == NIL;
@@ -182,6 +214,7 @@ impl RdmaFabric {
         }
         if connection.next == place {
             connection.next = link;
+            self.unposted -= 1;
         }
         place
     }
@@ -193,33 +226,47 @@ impl RdmaFabric {
         self.operation_free = place;
         let (tag, buf) = (operation.tag, operation.buf.take());
         match (operation.iu_len, buf) {
-            (0, Some(buf)) => Event::Fetched { tag, buf, ok },
+            (0, Some(buf)) => {
+                self.fetching -= 1;
+                Event::Fetched { tag, buf, ok }
+            }
             (_, buf) => Event::Replied { tag, buf, ok },
         }
     }
 
-    /// Posts what fits of a connection's operations, with one doorbell.
+    /// Posts what fits of a connection's operations, with one doorbell. A completion is asked for
+    /// after each fetch, after [`SIGNAL_BYTES`] of replies, and at the end.
     pub(super) fn pump(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         let Some(device) = &self.devices[connection.device] else { return };
         let Some(qp) = &mut connection.qp else { return };
-        let conn = connection.id;
+        let (conn, inline_max) = (connection.id, qp.inline_max());
+        let (mut part, mut bytes) = (Posted { requests: 0, operations: 0 }, 0);
         while connection.next != NIL && connection.sends_free > 0 {
             let place = connection.next;
             let operation = &mut self.operations[place as usize];
             let before = self.sends.len();
             let room = connection.sends_free.min(self.sends.room() as u32);
-            let last = operation.post(conn, place, device, &mut self.sends, room);
+            let last = operation.post(conn, place, device, &mut self.sends, room, inline_max);
             let requests = (self.sends.len() - before) as u32;
-            if requests > 0 {
-                self.sends.signal_last();
-                connection.sends_free -= requests;
-                connection.posted.push_back(Posted { requests, last });
-            }
+            connection.sends_free -= requests;
+            part.requests += requests;
+            bytes += u64::from(operation.len);
             if !last {
                 break;
             }
+            part.operations += 1;
+            self.unposted -= 1;
             connection.next = operation.link;
+            if operation.data == Data::Read || bytes >= SIGNAL_BYTES {
+                self.sends.signal_last();
+                connection.posted.push_back(part);
+                (part, bytes) = (Posted { requests: 0, operations: 0 }, 0);
+            }
+        }
+        if part.requests > 0 {
+            self.sends.signal_last();
+            connection.posted.push_back(part);
         }
         if connection.next != NIL {
             self.counts.send_waits.add(1);
@@ -270,8 +317,11 @@ impl RdmaFabric {
                 if events.is_full() {
                     return;
                 }
+                let connection = &mut self.connections[index as usize];
+                let done = connection.done > 0;
+                connection.done = connection.done.saturating_sub(1);
                 let operation = self.take_head(index);
-                events.push(self.finished(operation, false));
+                events.push(self.finished(operation, done));
             }
             let connection = &mut self.connections[index as usize];
             if connection.state == State::Closed {

@@ -8,7 +8,7 @@ use rustix::event::{Timespec, epoll};
 use super::super::ListenAddress;
 use super::super::address::{login_part, login_tag};
 use super::super::door::{Accept, CoreDoor, DEVICES_MAX, Login, ToControl, ToCore};
-use super::super::resources::{CoreDevice, DeviceControl, open_device, prepare};
+use super::super::resources::{Claim, CoreDevice, DeviceControl, open_device, prepare};
 use super::super::sys::abi::*;
 use super::super::sys::cm::forget_dead_devices;
 use super::super::sys::{CmEvent, CmId, Device, EventChannel, RdmaError};
@@ -18,11 +18,9 @@ use crate::{CloseReason, ConnId, PeerInfo};
 
 pub(super) const TOKEN_COMMANDS: u64 = 0;
 pub(super) const TOKEN_CM: u64 = 1;
-/// Completion channels: this, core in bits 8 and up, place of the device below.
-const TOKEN_CHANNEL: u64 = 1 << 32;
 /// A CM event's token: this for a listener, [`DEVICE`] for a device, otherwise a connection.
 const LISTENER: u64 = 1 << 63;
-/// As in [`TOKEN_CHANNEL`], core and place.
+/// With the core in bits 8 and up and the device's place below.
 const DEVICE: u64 = 1 << 62;
 /// Receives taken from the CM at a time, so that the cores' messages have their turn.
 const EVENTS_MAX: usize = 64;
@@ -58,8 +56,8 @@ struct Connection {
     id: Option<CmId>,
     device: usize,
     phase: Phase,
-    /// Completion queue entries claimed.
-    completions: u32,
+    /// Of the device's completion queues.
+    claim: Claim,
     /// The core knows that the peer is gone.
     told: bool,
 }
@@ -177,14 +175,7 @@ impl Control {
                     self.on_event(event);
                 }
             }
-            channel => {
-                let (core, device) = ((channel & 0xffff_ffff) >> 8, channel & 0xff);
-                let core = &self.cores[core as usize];
-                if let Some(device) = &core.devices[device as usize] {
-                    device.channel.drain();
-                    core.door.wake();
-                }
-            }
+            _ => {}
         }
     }
 
@@ -252,10 +243,13 @@ impl Control {
 
     /// Ends all connections over a device that was removed.
     fn on_device_gone(&mut self, core: usize, place: usize) {
-        let Some(device) = &mut self.cores[core].devices[place] else { return };
+        let Core { door, devices, .. } = &mut self.cores[core];
+        let Some(device) = &mut devices[place] else { return };
         if std::mem::replace(&mut device.dead, true) {
             return;
         }
+        // It has nothing more to say, but may be readable for ever. It is in the set only once.
+        let _ = door.wakes.unwatch(device.channel.as_fd());
         bump(&self.counters.devices_removed);
         tracing::warn!(device = device.device.name(), core, "RDMA device removed");
         for index in 0..self.cores[core].slots.len() {
@@ -337,7 +331,7 @@ impl Control {
             id: Some(id),
             device: place,
             phase: Phase::Offered,
-            completions: 0,
+            claim: Claim::default(),
             told: false,
         });
         core.devices[place].as_mut().expect("just found").connections += 1;
@@ -373,9 +367,8 @@ impl Control {
         let source = (core_index as u64) << 8 | place as u64;
         let (options, pool) = (&core.door.options, &core.door.pool);
         let (control, part) = open_device(id, &self.channel, DEVICE | source, options, pool)?;
-        let source = epoll::EventData::new_u64(TOKEN_CHANNEL | source);
-        epoll::add(&self.epoll, control.channel.as_fd(), source, epoll::EventFlags::IN)
-            .map_err(|errno| RdmaError { what: "watching a device", reason: errno.into() })?;
+        let watching = core.door.wakes.watch(control.channel.as_fd());
+        watching.map_err(|errno| RdmaError { what: "watching a device", reason: errno.into() })?;
         tracing::info!(device = control.device.name(), core = core_index, "RDMA device in use");
         core.devices[place] = Some(control);
         core.door.send(ToCore::Device(place, part));
@@ -457,10 +450,10 @@ impl Control {
         let id = connection.id.as_ref().expect("as above");
         let device = core.devices[connection.device].as_mut().expect("connections keep it");
         let sends = core.door.options.rdma.srpt_sq_size;
-        let (ready, completions) =
-            prepare(id, conn, device, sends, accept.credits, accept.iu_bytes_max)?;
-        device.completions_free -= completions;
-        connection.completions = completions;
+        let (ready, claim) = prepare(id, conn, device, sends, accept.credits, accept.iu_bytes_max)?;
+        device.free.sends -= claim.sends;
+        device.free.receives -= claim.receives;
+        connection.claim = claim;
         connection.phase = Phase::Accepted { since: Instant::now() };
         // Before the peer can send: a completion finds its connection known.
         core.door.send(ToCore::Ready(conn, Box::new(ready)));
@@ -481,7 +474,8 @@ impl Control {
         slot.generation = slot.generation.wrapping_add(1);
         core.free.push(conn.index);
         let device = core.devices[connection.device].as_mut().expect("connections keep it");
-        device.completions_free += connection.completions;
+        device.free.sends += connection.claim.sends;
+        device.free.receives += connection.claim.receives;
         device.connections -= 1;
         self.recall_device(core_index, connection.device);
     }
@@ -489,7 +483,6 @@ impl Control {
     fn on_device_home(&mut self, core: usize, place: usize, part: Option<Box<CoreDevice>>) {
         drop(part);
         let Some(control) = self.cores[core].devices[place].take() else { return };
-        let _ = epoll::delete(&self.epoll, control.channel.as_fd());
         let device = Arc::clone(&control.device);
         drop(control);
         let mut in_use = self.cores.iter().flat_map(|core| core.devices.iter().flatten());

@@ -393,15 +393,16 @@ impl CmId {
         if code == 0 { Ok(()) } else { Err(last("resolving the route")) }
     }
 
-    /// Makes the queue pair. All its completions go to `cq`.
+    /// Makes the queue pair, with the completion queues of its sends and of its receives.
     pub fn create_qp(
         &self,
         device: &Device,
-        cq: &Arc<Cq>,
+        sends: &Arc<Cq>,
+        receives: &Arc<Cq>,
         srq: Option<&Arc<Srq>>,
         plan: QpPlan,
     ) -> Result<Qp, RdmaError> {
-        Qp::new(IdGuard(Arc::clone(&self.inner)), cq, srq, device.pd(), plan)
+        Qp::new(IdGuard(Arc::clone(&self.inner)), sends, receives, srq, device.pd(), plan)
     }
 
     /// Connects with private data; `RDMA_CM_EVENT_ESTABLISHED` or an error follows.

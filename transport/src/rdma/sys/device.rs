@@ -3,6 +3,7 @@ use std::fmt;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::abi::*;
 use super::cm::{CmId, EventChannel};
@@ -168,20 +169,22 @@ impl CompletionChannel {
         Ok(Arc::new(channel))
     }
 
-    /// Takes all notifications there are and returns their number.
-    pub fn drain(&self) -> u32 {
+    /// Takes one notification, if there is one: which of `queues`, all those of the channel, it
+    /// is for.
+    pub fn take(&self, queues: [&Cq; 2]) -> Option<usize> {
         let verbs = &self.device.library.verbs;
         let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
-        let mut count = 0;
         // SAFETY: the channel is open; the queue of an event exists until the event is
         // acknowledged, because its destruction waits for that.
-        while unsafe { (verbs.ibv_get_cq_event)(self.channel.as_ptr(), &mut cq, &mut context) } == 0
-        {
-            // SAFETY: as above.
-            unsafe { (verbs.ibv_ack_cq_events)(cq, 1) };
-            count += 1;
+        let code =
+            unsafe { (verbs.ibv_get_cq_event)(self.channel.as_ptr(), &mut cq, &mut context) };
+        if code != 0 {
+            return None;
         }
-        count
+        let at = queues.iter().position(|queue| queue.raw() == cq);
+        let at = at.expect("the caller names all queues of the channel");
+        queues[at].on_notified();
+        Some(at)
     }
 }
 
@@ -205,9 +208,14 @@ impl Drop for CompletionChannel {
 /// that its users may post.
 pub struct Cq {
     cq: NonNull<ibv_cq>,
+    /// Notifications taken and not acknowledged.
+    notified: AtomicU32,
     _channel: Option<Arc<CompletionChannel>>,
     device: Arc<Device>,
 }
+
+/// Notifications acknowledged at a time: it takes a lock.
+const NOTIFIED_MAX: u32 = 1024;
 
 // SAFETY: providers guard a completion queue by a lock of its own.
 unsafe impl Send for Cq {}
@@ -233,7 +241,8 @@ impl Cq {
             )
         };
         let cq = NonNull::new(cq).ok_or_else(|| last("ibv_create_cq"))?;
-        Ok(Arc::new(Cq { cq, _channel: channel, device: Arc::clone(device) }))
+        let notified = AtomicU32::new(0);
+        Ok(Arc::new(Cq { cq, notified, _channel: channel, device: Arc::clone(device) }))
     }
 
     /// Takes finished work: how many entries of `completions` were filled. A queue that has broken
@@ -259,6 +268,20 @@ impl Cq {
         }
     }
 
+    fn on_notified(&self) {
+        if self.notified.fetch_add(1, Ordering::Relaxed) + 1 >= NOTIFIED_MAX {
+            self.acknowledge();
+        }
+    }
+
+    fn acknowledge(&self) {
+        let count = self.notified.swap(0, Ordering::Relaxed);
+        if count > 0 {
+            // SAFETY: the queue exists, and as many of its notifications were taken.
+            unsafe { (self.device.library.verbs.ibv_ack_cq_events)(self.cq.as_ptr(), count) };
+        }
+    }
+
     pub(super) fn raw(&self) -> *mut ibv_cq {
         self.cq.as_ptr()
     }
@@ -266,6 +289,8 @@ impl Cq {
 
 impl Drop for Cq {
     fn drop(&mut self) {
+        // Its destruction waits for that.
+        self.acknowledge();
         // SAFETY: queue pairs that use it hold an Arc of it.
         unsafe { (self.device.library.verbs.ibv_destroy_cq)(self.cq.as_ptr()) };
     }

@@ -106,12 +106,14 @@ impl SendChain {
         self.push(id, IBV_WR_RDMA_WRITE, from, address, key);
     }
 
-    /// Appends a SEND.
+    /// Appends a SEND. `inline`: its bytes are copied into the request when it is posted, which
+    /// saves the device a look at memory; the queue pair must admit as many ([`Qp::inline_max`]).
     #[inline]
-    pub fn send(&mut self, id: u64, from: Local, solicited: bool) {
+    pub fn send(&mut self, id: u64, from: Local, solicited: bool, inline: bool) {
         self.push(id, IBV_WR_SEND, &[from], 0, 0);
-        if solicited && let Some(request) = self.requests.last_mut() {
-            request.send_flags |= IBV_SEND_SOLICITED;
+        if let Some(request) = self.requests.last_mut() {
+            request.send_flags |= if solicited { IBV_SEND_SOLICITED } else { 0 };
+            request.send_flags |= if inline { IBV_SEND_INLINE } else { 0 };
         }
     }
 
@@ -227,14 +229,17 @@ pub struct QpPlan {
     pub receives: u32,
     /// Segments of a send work request.
     pub segments: u32,
+    /// Bytes that a SEND can carry in its request.
+    pub inline: u32,
 }
 
 /// A reliable connected queue pair of a connection identifier. Having one tells you that the queue
-/// pair and its completion queue exist; dropping it ends all its work, and returns only when the
+/// pair and its completion queues exist; dropping it ends all its work, and returns only when the
 /// device touches none of its memory any more.
 pub struct Qp {
     qp: NonNull<ibv_qp>,
-    _cq: Arc<Cq>,
+    inline_max: u32,
+    _cqs: [Arc<Cq>; 2],
     _srq: Option<Arc<Srq>>,
     id: IdGuard,
 }
@@ -245,22 +250,23 @@ unsafe impl Send for Qp {}
 impl Qp {
     pub(super) fn new(
         id: IdGuard,
-        cq: &Arc<Cq>,
+        sends: &Arc<Cq>,
+        receives: &Arc<Cq>,
         srq: Option<&Arc<Srq>>,
         pd: *mut ibv_pd,
         plan: QpPlan,
     ) -> Result<Qp, RdmaError> {
         let mut attr = ibv_qp_init_attr {
             qp_context: ptr::null_mut(),
-            send_cq: cq.raw(),
-            recv_cq: cq.raw(),
+            send_cq: sends.raw(),
+            recv_cq: receives.raw(),
             srq: srq.map_or(ptr::null_mut(), |srq| srq.raw()),
             cap: ibv_qp_cap {
                 max_send_wr: plan.sends,
                 max_recv_wr: if srq.is_some() { 0 } else { plan.receives },
                 max_send_sge: plan.segments,
                 max_recv_sge: if srq.is_some() { 0 } else { 1 },
-                max_inline_data: 0,
+                max_inline_data: plan.inline,
             },
             qp_type: IBV_QPT_RC,
             sq_sig_all: 0,
@@ -272,7 +278,15 @@ impl Qp {
         }
         // SAFETY: a successful call has set the field.
         let qp = NonNull::new(unsafe { (*id.raw()).qp }).expect("a queue pair was created");
-        Ok(Qp { qp, _cq: Arc::clone(cq), _srq: srq.map(Arc::clone), id })
+        let _cqs = [Arc::clone(sends), Arc::clone(receives)];
+        let inline_max = attr.cap.max_inline_data.min(plan.inline);
+        Ok(Qp { qp, inline_max, _cqs, _srq: srq.map(Arc::clone), id })
+    }
+
+    /// Bytes that a SEND can carry in its request.
+    #[inline]
+    pub fn inline_max(&self) -> u32 {
+        self.inline_max
     }
 
     /// The number that completions carry.

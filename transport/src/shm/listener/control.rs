@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use reactor::Lines;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 use rustix::io::Errno;
@@ -60,6 +61,8 @@ pub(super) struct Control {
     deadlines: VecDeque<(u64, Instant)>,
     half_open: usize,
     paused_until: Option<Instant>,
+    started: Instant,
+    lines: Lines,
 }
 
 impl Control {
@@ -83,6 +86,8 @@ impl Control {
             deadlines: VecDeque::new(),
             half_open: 0,
             paused_until: None,
+            started: Instant::now(),
+            lines: Lines::default(),
         }
     }
 
@@ -286,7 +291,10 @@ impl Control {
         let socket = Arc::new(socket);
         if let Err(text) = self.attach(&socket, listener, received) {
             bump(&self.counters.refused);
-            tracing::info!(text, "refused a shm peer");
+            let now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            if let Some(left_out) = self.lines.take(now_ns) {
+                tracing::info!(text, left_out, "refused a shm peer");
+            }
             let _ = socket::send(&*socket, &Datagram::Error(text).encode(), &[]);
         } else {
             bump(&self.counters.attached);

@@ -111,7 +111,8 @@ proptest! {
     fn any_header_is_survived(header: u64, len in 0u32..2000, lap in 0u32..3, limit in 1u32..1500) {
         for header in [header, u64::from(lap) << 32 | u64::from(len)] {
             let (mut target, initiator) = pair(2, limit, 64);
-            initiator.producer.0.ring.store(initiator.producer.0.header_at(), header);
+            let at = initiator.producer.0.header_at();
+            initiator.producer.0.ring.word(at).store(header, Ordering::Release);
             match target.consumer.peek() {
                 Arrival::Nothing => prop_assert_ne!((header >> 32) as u32, 1),
                 Arrival::Bad(len) => prop_assert!(len == 0 || len > limit),

@@ -1,7 +1,7 @@
 //! Memory that two processes share.
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
@@ -115,6 +115,11 @@ impl Mapping {
         self.len
     }
 
+    /// Address of the first byte.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
     /// Address of a range, if all of it is inside.
     #[inline]
     pub(super) fn range(&self, offset: u64, len: u64) -> Option<NonNull<u8>> {
@@ -148,25 +153,14 @@ impl Mapping {
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) }
     }
 
+    /// An aligned word, which the other process may change at any time. Panics beyond the end.
     #[inline]
-    fn word(&self, offset: usize) -> &AtomicU64 {
+    pub fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8), "word at {offset}: not aligned");
         let at = self.range(offset as u64, 8).expect("word inside the mapping");
         // SAFETY: mapped, aligned (the base is page-aligned), valid for any bits, and lives as
         // long as the mapping.
         unsafe { AtomicU64::from_ptr(at.as_ptr().cast()) }
-    }
-
-    /// Reads an aligned word; later reads of this thread see what preceded the peer's store.
-    #[inline]
-    pub fn load(&self, offset: usize) -> u64 {
-        self.word(offset).load(Ordering::Acquire)
-    }
-
-    /// Writes an aligned word; a peer that loads it sees everything this thread wrote before.
-    #[inline]
-    pub fn store(&self, offset: usize, value: u64) {
-        self.word(offset).store(value, Ordering::Release);
     }
 }
 

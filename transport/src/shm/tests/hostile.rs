@@ -1,4 +1,5 @@
 use std::os::fd::AsFd;
+use std::sync::atomic::Ordering;
 
 use reactor::Tag;
 
@@ -58,7 +59,8 @@ fn scribbling_over_the_rings_hurts_the_scribbler_only() {
                 let header =
                     if random.is_multiple_of(2) { random } else { LAP | (random >> 32) & 0x3FF };
                 let small = LAP | (random % 300);
-                intruder.ring.store(offset, if round.is_multiple_of(2) { small } else { header });
+                let value = if round.is_multiple_of(2) { small } else { header };
+                intruder.ring.word(offset).store(value, Ordering::Release);
             }
             rig.fabric.poll(Instant::default(), &mut rig.events);
             while let Some(event) = rig.events.pop() {
@@ -106,7 +108,7 @@ fn a_bell_in_bad_hands_stops_nobody() {
     rustix::io::write(&intruder.bell, &(u64::MAX - 1).to_ne_bytes()).unwrap();
     until("its ring wakes the core", || rustix::io::read(&*rig.wake, &mut [0; 8]).is_ok());
     rustix::io::read(&intruder.bell, &mut [0; 8]).unwrap();
-    intruder.ring.store(0, u64::MAX);
+    intruder.ring.word(0).store(u64::MAX, Ordering::Release);
 
     rig.quiet();
     assert!(rig.fabric.arm());

@@ -1,0 +1,459 @@
+//! A SCSI device of this host, passed through: disks, tapes, changers and all else that the Linux
+//! sg driver shows.
+//!
+//! [`Sg`] owns the open device and a thread that talks to the driver. A channel is a pair of rings
+//! to that thread. Commands go to the device as they are, and of a disk too large ones in parts; a
+//! disk also serves the operations on blocks, for the devices over it.
+//!
+//! A core never calls the driver, so no command can hold it up. More than the device takes waits
+//! in the rings, which have room for all that a core can have in flight. A device that goes away
+//! answers NOT READY until it is back.
+//!
+//! One command costs a push and a pop on either side, two system calls of the thread, and one of
+//! the core for those that find the thread asleep.
+
+mod command;
+mod node;
+mod worker;
+
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant as Time};
+
+use reactor::sys::memory::Memory;
+use reactor::{Batch, Instant, Tag};
+use rtrb::{Consumer, Producer, RingBuffer};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::fd::AsFd;
+use rustix::io::Errno;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use self::command::Learned;
+use self::node::{Inquiry, Opened};
+use self::worker::{Ask, Command, Completion, Device, Port, Shared, Traits, Worker};
+use crate::registry::BdevError;
+use crate::scsi::{CDB_BYTES_MAX, ScsiDevice, ScsiEnd, ScsiIo};
+use crate::sys::sg::ZEROS_BYTES;
+use crate::{
+    Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
+};
+
+/// When the host gives up on a command of a disk, in ms, unless told otherwise.
+const DISK_TIMEOUT_MS: u32 = 60_000;
+/// The same for tapes and all else: a tape may have to be wound.
+const OTHER_TIMEOUT_MS: u32 = 900_000;
+/// The longest timeout: a day, in ms.
+pub const TIMEOUT_MS_MAX: u32 = 86_400_000;
+
+/// How often a device that has gone is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// How often the driver is asked for the rest of what a device had when it went.
+const LOSS_INTERVAL: Duration = Duration::from_millis(10);
+/// How long the end of the thread is waited for.
+const STOP_WAIT: Duration = Duration::from_millis(500);
+
+/// Parameters of `bdev_sg_create`.
+#[derive(Debug, Clone)]
+pub struct SgOptions {
+    /// Name; `Sg0` and so on when absent.
+    pub name: Option<String>,
+    /// Any node of the device: `/dev/sgN`, `/dev/sdX`, `/dev/stN`, or a link to one.
+    pub filename: String,
+    /// When the host gives up on an ordinary command, in ms, 1 to [`TIMEOUT_MS_MAX`]. Absent:
+    /// 60,000 for a disk, 900,000 for all else.
+    pub timeout_ms: Option<u32>,
+    /// Identity; derived from host and name when absent.
+    pub uuid: Option<Uuid>,
+}
+
+/// A SCSI device.
+#[derive(Debug)]
+pub struct Sg {
+    name: String,
+    uuid: Uuid,
+    filename: String,
+    timeout_ms: u32,
+    depth: u32,
+    transfer_bytes_max: u32,
+    inquiry: Inquiry,
+    shared: Arc<Shared>,
+    ended: Mutex<Receiver<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Sg {
+    /// Opens a device under a checked name and starts its thread.
+    pub(crate) fn open(name: String, uuid: Uuid, options: &SgOptions) -> Result<Sg, BdevError> {
+        let failed = |what: &str| {
+            let what = format!("{what} for bdev {name}");
+            move |errno| BdevError::Os { what, errno }
+        };
+        if options.timeout_ms.is_some_and(|ms| !(1..=TIMEOUT_MS_MAX).contains(&ms)) {
+            return Err(BdevError::Invalid(format!(
+                "bdev {name}: timeout_ms is not in 1..={TIMEOUT_MS_MAX}"
+            )));
+        }
+        let zeros = Memory::ordinary(ZEROS_BYTES as usize)
+            .map_err(|_| failed("mapping zeros")(Errno::NOMEM))?;
+        let zeros = Arc::new(zeros);
+        let opened = node::open(&options.filename, &zeros)?;
+        let inquiry = opened.inquiry.clone();
+        let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(failed("making an eventfd"))?;
+        let shared = Arc::new(Shared::new(kick));
+        match node::look_at_medium(&opened) {
+            Some(Learned::Capacity { block_bytes, blocks }) => {
+                shared.block_bytes.store(block_bytes, Ordering::Relaxed);
+                shared.blocks.store(blocks, Ordering::Relaxed);
+            }
+            Some(Learned::BlockLength(bytes)) => shared.block_bytes.store(bytes, Ordering::Relaxed),
+            None => {}
+        }
+        let usual = if inquiry.is_disk() { DISK_TIMEOUT_MS } else { OTHER_TIMEOUT_MS };
+        let timeout_ms = options.timeout_ms.unwrap_or(usual);
+        let (is_disk, is_tape) = (inquiry.is_disk(), inquiry.is_tape());
+        let traits = Traits { is_disk, is_tape, timeout_ms };
+        let (depth, transfer_bytes_max) = (opened.depth(), opened.transfer_bytes_max());
+        let (sender, ended) = sync_channel(1);
+        let thread = Thread {
+            worker: Worker::new(Arc::clone(&shared), traits, opened),
+            shared: Arc::clone(&shared),
+            filename: options.filename.clone(),
+            name: name.clone(),
+            inquiry: inquiry.clone(),
+            zeros,
+            look_at: Time::now(),
+            _ended: sender,
+        };
+        let thread = std::thread::Builder::new()
+            .name("sg".into())
+            .spawn(move || thread.run())
+            .map_err(|error| {
+                failed("starting the thread")(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            })?;
+        Ok(Sg {
+            name,
+            uuid,
+            filename: options.filename.clone(),
+            timeout_ms,
+            depth,
+            transfer_bytes_max,
+            inquiry,
+            shared,
+            ended: Mutex::new(ended),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Sg {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.wake();
+        // The thread goes on by itself while the driver has commands.
+        let ended = self.ended.get_mut().map(|ended| ended.recv_timeout(STOP_WAIT));
+        if matches!(ended, Ok(Err(RecvTimeoutError::Disconnected)))
+            && let Some(thread) = self.thread.take()
+        {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Bdev for Sg {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn product_name(&self) -> &'static str {
+        "SCSI device"
+    }
+
+    fn uuid(&self) -> Uuid {
+        self.uuid
+    }
+
+    fn geometry(&self) -> Geometry {
+        let block_bytes = self.shared.block_bytes.load(Ordering::Relaxed);
+        let usable = self.inquiry.is_disk()
+            && block_bytes.is_power_of_two()
+            && (512..=32768).contains(&block_bytes);
+        Geometry {
+            block_bytes: if usable { block_bytes } else { 512 },
+            blocks: if usable { self.shared.blocks.load(Ordering::Relaxed) } else { 0 },
+            physical_exponent: 0,
+            buf_align: 512,
+            write_cache: true,
+            read_only: false,
+            unmap: false,
+            unmap_zeroes: false,
+            unmap_granularity: 0,
+            rotational: false,
+        }
+    }
+
+    fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
+        let is_disk = self.inquiry.is_disk();
+        Ok(Box::new(SgChannel::open(&self.shared, self.geometry(), is_disk, core)))
+    }
+
+    fn driver_specific(&self) -> Map<String, Value> {
+        let inquiry = &self.inquiry;
+        let sg = json!({
+            "filename": self.filename,
+            "timeout_ms": self.timeout_ms,
+            "peripheral_type": inquiry.peripheral_type,
+            "removable": inquiry.removable,
+            "vendor": inquiry.vendor,
+            "product": inquiry.product,
+            "revision": inquiry.revision,
+            "serial": inquiry.serial,
+            "block_length": self.shared.block_bytes.load(Ordering::Relaxed),
+            "queue_depth": self.depth,
+            "max_transfer_bytes": self.transfer_bytes_max,
+            "online": self.shared.online.load(Ordering::Relaxed),
+        });
+        Map::from_iter([("sg".to_owned(), sg)])
+    }
+
+    fn create_call(&self) -> (&'static str, Value) {
+        let params = json!({
+            "name": self.name,
+            "filename": self.filename,
+            "timeout_ms": self.timeout_ms,
+            "uuid": self.uuid,
+        });
+        ("bdev_sg_create", params)
+    }
+
+    fn delete_method(&self) -> &'static str {
+        "bdev_sg_delete"
+    }
+
+    fn scsi(&self) -> Option<ScsiDevice> {
+        let Inquiry { peripheral_type, removable, .. } = self.inquiry;
+        Some(ScsiDevice { peripheral_type, removable })
+    }
+}
+
+/// The thread and what it needs to find its device again.
+struct Thread {
+    worker: Worker<Opened>,
+    shared: Arc<Shared>,
+    filename: String,
+    name: String,
+    inquiry: Inquiry,
+    zeros: Arc<Memory>,
+    /// When a device that has gone is looked for next.
+    look_at: Time,
+    /// Tells the owner by its drop.
+    _ended: SyncSender<()>,
+}
+
+impl Thread {
+    fn run(mut self) {
+        let mut online = true;
+        loop {
+            let progress = self.worker.turn();
+            let there = self.worker.device().is_some();
+            if online && !there {
+                tracing::warn!("bdev {}: {} is gone", self.name, self.filename);
+                self.look_at = Time::now() + LOOK_INTERVAL;
+            }
+            online = there;
+            if self.shared.stop.load(Ordering::Acquire) && self.worker.is_idle() {
+                return;
+            }
+            if !online && Time::now() >= self.look_at {
+                self.look_for_device();
+                online = self.worker.device().is_some();
+            }
+            if !progress && self.worker.may_sleep() {
+                self.sleep();
+            }
+            self.worker.awake();
+        }
+    }
+
+    /// Takes the device back if it is there again and the same.
+    fn look_for_device(&mut self) {
+        self.look_at = Time::now() + LOOK_INTERVAL;
+        match node::open(&self.filename, &self.zeros) {
+            Ok(opened) if opened.inquiry == self.inquiry => {
+                tracing::info!("bdev {}: {} is back", self.name, self.filename);
+                self.worker.on_returned(opened);
+            }
+            Ok(_) => {
+                tracing::warn!("bdev {}: {} is another device now", self.name, self.filename);
+            }
+            Err(error) => tracing::debug!("bdev {}: {error}", self.name),
+        }
+    }
+
+    /// Waits for a core, the driver, or the time to look for the device.
+    fn sleep(&mut self) {
+        let losing = self.worker.is_losing();
+        let stopping = self.shared.stop.load(Ordering::Acquire);
+        let longest = match self.worker.device() {
+            // A hang-up does not end: waiting for it would be no waiting.
+            Some(_) if losing || stopping => Some(LOSS_INTERVAL),
+            Some(_) => None,
+            None => Some(self.look_at.saturating_duration_since(Time::now())),
+        };
+        let mut fds = vec![PollFd::from_borrowed_fd(self.shared.kick.as_fd(), PollFlags::IN)];
+        if let Some(device) = self.worker.device()
+            && !losing
+        {
+            fds.extend(device.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        }
+        let longest = longest.and_then(|longest| Timespec::try_from(longest).ok());
+        let polled = poll(&mut fds, longest.as_ref());
+        let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
+        let hung_up = polled.is_ok() && fds[1..].iter().any(|fd| fd.revents().intersects(gone));
+        drop(fds);
+        if hung_up {
+            self.worker.on_hang_up();
+        }
+        // Not raised is fine.
+        let _ = rustix::io::read(&self.shared.kick, &mut [0; 8]);
+    }
+}
+
+struct SgChannel {
+    shared: Arc<Shared>,
+    geometry: Geometry,
+    is_disk: bool,
+    commands: Producer<Command>,
+    completions: Consumer<Completion>,
+    armed: Arc<AtomicBool>,
+    /// Something was pushed since the last flush.
+    pushed: bool,
+    /// What ended without the worker.
+    ready: Batch<IoDone>,
+    /// How commands ended, by the index of their tag.
+    ends: Box<[ScsiEnd]>,
+}
+
+impl SgChannel {
+    fn open(
+        shared: &Arc<Shared>,
+        geometry: Geometry,
+        is_disk: bool,
+        core: &CoreContext,
+    ) -> SgChannel {
+        let depth = core.depth as usize;
+        let (commands, taken) = RingBuffer::new(depth);
+        let (given, completions) = RingBuffer::new(depth);
+        let armed = Arc::new(AtomicBool::new(false));
+        shared.adopt(Port {
+            commands: taken,
+            completions: given,
+            wake: core.wake.clone(),
+            armed: Arc::clone(&armed),
+            _memory: Arc::clone(&core.memory),
+        });
+        SgChannel {
+            shared: Arc::clone(shared),
+            geometry,
+            is_disk,
+            commands,
+            completions,
+            armed,
+            pushed: false,
+            ready: Batch::new(depth),
+            ends: vec![ScsiEnd::GOOD; depth].into_boxed_slice(),
+        }
+    }
+
+    fn push(&mut self, command: Command) {
+        let pushed = self.commands.push(command);
+        assert!(pushed.is_ok(), "more operations than the core has slots");
+        self.pushed = true;
+    }
+
+    /// How an operation on blocks ends that the device need not see.
+    fn refusal(&self, op: &IoOp) -> Option<IoStatus> {
+        let Some((lba, blocks)) = op.range() else {
+            return (!self.is_disk).then_some(IoStatus::Unsupported);
+        };
+        if !contains(self.shared.blocks.load(Ordering::Relaxed), lba, blocks) {
+            return Some(IoStatus::OutOfRange);
+        }
+        match op {
+            _ if !self.is_disk => Some(IoStatus::Unsupported),
+            IoOp::Unmap { .. } => Some(IoStatus::Unsupported),
+            _ => (blocks == 0).then_some(IoStatus::Good),
+        }
+    }
+}
+
+impl IoChannel for SgChannel {
+    fn submit(&mut self, io: Io) {
+        io.assert_buf(self.geometry.block_bytes);
+        let Io { tag, op, buf } = io;
+        match self.refusal(&op) {
+            Some(status) => self.ready.push(IoDone { tag, status, buf }),
+            None => self.push(Command { tag, ask: Ask::Blocks(op), buf }),
+        }
+    }
+
+    fn submit_scsi(&mut self, io: ScsiIo<'_>) {
+        let ScsiIo { tag, cdb: from, direction, buf } = io;
+        let mut cdb = [0; CDB_BYTES_MAX];
+        cdb[..from.len()].copy_from_slice(from);
+        let ask = Ask::Scsi { cdb, cdb_len: from.len() as u8, direction };
+        self.push(Command { tag, ask, buf });
+    }
+
+    fn scsi_end(&self, tag: Tag) -> &ScsiEnd {
+        &self.ends[tag.index()]
+    }
+
+    fn reset(&mut self) {
+        self.shared.reset();
+    }
+
+    fn flush(&mut self) {
+        if std::mem::take(&mut self.pushed) {
+            self.shared.wake();
+        }
+    }
+
+    fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
+        while !done.is_full() {
+            let Some(item) = self.ready.pop() else { break };
+            done.push(item);
+        }
+        while !done.is_full() {
+            let Ok(Completion { tag, status, end, buf }) = self.completions.pop() else { break };
+            if status == IoStatus::Scsi {
+                self.ends[tag.index()] = end;
+            }
+            done.push(IoDone { tag, status, buf });
+        }
+    }
+
+    fn arm(&mut self) -> bool {
+        self.armed.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.ready.is_empty() && self.completions.is_empty()
+    }
+}
+
+impl Drop for SgChannel {
+    fn drop(&mut self) {
+        // A target that ends with operations in flight: nobody is left to take their buffers home.
+        while let Some(item) = self.ready.pop() {
+            std::mem::forget(item.buf);
+        }
+        while let Ok(completion) = self.completions.pop() {
+            std::mem::forget(completion.buf);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

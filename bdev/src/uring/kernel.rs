@@ -1,0 +1,75 @@
+//! What a [`Ring`](super::Ring) needs of io_uring: the seam at which a model can stand in.
+
+use std::sync::Arc;
+
+use reactor::{Buf, Tag};
+use rustix::fd::OwnedFd;
+use rustix::fs::SeekFrom;
+
+use crate::sys::queue::{Queue, Reaped, Step};
+
+/// Steps go in with `push`, start with `enter`, and come back with `reap`, each once.
+pub(crate) trait Kernel {
+    /// Makes a file known; its number is for [`Kernel::push`].
+    fn add_file(&mut self, fd: Arc<OwnedFd>) -> u32;
+    /// Forgets a file.
+    fn remove_file(&mut self, number: u32);
+    /// True when the device behind a file is gone: it has no size any more. A system call.
+    fn is_gone(&self, number: u32) -> bool;
+    /// True when another step fits before the next [`Kernel::enter`].
+    fn has_room(&mut self) -> bool;
+    /// Queues a step.
+    fn push(&mut self, tag: Tag, file: u32, step: Step, buf: Option<Buf>);
+    /// Starts all queued steps.
+    fn enter(&mut self);
+    /// Makes what has completed available to [`Kernel::reap`].
+    fn collect(&mut self);
+    /// Takes a completion.
+    fn reap(&mut self) -> Option<Reaped>;
+    /// Before the core sleeps; see [`IoChannel::arm`](crate::IoChannel::arm).
+    fn arm(&mut self) -> bool;
+}
+
+impl Kernel for Queue {
+    fn add_file(&mut self, fd: Arc<OwnedFd>) -> u32 {
+        Queue::add_file(self, fd)
+    }
+
+    fn remove_file(&mut self, number: u32) {
+        Queue::remove_file(self, number);
+    }
+
+    #[cold]
+    fn is_gone(&self, number: u32) -> bool {
+        self.file(number).is_some_and(|fd| rustix::fs::seek(fd, SeekFrom::End(0)) == Ok(0))
+    }
+
+    #[inline]
+    fn has_room(&mut self) -> bool {
+        Queue::has_room(self)
+    }
+
+    #[inline]
+    fn push(&mut self, tag: Tag, file: u32, step: Step, buf: Option<Buf>) {
+        Queue::push(self, tag, file, step, buf);
+    }
+
+    #[inline]
+    fn enter(&mut self) {
+        Queue::enter(self);
+    }
+
+    #[inline]
+    fn collect(&mut self) {
+        Queue::collect(self);
+    }
+
+    #[inline]
+    fn reap(&mut self) -> Option<Reaped> {
+        Queue::reap(self)
+    }
+
+    fn arm(&mut self) -> bool {
+        Queue::arm(self)
+    }
+}

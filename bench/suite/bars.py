@@ -1,0 +1,260 @@
+"""The bar table: what is measured, against what, in alternating order."""
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import time
+
+import tools
+from tools import RAM_BYTES, NULL_BYTES
+
+RAM = f"malloc:{RAM_BYTES}"
+NULL = f"null:{NULL_BYTES}"
+
+
+class Row:
+    """One line of the table. `bar` is a number, or a text for what has no number."""
+
+    def __init__(self, what, values, bar, unit, lower_is_better=False, note=""):
+        self.what = what
+        self.values = values
+        self.bar = bar
+        self.unit = unit
+        self.lower_is_better = lower_is_better
+        self.note = note
+
+    def median(self):
+        return statistics.median(self.values)
+
+    def met(self):
+        if self.lower_is_better:
+            return self.median() <= self.bar
+        return self.median() >= self.bar
+
+    def as_dict(self):
+        return {"what": self.what, "median": self.median(), "low": min(self.values),
+                "high": max(self.values), "runs": len(self.values), "bar": self.bar,
+                "unit": self.unit, "lower_is_better": self.lower_is_better, "met": self.met(),
+                "note": self.note}
+
+
+def number(value, unit):
+    if unit == "IOPS":
+        return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
+    if unit in ("ratio", "us", "%"):
+        return f"{value:.2f}"
+    return f"{value:,.0f}"
+
+
+def table(rows):
+    lines = ["| what | measured (lowest..highest) | bar | |", "|---|---|---|---|"]
+    for row in rows:
+        at = "at most" if row.lower_is_better else "at least"
+        measured = (f"{number(row.median(), row.unit)} ({number(min(row.values), row.unit)}"
+                    f"..{number(max(row.values), row.unit)}) {row.unit}")
+        verdict = "met" if row.met() else "**not met**"
+        note = f"; {row.note}" if row.note else ""
+        lines.append(f"| {row.what} | {measured} | {at} {number(row.bar, row.unit)} "
+                     f"| {verdict}{note} |")
+    return "\n".join(lines)
+
+
+def alternate(runs, jobs):
+    """Runs named jobs in turns, forwards and backwards; the results by name."""
+    names = list(jobs)
+    results = {name: [] for name in names}
+    for turn in range(runs):
+        for name in names if turn % 2 == 0 else reversed(names):
+            results[name].append(jobs[name]())
+    return results
+
+
+def column(results, name):
+    return [result[name] for result in results]
+
+
+def ratios(above, below):
+    """Of runs that were next to each other."""
+    return [a / b for a, b in zip(above, below)]
+
+
+def seam(setup, runs, say):
+    """Null and memory devices, in this process."""
+    jobs = {}
+    for depth in (32, 128):
+        jobs[f"null {depth}"] = lambda depth=depth: tools.bdevperf(setup, NULL, "4k", "read", depth)
+    jobs["malloc 4k"] = lambda: tools.bdevperf(setup, RAM, "4k", "read", 32, "--fill")
+    for mix in ("read", "write"):
+        jobs[f"malloc {mix}"] = (
+            lambda mix=mix: tools.bdevperf(setup, RAM, "128k", mix, 32, "--fill"))
+        jobs[f"memcpy {mix}"] = lambda mix=mix: tools.memcpy(setup, "128k", mix)
+    got = alternate(runs, jobs)
+    iops = lambda name: column(got[name], "iops")
+    say([Row("bdev seam, null, 4 KiB, depth 32, one core", iops("null 32"), 13.8e6, "IOPS"),
+         Row("bdev seam, null, 4 KiB, depth 128, one core", iops("null 128"), 14.1e6, "IOPS"),
+         Row("malloc, 4 KiB random read, depth 32", iops("malloc 4k"), 1.76e6, "IOPS")])
+    for mix, spdk in (("read", 9504), ("write", 9045)):
+        mib = column(got[f"malloc {mix}"], "mib_per_s")
+        copy = column(got[f"memcpy {mix}"], "mib_per_s")
+        bar = min(spdk, 0.95 * statistics.median(copy))
+        say([Row(f"malloc, 128 KiB random {mix}, depth 32", mib, bar, "MiB/s",
+                 note=f"memcpy in the same run {statistics.median(copy):,.0f}")])
+
+
+def file_seam(setup, runs, say, file):
+    """A file past the page cache, against fio's io_uring on the same file."""
+    config = file_config(setup, file)
+    for depth in (1, 32, 128):
+        got = alternate(runs, {
+            "ours": lambda: tools.bdevperf(setup, [], "4k", "read", depth, config=config),
+            "fio": lambda: tools.fio(setup, file, "4k", "read", depth, "--readonly"),
+        })
+        ours, fio = column(got["ours"], "iops"), column(got["fio"], "iops")
+        say([Row(f"file, O_DIRECT, 4 KiB random read, depth {depth}, against fio io_uring",
+                 ratios(ours, fio), 0.97, "ratio",
+                 note=f"{statistics.median(ours):,.0f} against {statistics.median(fio):,.0f} "
+                      "IOPS")])
+    say(submit_calls(setup, config))
+
+
+def submit_calls(setup, config):
+    """System calls that submit, per batch of operations."""
+    if not shutil.which("strace"):
+        return []
+    trace = f"{setup.scratch}/strace"
+    command = ["strace", "-f", "-o", trace, "-e", "trace=io_uring_enter",
+               f"{setup.binaries}/bdevperf", "-c", config, "-q", "32", "-t", "0.5", "-m",
+               setup.mask(setup.load_core), *setup.pages()]
+    subprocess.run(command, capture_output=True, timeout=60, check=True)
+    submits, operations, others = 0, 0, 0
+    with open(trace, encoding="utf-8") as file:
+        for line in file:
+            call = re.search(r"io_uring_enter\(\d+, (\d+),", line)
+            if not call:
+                continue
+            if int(call.group(1)) == 0:
+                others += 1
+                continue
+            submits += 1
+            operations += int(call.group(1))
+    # A turn submits after it has found completions, in one call however many: never more calls
+    # than operations, and fewer as soon as two completions come together.
+    return [Row("file, depth 32: submitting system calls per operation (strace)",
+                [submits / max(operations, 1)], 1.0, "ratio", lower_is_better=True,
+                note=f"{submits} calls for {operations} operations, {others} to collect")]
+
+
+def through_target(setup, runs, say, file, config):
+    """Over shared memory, the target on the other core."""
+    with tools.Target(setup, file, read_only=True) as target:
+        perf = lambda *job: (lambda: tools.srpt_perf(setup, target.address, *job))
+        got = alternate(runs, {
+            "null 1": perf(0, "4k", "read", 1),
+            "null 32": perf(0, "4k", "read", 32),
+            "null 2x64": perf(0, "4k", "read", 64, 2),
+            "malloc 4k": perf(1, "4k", "read", 32),
+            "malloc 128k": perf(1, "128k", "read", 32),
+            "malloc 128k write": perf(1, "128k", "write", 32),
+            "memcpy": lambda: paused(target, lambda: tools.memcpy(setup, "128k", "read")),
+            "memcpy write": lambda: paused(target, lambda: tools.memcpy(setup, "128k", "write")),
+            "file": perf(2, "4k", "read", 32),
+            "bdevperf": lambda: paused(
+                target, lambda: tools.bdevperf(setup, [], "4k", "read", 32, config=config)),
+        })
+    iops = lambda name: column(got[name], "iops")
+    say([Row("shm, null, 4 KiB random read, depth 1: p50", column(got["null 1"], "p50_us"), 0.8,
+             "us", lower_is_better=True),
+         Row("shm, null, 4 KiB random read, depth 1: p99", column(got["null 1"], "p99_us"), 1.1,
+             "us", lower_is_better=True),
+         Row("shm, null, 4 KiB random read, depth 1", iops("null 1"), 1.15e6, "IOPS"),
+         Row("shm, null, 4 KiB, depth 32, one core", iops("null 32"), 3.28e6, "IOPS"),
+         Row("shm, null, 4 KiB, depth 128 (2 channels of 64), one core", iops("null 2x64"),
+             3.94e6, "IOPS"),
+         Row("shm, malloc, 4 KiB random read, depth 32", iops("malloc 4k"), 1.35e6, "IOPS")])
+    for name, copy, text in (("malloc 128k", "memcpy", "read"),
+                             ("malloc 128k write", "memcpy write", "write")):
+        say([Row(f"shm, malloc, 128 KiB random {text}, depth 32, against one memcpy",
+                 ratios(column(got[name], "mib_per_s"), column(got[copy], "mib_per_s")), 0.9,
+                 "ratio",
+                 note=f"{statistics.median(column(got[name], 'mib_per_s')):,.0f} MiB/s")])
+    say([Row("shm, file, 4 KiB random read, depth 32, against bdevperf on the same file",
+             ratios(iops("file"), iops("bdevperf")), 0.95, "ratio",
+             note=f"{statistics.median(iops('file')):,.0f} IOPS")])
+
+
+def paused(target, run):
+    """Runs without the target on the machine."""
+    target.pause()
+    try:
+        return run()
+    finally:
+        target.resume()
+
+
+def second_core(setup, runs, say):
+    """Two reactors with a device each against one."""
+    if len(setup.cores) < 2:
+        return
+    both = [setup.cores[0], setup.cores[-1]]
+    got = alternate(runs, {
+        "one": lambda: tools.bdevperf(setup, NULL, "4k", "read", 128),
+        "two": lambda: tools.bdevperf(setup, [NULL, NULL], "4k", "read", 128, cores=both),
+    })
+    say([Row("second reactor, a null device each, in-process", ratios(column(got["two"], "iops"),
+                                                     column(got["one"], "iops")), 1.95, "ratio")])
+
+
+def adaptive(setup, runs, say, engine):
+    """A slow load on a core that sleeps, against one that polls."""
+    if not os.path.exists(engine):
+        print(f"no {engine}: adaptive idle is left out (scripts/fio-engine.sh builds it)")
+        return
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
+    results = {"poll": [], "adaptive": []}
+    for turn in range(runs):
+        for idle in ("poll", "adaptive") if turn % 2 == 0 else ("adaptive", "poll"):
+            with tools.Target(setup, options=("--idle", idle)) as target:
+                before, start = target.reactor_ticks(), time.monotonic()
+                ran = tools.fio(setup, target.path, "4k", "read", 1, "--rate_iops=1000",
+                                engine=f"external:{engine}", seconds=2)
+                spent = (target.reactor_ticks() - before) / ticks_per_s
+                ran["cpu_percent"] = 100 * spent / (time.monotonic() - start)
+                results[idle].append(ran)
+    more = [a - p for a, p in zip(column(results["adaptive"], "p99_us"),
+                                  column(results["poll"], "p99_us"))]
+    say([Row("adaptive idle at 1,000 IOPS: processor time of the core",
+             column(results["adaptive"], "cpu_percent"), 5, "%", lower_is_better=True),
+         Row("adaptive idle at 1,000 IOPS: p99 above that of polling", more, 60, "us",
+             lower_is_better=True)])
+
+
+def measure(setup, runs, file, engine, select):
+    """All rows, each printed as soon as it is known."""
+    rows = []
+
+    def say(new):
+        for row in new:
+            rows.append(row)
+            print(table([row]).splitlines()[-1], flush=True)
+
+    parts = [("seam", lambda: seam(setup, runs, say)),
+             ("second", lambda: second_core(setup, runs, say)),
+             ("file", lambda: file_seam(setup, runs, say, file)),
+             ("shm", lambda: through_target(setup, runs, say, file, file_config(setup, file))),
+             ("adaptive", lambda: adaptive(setup, min(runs, 3), say, engine))]
+    for name, part in parts:
+        if not select or name in select:
+            part()
+    return rows
+
+
+def file_config(setup, file):
+    """A configuration with the file alone, read-only, so that several can open it."""
+    config = f"{setup.scratch}/file.json"
+    with open(config, "w", encoding="utf-8") as out:
+        entries = [tools.bdev_entries(file, read_only=True)[-1]]
+        json.dump({"subsystems": [{"subsystem": "bdev", "config": entries}]}, out)
+    return config

@@ -1,0 +1,35 @@
+# shellcheck shell=bash
+# One of two guests: the kernel's initiator. link-initiator.sh survive|load. It says with a file that
+# I/O runs; with `survive`, the host says with a file that the target's machine is on again.
+NETDEV=eth0 ADDRESS=192.168.77.2 ADDRESS6=fd77::2 TARGET_ADDRESS=192.168.77.1
+GUID=00000000deadbeef
+# shellcheck source=lib.sh
+. /host/guest/lib.sh
+rxe_up || fail "soft-RoCE"
+initiator_up || fail "ib_srp"
+until_true 20 ping -c 1 -W 1 $TARGET_ADDRESS >/dev/null || fail "no cable"
+# Both ends try that often before they give a connection up; soft-RoCE takes 7, the default, for ever.
+srp_login $GUID tl_retry_count=3 && wait_disks 1 || fail "login"
+wait_for_target || fail "recovery parameters"
+disk=$(srp_disk 0)
+completed() { awk '{ print $1 + $5 }' "/sys/block/$disk/stat"; }
+progressed() { [ "$(completed)" -gt "$1" ]; }
+fio --name=load --filename="/dev/$disk" --direct=1 --ioengine=libaio --rw=randwrite \
+    --bsrange=512-64k --iodepth=32 --size=32M --loops=1000 --verify=md5 --verify_backlog=256 \
+    --time_based --runtime=3600 --verify_state_save=0 >/tmp/fio 2>&1 &
+fio_pid=$!
+before=$(completed)
+until_true 60 progressed $((before + 300)) || fail "no load"
+touch /run/vm/loaded
+back() { [ -e /run/vm/back ]; }
+until_true 600 back || fail "the host says nothing"
+started=$(uptime_s) before=$(completed)
+until_true 120 progressed $((before + 64)) || fail "no I/O with the target's new machine"
+say "I/O again $(echo "$(uptime_s) - $started" | bc) s after the target's machine was ready"
+until_true 60 progressed $((before + 1000)) || fail "no more I/O"
+kill -INT $fio_pid
+wait $fio_pid
+grep --quiet 'err= 0' /tmp/fio || { cat /tmp/fio; fail "an error reached fio"; }
+! grep --quiet 'verify:' /tmp/fio || { cat /tmp/fio; fail "fio found wrong data"; }
+srp_logout || fail "logout"
+say "done"
