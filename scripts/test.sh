@@ -81,6 +81,9 @@ step "licences" licences
 step "scripts: python" python_syntax
 step "scripts: shell" shell_scripts
 step "build" cargo build --workspace --all-targets
+step "soak: corpus" cargo run --quiet -p srpt_tests --bin soak -- --corpus
+step "soak" cargo run --quiet -p srpt_tests --bin soak -- --count 2000 --jobs "$(nproc)"
+step "scripts: planted bugs" bash scripts/planted.sh --check
 step "documentation tests" cargo test --workspace --doc --quiet
 step "instructions per command" scripts/instructions.sh
 step "fio engine" scripts/fio-verify.sh

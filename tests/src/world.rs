@@ -285,12 +285,12 @@ impl World {
         self.steps += 1;
         self.clock.advance(self.step_time);
         for (core, shard) in self.shards.iter_mut().enumerate() {
-            // A core that has ended has no thread any more.
-            if shard.stopped() {
-                continue;
-            }
             if self.stalls[core] > 0 {
                 self.stalls[core] -= 1;
+                continue;
+            }
+            // A core that has ended has no thread any more.
+            if shard.stopped() {
                 continue;
             }
             let inbox = &mut self.inboxes[core];

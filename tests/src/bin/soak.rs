@@ -12,7 +12,10 @@ use srpt_tests::soak::tally::{Tally, marks_missing, pairs_table};
 use srpt_tests::soak::{corpus, run};
 
 /// Seeds after which everything must have been seen.
-const COMPLETE: u64 = 5000;
+const COMPLETE: u64 = 20_000;
+
+/// What commands meet in each phase, once everything has been seen.
+const PAIRS: &str = include_str!("../../corpus/pairs.txt");
 
 /// Random worlds against an oracle.
 ///
@@ -183,8 +186,12 @@ impl Soak {
             return missing.is_empty();
         }
         let marks = marks_missing();
-        println!("marks never passed: {marks:?}\n{}", pairs_table());
-        missing.is_empty() && marks.is_empty()
+        let table = pairs_table();
+        println!("marks never passed: {marks:?}\n{table}");
+        if table != PAIRS {
+            println!("what commands met should be (tests/corpus/pairs.txt):\n{PAIRS}");
+        }
+        missing.is_empty() && marks.is_empty() && table == PAIRS
     }
 }
 

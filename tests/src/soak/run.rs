@@ -399,7 +399,10 @@ impl Run {
         }
         assert!(empty(world), "connections are left");
         world.steps(20);
-        world.assert_home();
+        // Cores that have stopped report no more: they stop when everything is home.
+        if !world.stopped() {
+            world.assert_home();
+        }
     }
 
     fn reopen(&mut self) {

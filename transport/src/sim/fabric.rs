@@ -36,7 +36,9 @@ impl SimFabric {
     fn enqueue(&mut self, conn: ConnId, reply: bool, work: impl FnOnce(Failure) -> Work) {
         let mut inner = self.net.borrow_mut();
         let inner = &mut *inner;
-        let (failure, late) = inner.misfortune(reply);
+        // What comes after the end of a link ends at once.
+        let live = inner.conn(self.core, conn).is_some_and(|conn| conn.phase == Phase::Live);
+        let (failure, late) = if live { inner.misfortune(reply) } else { (Failure::None, 0) };
         let (now, delay, wait) = (inner.now, inner.options.delay_ns_max, inner.faults.wait_ns_max);
         let conn = inner.cores[self.core][conn.index as usize].as_mut().filter(|c| c.id == conn);
         let conn = conn.expect("operations name connections that were not released");
