@@ -100,8 +100,8 @@ fn a_histogram_is_the_sum_of_all_cores() {
     assert_eq!(bench.fail("bdev_get_histogram", r#"{"name":"Null0"}"#).code, -14);
     bench.ok("bdev_enable_histogram", r#"{"name":"Null0","enable":true}"#);
     let histogram = || {
-        let mut meter = crate::target::meter::Meter::default();
-        meter.histogram = Some(Box::new(Histogram::new(None)));
+        let histogram = Some(Box::new(Histogram::new(None)));
+        let mut meter = crate::target::meter::Meter { histogram, ..Default::default() };
         meter.count(&bdev::IoOp::Flush, 512, bdev::IoStatus::Good, 33);
         Report { histogram: meter.histogram, ..Report::default() }
     };
