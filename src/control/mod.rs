@@ -35,6 +35,8 @@ mod refused;
 mod targets;
 mod watch;
 
+pub use crate::target::limiter::RateLimits;
+pub use crate::target::meter;
 pub use agents::{AgentPort, Agents};
 pub use cores::{Cores, Mailboxes};
 pub use listeners::{ListenError, Listener, Listeners};

@@ -1,8 +1,8 @@
 //! Loading a configuration: all of it or nothing.
 //!
 //! A configuration is the document that `save_config` gives. Its entries are brought into the
-//! order options, bdevs, bdevs over them, their limits, targets, LUNs, listeners, whatever their order in the
-//! document; when one fails, those before it are taken back, last first.
+//! order options, bdevs, bdevs over them, their limits, targets, LUNs, listeners, whatever their
+//! order in the document; when one fails, those before it are taken back, last first.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -114,8 +114,8 @@ pub enum Action {
     },
     /// Asks for a [`Report`].
     Report,
-    /// Stops: no new logins and commands, SRP_T_LOGOUT to everyone. Answered when nothing is left on
-    /// the core. It goes on to answer other cores until [`Action::End`].
+    /// Stops: no new logins and commands, SRP_T_LOGOUT to everyone. Answered when nothing is left
+    /// on the core. It goes on to answer other cores until [`Action::End`].
     Shutdown,
     /// Ends the core ([`reactor::Service::stopped`]), once every core has answered
     /// [`Action::Shutdown`]: nobody needs it any more.

@@ -89,22 +89,10 @@ impl<F: Fabric> Shard<F> {
             }
             Action::MapLun { target, lun, lu, read_only } => {
                 if let Err(error) = self.luns.map(&target, lun, lu, read_only) {
-                    let core = self.out.core();
-                    let reason = error.to_string();
-                    let result = Err(ActionError::OpenChannel { core, reason });
-                    return self.out.answer(Answer { core, token, result });
+                    return self.refuse(token, error.to_string());
                 }
             }
-            Action::UnmapLun { target, lun } => {
-                self.meet_unmap(lun);
-                let index = self.luns.target_index(&target);
-                if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
-                    self.release_unmapped(mapping);
-                }
-                if !self.luns.unmap(&target, lun, token) {
-                    return;
-                }
-            }
+            Action::UnmapLun { target, lun } => return self.on_unmap(token, &target, lun),
             Action::LunsChanged { target } => {
                 self.report_event(&target);
                 self.raise(AttentionAt::Target(target), Attention::LunsChanged);
@@ -158,6 +146,25 @@ impl<F: Fabric> Shard<F> {
             Action::End => self.ended = true,
         }
         self.answer(token);
+    }
+
+    /// A device that this core can't use.
+    fn refuse(&mut self, token: Token, reason: String) {
+        let core = self.out.core();
+        let result = Err(ActionError::OpenChannel { core, reason });
+        self.out.answer(Answer { core, token, result });
+    }
+
+    /// Answered when no command uses the mapping any more.
+    fn on_unmap(&mut self, token: Token, target: &str, lun: u16) {
+        self.meet_unmap(lun);
+        let index = self.luns.target_index(target);
+        if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
+            self.release_unmapped(mapping);
+        }
+        if self.luns.unmap(target, lun, token) {
+            self.answer(token);
+        }
     }
 
     /// Answers those who wait until nothing is left here.

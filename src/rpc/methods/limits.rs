@@ -5,11 +5,10 @@ use serde_json::{Map, Value, json};
 
 use super::threads::TICK_RATE;
 use super::{Method, Outcome, Undo, change, locked};
-use crate::control::Control;
+use crate::control::meter::{GRANULARITY, Histogram, OpKind, RANGE_MAX, RANGE_MIN};
+use crate::control::{Control, RateLimits};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
-use crate::target::limiter::RateLimits;
-use crate::target::meter::{GRANULARITY, Histogram, OpKind, RANGE_MAX, RANGE_MIN};
 
 pub(super) const METHODS: [Method; 3] = [
     change("bdev_set_qos_limit", set_limit),

@@ -6,9 +6,8 @@ use serde_json::Value;
 use super::Shared;
 use super::error::RpcError;
 use super::params::Params;
-use crate::control::Control;
-use crate::target::limiter::RateLimits;
-use crate::target::meter::OpKind;
+use crate::control::meter::OpKind;
+use crate::control::{Control, RateLimits};
 
 mod agents;
 mod app;

