@@ -98,16 +98,10 @@ impl<F: Fabric> Shard<F> {
                 self.raise(AttentionAt::Target(target), Attention::LunsChanged);
             }
             Action::CapacityChanged { bdev } => {
-                self.luns.refresh(&bdev);
-                let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
-                self.raise(at, Attention::CapacityChanged);
+                self.on_medium(&bdev, Some(Attention::CapacityChanged));
             }
             Action::MediumChanged { bdev, ready } => {
-                self.luns.refresh(&bdev);
-                if ready {
-                    let at = AttentionAt::Luns(self.luns.places_of_bdev(&bdev));
-                    self.raise(at, Attention::MediumChanged);
-                }
+                self.on_medium(&bdev, ready.then_some(Attention::MediumChanged));
             }
             Action::CloseBdev { bdev } => {
                 let report = self.luns.close(bdev.name());
@@ -146,6 +140,14 @@ impl<F: Fabric> Shard<F> {
             Action::End => self.ended = true,
         }
         self.answer(token);
+    }
+
+    /// A device is not what it was: looks again, and tells the sessions.
+    fn on_medium(&mut self, bdev: &str, attention: Option<Attention>) {
+        self.luns.refresh(bdev);
+        if let Some(attention) = attention {
+            self.raise(AttentionAt::Luns(self.luns.places_of_bdev(bdev)), attention);
+        }
     }
 
     /// A device that this core can't use.
