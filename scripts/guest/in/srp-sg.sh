@@ -23,7 +23,10 @@ local_sg() { # PERIPHERAL-TYPE
     done
     return 1
 }
-has_nodes() { [ "$(ls /sys/class/srp_host/*/device/target*/*/scsi_generic 2>/dev/null | grep --count '^sg')" -ge "$1" ]; }
+has_nodes() { # COUNT
+    local nodes=(/sys/class/srp_host/*/device/target*/*/scsi_generic/sg*)
+    [ -e "${nodes[0]}" ] && [ ${#nodes[@]} -ge "$1" ]
+}
 log_in() { # LUNS
     srp_login "$GUID" && until_true 20 has_nodes "$1" || fail "login"
 }
