@@ -51,7 +51,10 @@ for round in $(seq "$ROUNDS"); do
     kill -0 $fio_pid || fail "fio ended before the leg failed"
     wait $fio_pid || { cat /tmp/fio; fail "fio saw the failed leg"; }
     grep --quiet '_U' /proc/mdstat || { cat /proc/mdstat; fail "the mirror is whole"; }
-    mdadm /dev/md0 --remove /dev/loop10 --add /dev/loop10 >/tmp/out 2>&1 || { cat /tmp/out; fail "mdadm --add"; }
+    # Busy for as long as a request that failed on it is not done.
+    removed() { mdadm /dev/md0 --remove /dev/loop10 >/tmp/out 2>&1; }
+    until_true 30 removed || { cat /tmp/out; fail "mdadm --remove"; }
+    mdadm /dev/md0 --add /dev/loop10 >/tmp/out 2>&1 || { cat /tmp/out; fail "mdadm --add"; }
     until_true 120 grep --quiet 'UU' /proc/mdstat || fail "the mirror is not whole again"
     say "round $round: a leg of the mirror failed under fio --verify, no error"
 done
