@@ -539,7 +539,6 @@ impl Active {
             cdb,
             cdb_len,
             direction,
-            keep: self.transfer.is_none(),
             offset: if is_zeros { 0 } else { self.done as u32 },
             payload,
             len,

@@ -50,8 +50,6 @@ const INTERFACE_ID: c_int = b'S' as c_int;
 const DXFER_NONE: c_int = -1;
 const DXFER_TO_DEV: c_int = -2;
 const DXFER_FROM_DEV: c_int = -3;
-/// From the device, over the bytes that the buffer has: what the device does not give stays.
-const DXFER_TO_FROM_DEV: c_int = -4;
 const FLAG_DIRECT_IO: u32 = 0x01;
 const FLAG_Q_AT_TAIL: u32 = 0x10;
 
@@ -123,8 +121,6 @@ pub struct Flight {
     pub cdb_len: u8,
     /// Which way the data goes.
     pub direction: DataDirection,
-    /// Keep the bytes of the buffer that the device does not replace.
-    pub keep: bool,
     /// The data.
     pub payload: Payload,
     /// First byte of the buffer that moves.
@@ -140,7 +136,6 @@ fn header(flight: &Flight, data: *mut u8, cdb: *mut u8, sense: *mut u8) -> Heade
         _ if flight.len == 0 => DXFER_NONE,
         DataDirection::None => DXFER_NONE,
         DataDirection::Out => DXFER_TO_DEV,
-        DataDirection::In if flight.keep => DXFER_TO_FROM_DEV,
         DataDirection::In => DXFER_FROM_DEV,
     };
     Header {
@@ -227,7 +222,6 @@ impl SgFile {
             cdb: bytes,
             cdb_len: cdb.len() as u8,
             direction: DataDirection::In,
-            keep: true,
             payload: Payload::None,
             offset: 0,
             len: data.len() as u32,
