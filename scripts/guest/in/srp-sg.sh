@@ -5,6 +5,8 @@
 . /host/guest/lib.sh
 # shellcheck source=target.sh
 . /host/guest/target.sh
+# Process substitution looks there, and no udevd has made it.
+[ -e /dev/fd ] || ln --symbolic /proc/self/fd /dev/fd
 SIZE=8M TREE=etc SECTORS="512"
 [ "${1:-no}" = no ] || SIZE=48M TREE="etc usr/bin" SECTORS="512 4096"
 debug=/sys/bus/pseudo/drivers/scsi_debug
