@@ -250,7 +250,6 @@ tape() {
     cmp /tmp/even /tmp/back || fail "fixed blocks"
     block=$(rpc bdev_get_bdevs | grep --only-matching '"block_length":[0-9]*')
     [ "$block" = '"block_length":1024' ] || fail "the target believes in $block"
-    run mt -f $nst erase
     say "tape, fixed blocks of 1024: read back, residual at the filemark right; $block learnt"
     srp_logout || fail "logout"
     target_stop || fail "target stop"
