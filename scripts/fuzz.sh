@@ -52,7 +52,7 @@ if [ "$action" = list ]; then
     printf '%s\n' "${known[@]}"
     exit 0
 fi
-targets=("${@:-${known[@]}}")
+targets=("$@")
 [ $# -gt 0 ] || targets=("${known[@]}")
 for target in "${targets[@]}"; do
     [ -d "$corpus/$target" ] || { echo "fuzz: $target is none of ${known[*]}" >&2; exit 2; }

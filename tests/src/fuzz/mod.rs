@@ -3,8 +3,8 @@
 //!
 //! A function takes any bytes, drives the production code with them, and panics when a rule does
 //! not hold. `scripts/fuzz.sh` lets libFuzzer look for such bytes; `tests/tests/fuzz.rs` runs every
-//! file of `tests/corpus/fuzz` without a fuzzer. What a peer can reach the public items of the
-//! crates reach too, so nothing is opened for these.
+//! file of `tests/corpus/fuzz` without a fuzzer. What a peer can reach, public items of the crates
+//! reach too, so there is no door for fuzzers only.
 //!
 //! Functions leave nothing behind that the next input could see, and open no files but their own.
 
