@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use bdev::registry::Registry;
 use bdev::{IoStatus, ScsiEnd};
-use transport::initiator::{Data, DataMemory, Link};
+use transport::initiator::{Data, DataMemory, Link, cdb};
 use transport::sim::{LoginAnswer, SimLink, SimMemory};
 use transport::srp::{
     Cmd, DataDesc, Indirect, LoginForm, Lun, Opcode, Seg, SolNot, TLogout, TaskAttr, TskMgmt,
+    encode_table,
 };
 
 use super::Input;
@@ -22,6 +23,8 @@ const MEMORY_BYTES: usize = 1 << 16;
 /// Hostile connections at a time.
 const LINKS: usize = 3;
 const ACTS: usize = 96;
+/// Entries of the table that each memory begins with.
+const TABLE_ENTRIES: usize = 16;
 
 /// Devices: LUN 0 slow, LUN 1 in memory, LUN 2 without data, LUN 3 passed through.
 struct Scene {
@@ -64,7 +67,7 @@ impl Scene {
         world.map("t", 2, "none");
         let tape = Scripted::new("tape", 1);
         world.add(3, Arc::new(tape.clone()));
-        let memories = std::array::from_fn(|_| SimMemory::new(MEMORY_BYTES));
+        let memories = std::array::from_fn(|_| memory());
         Scene { world, gate, tape, links: [None, None, None], memories }
     }
 
@@ -74,7 +77,7 @@ impl Scene {
             0 => self.knock(number, input),
             1 => self.send(number, input.run()),
             2..=4 => {
-                let unit = command(input);
+                let unit = if input.u8() < 0xc0 { command(input) } else { odd_command(input) };
                 self.send(number, &unit);
             }
             5 => {
@@ -116,6 +119,11 @@ impl Scene {
         self.links[number] = self.world.net.connect(0, target, &bytes, &self.memories[number]);
         if kind & 32 == 0 {
             self.world.steps(8);
+            // Each unit has something to say first.
+            for lun in 0..4 {
+                self.send(number, &unit_of(0, lun, &[0; 16], DataDesc::None, DataDesc::None));
+            }
+            self.world.steps(16);
         }
     }
 
@@ -200,15 +208,73 @@ fn segment(input: &mut Input<'_>) -> Seg {
     Seg { addr, key: if kind >> 4 == 0xf { 2 } else { 1 }, len }
 }
 
-/// A command whose fields may contradict each other.
+/// Memory that begins with a table of what comes behind it.
+fn memory() -> SimMemory {
+    let memory = SimMemory::new(MEMORY_BYTES);
+    let mut table = [0; TABLE_ENTRIES * 16];
+    encode_table(&table_entries(TABLE_ENTRIES), &mut table);
+    memory.write_at(0, &table);
+    memory
+}
+
+fn table_entries(count: usize) -> Vec<Seg> {
+    let entry = |number: usize| Seg { addr: 4096 + 512 * number as u64, key: 1, len: 512 };
+    (0..count).map(entry).collect()
+}
+
+/// A command that is in order, with its data in any of the four forms.
 fn command(input: &mut Input<'_>) -> Vec<u8> {
+    let (lun, tag) = (u16::from(input.u8() & 3), u64::from(input.u8() & 15));
+    let (lba, blocks) = (u32::from(input.u8() & 63), 1 + u16::from(input.u8() & 7));
+    let (form, kind) = (input.u8(), input.u8());
+    let at = u64::from(lba);
+    let data = usize::from(blocks) * 512;
+    let mut cdb = [0; 16];
+    let mut put = |bytes: &[u8]| cdb[..bytes.len()].copy_from_slice(bytes);
+    let (out, bytes, ()) = match kind % 16 {
+        0..=2 => (false, data, put(&cdb::read10(lba, blocks))),
+        3..=5 => (true, data, put(&cdb::write10(lba, blocks, false))),
+        6 => (false, data, put(&cdb::read16(at, blocks.into()))),
+        7 => (true, data, put(&cdb::write16(at, blocks.into(), true))),
+        8 => (true, 24, put(&cdb::unmap(24))),
+        9 => (true, 512, put(&cdb::write_same16(at, blocks.into(), form & 64 != 0))),
+        10 => (true, 1024, put(&cdb::compare_and_write(at, 1))),
+        11 => (true, data, put(&[0x2f, 2, 0, 0, 0, lba as u8, 0, 0, blocks as u8, 0])),
+        12 => (false, 255, put(&cdb::inquiry(None, 255))),
+        13 => (false, 0, put(&cdb::synchronize_cache10(0, 0))),
+        14 => (false, 64, put(&cdb::report_luns(64))),
+        _ => (input.flag(), data, put(input.bytes(16))),
+    };
+    let entries = bytes.div_ceil(512);
+    let in_iu: Vec<[u8; 16]> = match form & 3 {
+        1 => table_entries(entries).into_iter().map(Seg::to_bytes).collect(),
+        _ => Vec::new(),
+    };
+    let immediate = vec![form; bytes];
+    let desc = match form & 3 {
+        _ if bytes == 0 => DataDesc::None,
+        1 | 2 => DataDesc::Indirect(Indirect {
+            table: Seg { addr: 0, key: 1, len: 16 * entries as u32 },
+            total_len: bytes as u32,
+            in_iu: &in_iu,
+        }),
+        3 if out => DataDesc::Immediate(&immediate),
+        _ => DataDesc::Direct(Seg { addr: 4096, key: 1, len: bytes as u32 }),
+    };
+    match out {
+        true => unit_of(tag, lun, &cdb, desc, DataDesc::None),
+        false => unit_of(tag, lun, &cdb, DataDesc::None, desc),
+    }
+}
+
+/// A command whose fields may contradict each other.
+fn odd_command(input: &mut Input<'_>) -> Vec<u8> {
     let (kind, lun, tag) = (input.u8(), u16::from(input.u8() & 7), u64::from(input.u8() & 15));
     let cdb_bytes = 16 + usize::from(kind >> 6 & 1) * 16;
     let mut cdb = input.bytes(cdb_bytes).to_vec();
     cdb.resize(cdb_bytes, 0);
     let count = input.below(4);
     let table: Vec<[u8; 16]> = (0..count).map(|_| segment(input).to_bytes()).collect();
-    let mut immediate = &[][..];
     let desc = match kind & 7 {
         0 => DataDesc::None,
         1..=3 => DataDesc::Direct(segment(input)),
@@ -217,34 +283,35 @@ fn command(input: &mut Input<'_>) -> Vec<u8> {
             total_len: input.u32() % (3 << 20),
             in_iu: &table,
         }),
-        _ => {
-            immediate = input.run();
-            DataDesc::Immediate(immediate)
-        }
+        _ => DataDesc::Immediate(input.run()),
     };
     let out = kind & 8 != 0 || matches!(desc, DataDesc::Immediate(_));
     let (data_out, data_in) = if out { (desc, DataDesc::None) } else { (DataDesc::None, desc) };
     let both = kind & 16 != 0 && out;
     let data_in = if both { DataDesc::Direct(segment(input)) } else { data_in };
+    unit_of(tag, lun, &cdb, data_out, data_in)
+}
+
+/// A command on the wire. Immediate data begins where the login said, or behind descriptors that
+/// are longer.
+fn unit_of(tag: u64, lun: u16, cdb: &[u8], out: DataDesc<'_>, into: DataDesc<'_>) -> Vec<u8> {
     let cmd = Cmd {
         tag: tag.to_be_bytes(),
         lun: Lun::from_number(lun).expect("a LUN"),
         task_attr: TaskAttr::Simple,
-        sol_not: SolNot { on_success: kind & 32 != 0, on_failure: false },
-        cdb: &cdb,
-        data_out,
-        data_in,
+        sol_not: SolNot { on_success: tag & 1 != 0, on_failure: false },
+        cdb,
+        data_out: out,
+        data_in: into,
     };
-    // Where the login said; further back where the descriptors need the place.
-    let offset = Some(if both || cdb_bytes > 16 { 100 } else { 68 });
-    let mut unit = vec![0; 400 + immediate.len()];
-    let len = cmd.emit(offset, &mut unit);
-    unit.truncate(len);
+    let offset = Some(if into.is_none() && cdb.len() <= 16 { 68 } else { 100 });
+    let mut unit = vec![0; cmd.wire_len(offset)];
+    cmd.emit(offset, &mut unit);
     unit
 }
 
 fn function(input: &mut Input<'_>) -> Vec<u8> {
-    let (lun, function) = (u16::from(input.u8() & 7), input.u8());
+    let (lun, function) = (u16::from(input.u8() & 3), input.u8());
     let request = TskMgmt {
         tag: [0xff, 0, 0, 0, 0, 0, 0, input.u8()],
         lun: Lun::from_number(lun).expect("a LUN"),
