@@ -34,8 +34,6 @@ names! {
         Overdue,
         /// A command waits for a logical unit that another one has for itself.
         Excluded,
-        /// What came as a command is none.
-        Broken,
         /// Descriptors that can't be used.
         Refused,
         /// Less data than the CDB says.
