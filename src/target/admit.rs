@@ -379,9 +379,7 @@ impl<F: Fabric> Shard<F> {
         let iu = self.fabric.iu(conn, recv);
         let cmd = match Cmd::parse(iu, connection.imm_data_offset) {
             Ok(cmd) => cmd,
-            Err(CmdError::Malformed(fault)) => {
-                unreachable!("looked at on arrival, and nobody else writes it: {fault}")
-            }
+            Err(CmdError::Malformed(fault)) => unreachable!("looked at on arrival: {fault}"),
             Err(CmdError::Invalid(bad)) => {
                 mark(Mark::Refused);
                 let header = Header {

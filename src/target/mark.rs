@@ -82,12 +82,18 @@ names! {
         MailboxFull,
         /// A LUN is taken out of the map while commands use it.
         UnmapWaits,
+        /// A rate limit has changed, and who waits for it asks again.
+        LimitRenewed,
+        /// A rate limit is gone, and who waited for it goes on.
+        LimitLifted,
     }
 }
 
 names! {
     /// Where a command is.
     At {
+        /// Received, and held by a rate limit.
+        Throttled,
         /// Received, in front of admission.
         Waiting,
         /// See [`Phase::FetchingTable`].
