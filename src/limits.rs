@@ -20,8 +20,8 @@ pub const SEGMENTS_MAX: usize = 2048;
 /// Channels of one session. The stock initiator opens at most one per processor.
 pub const CHANNELS_PER_SESSION_MAX: usize = 64;
 
-/// Task management requests being carried out on one core at a time; one more is answered
-/// FUNCTION FAILED.
+/// Task management requests being carried out on one core at a time; one more waits, as the
+/// received information unit that it is.
 pub const TASK_MANAGEMENT_MAX: usize = 64;
 
 /// Bytes of sense data in a response: what a device that takes commands itself gives.

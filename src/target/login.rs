@@ -50,6 +50,7 @@ impl<F: Fabric> Shard<F> {
                     target: Arc::clone(&self.luns.target(target).spec),
                     initiator_port_id: login.initiator_port_id,
                     multichannel: login.multichannel() == Multichannel::Multi,
+                    arrival: peer.arrival,
                 };
                 let connection = Connection::new(conn, peer, target, login);
                 self.connections[conn.index as usize] = Some(connection);

@@ -56,6 +56,8 @@ names! {
         LoginRefused,
         /// A login takes over a session.
         Takeover,
+        /// A login would take over a session of a later one.
+        LoginOvertaken,
         /// Of several logins that take over, one loses.
         TakeoverLost,
         /// A session gets one more channel.
@@ -76,6 +78,8 @@ names! {
         AbortedWaiting,
         /// A function's channel is gone before its answer.
         FunctionDropped,
+        /// A function waits until another one has ended.
+        FunctionWaits,
         /// A function that is not carried out.
         FunctionRefused,
         /// A mailbox is full.

@@ -11,6 +11,8 @@
 //! only after [`Fabric::release`].
 #![deny(unsafe_code)]
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
@@ -148,6 +150,14 @@ pub struct PeerInfo {
     pub peer: String,
     /// The target that owns the listener.
     pub target: String,
+    /// Number of its login: grows in the order of arrival, over all listeners of the process.
+    pub arrival: u64,
+}
+
+/// The number of a login that has just arrived: see [`PeerInfo::arrival`].
+pub(crate) fn next_arrival() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// One core's connections. Only the shard sees it.
