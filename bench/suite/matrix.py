@@ -41,7 +41,7 @@ def ways(setup, target, files, plan, cell):
         target.resume()
         try:
             return tools.srpt_perf(setup, target.address, DEVICES.index(device), size, mix,
-                                   depth, channels)
+                                   depth, channels, ahead=device != "file")
         finally:
             target.pause()
 

@@ -197,7 +197,9 @@ pub trait Fabric {
 
     /// Lends the initiator's own memory as a buffer: when `seg` is inside one registration and its
     /// address and length are multiples of `align`. `None`: use a pool buffer and move the data;
-    /// also for ranges that are wrong, which then fail in `fetch` or `reply`.
+    /// also for ranges that are wrong, which then fail in `fetch` or `reply`. A fabric that lends
+    /// shares memory with the initiator: until its next poll or the next failure on the
+    /// connection, [`Fabric::finish`] is over when it returns.
     fn place(&mut self, conn: ConnId, seg: RemoteSeg, align: u32) -> Option<Buf>;
 
     /// Ends the loan of a buffer from [`Fabric::place`], whichever way it came back to the caller.
