@@ -192,6 +192,15 @@ class Target:
         with open(self.log.name, encoding="utf-8") as log:
             raise Failed(f"the target did not start: {log.read()[-2000:]}")
 
+    def run_ahead(self, ahead):
+        """As started with `ahead`, for all threads from now on."""
+        if not self.setup.ahead:
+            return
+        for task in map(int, os.listdir(f"/proc/{self.process.pid}/task")):
+            policy = os.SCHED_FIFO if ahead else os.SCHED_OTHER
+            os.sched_setscheduler(task, policy, os.sched_param(1 if ahead else 0))
+            os.setpriority(os.PRIO_PROCESS, task, 0 if ahead else -10)
+
     def reactor(self):
         """Thread of the core."""
         for task in os.listdir(f"/proc/{self.process.pid}/task"):
