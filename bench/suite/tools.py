@@ -166,7 +166,7 @@ class Target:
                 {"subsystem": "bdev", "config": bdev_entries(file, read_only) + [*more_bdevs]},
                 {"subsystem": "srpt", "config": srpt}]}, out)
         self.log = open(f"{setup.scratch}/target.log", "w", encoding="utf-8")
-        prefix = setup.ahead if ahead else setup.favoured
+        prefix = [*setup.favoured, *(setup.ahead if ahead else [])]
         command = [*prefix, f"{setup.binaries}/srpt_tgt", "-m",
                    setup.mask(setup.target_core), "-s", "256", *setup.pages(), "-r",
                    self.rpc_path, "-c", config, *options]
