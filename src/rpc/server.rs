@@ -16,8 +16,8 @@ use rustix::io::Errno;
 
 use super::Shared;
 use super::dispatch::{self, Then};
-use super::documents::{DOCUMENT_BYTES_MAX, Documents, Next};
-use super::error::{INVALID_REQUEST, PARSE_ERROR, RpcError};
+use super::documents::Documents;
+use super::error::RpcError;
 use super::socket::{BindError, Socket};
 use crate::control::Refused;
 
@@ -215,41 +215,16 @@ fn serve(mut stream: &UnixStream, shared: &Shared) -> io::Result<()> {
         };
         if len == 0 {
             if documents.is_inside() {
-                let error = parse_error("the document is not complete");
+                let error = RpcError::parse_error("the document is not complete");
                 stream.write_all(&dispatch::refuse_document(&error))?;
             }
             return Ok(());
         }
-        documents.push(&bytes[..len]);
-        let refusal = loop {
-            match documents.next_document() {
-                Next::More => break None,
-                Next::Garbage => break Some(parse_error("a request begins with { or [")),
-                Next::TooLarge => {
-                    break Some(RpcError {
-                        code: INVALID_REQUEST,
-                        message: format!(
-                            "Invalid request: it is larger than {DOCUMENT_BYTES_MAX} bytes"
-                        ),
-                    });
-                }
-                Next::Document(document) => {
-                    let mut write = |answer: &[u8]| stream.write_all(answer);
-                    if dispatch::document(shared, &document, &mut write)? == Then::Close {
-                        return discard(stream, &mut bytes);
-                    }
-                }
-            }
-        };
-        if let Some(error) = refusal {
-            stream.write_all(&dispatch::refuse_document(&error))?;
+        let mut write = |answer: &[u8]| stream.write_all(answer);
+        if dispatch::received(shared, &mut documents, &bytes[..len], &mut write)? == Then::Close {
             return discard(stream, &mut bytes);
         }
     }
-}
-
-fn parse_error(why: &str) -> RpcError {
-    RpcError { code: PARSE_ERROR, message: format!("Parse error: {why}") }
 }
 
 /// Ends the answers and reads on for a while: a client that is still sending could otherwise lose

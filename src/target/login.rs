@@ -222,6 +222,9 @@ impl<F: Fabric> Shard<F> {
         if connection.is_some_and(|connection| !connection.waiting.is_empty()) {
             met(At::Waiting, what);
         }
+        if connection.is_some_and(|connection| connection.held > 0) {
+            met(At::Throttled, what);
+        }
     }
 
     /// The fabric has ended a channel: only the ends of what it was given too late may follow.

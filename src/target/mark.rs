@@ -34,8 +34,6 @@ names! {
         Overdue,
         /// A command waits for a logical unit that another one has for itself.
         Excluded,
-        /// What came as a command is none.
-        Broken,
         /// Descriptors that can't be used.
         Refused,
         /// Less data than the CDB says.
@@ -84,12 +82,18 @@ names! {
         MailboxFull,
         /// A LUN is taken out of the map while commands use it.
         UnmapWaits,
+        /// A rate limit has changed, and who waits for it asks again.
+        LimitRenewed,
+        /// A rate limit is gone, and who waited for it goes on.
+        LimitLifted,
     }
 }
 
 names! {
     /// Where a command is.
     At {
+        /// Received, and held by a rate limit.
+        Throttled,
         /// Received, in front of admission.
         Waiting,
         /// See [`Phase::FetchingTable`].

@@ -178,7 +178,7 @@ pub trait Fabric {
     /// Answers a login: sends the reject and closes.
     fn reject(&mut self, conn: ConnId, login_rej: &[u8]);
 
-    /// The bytes of a received information unit.
+    /// The bytes of a received information unit: until it is reposted, nobody changes them.
     fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8];
 
     /// Gives a receive back, ready for the next information unit. After [`Event::Closed`] it only
