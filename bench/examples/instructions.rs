@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The arguments are `read` or `write`, the depth, the number of commands, and `null` or `malloc`,
-//! the device. A command moves 4 KiB; the sum that callgrind prints, divided by the commands, is
+//! the device; then `on`, a rate limit that holds nothing back, or `removed`, one that was set and
+//! taken away. A command moves 4 KiB; the sum that callgrind prints, divided by the commands, is
 //! the cost of one. `scripts/instructions.sh` compares it with the figures that are checked in.
 
 use std::cell::RefCell;
@@ -27,6 +28,7 @@ use rustix::event::EventfdFlags;
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::target::Shard;
+use srpt_tgt::target::limiter::RateLimits;
 use srpt_tgt::target::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::target::message::{Action, Message};
 use srpt_tgt::target::outbox::Outbox;
@@ -37,6 +39,8 @@ use transport::srp::Lun;
 /// Bytes and 512-byte blocks of a command.
 const IO_BYTES: u32 = 4096;
 const IO_BLOCKS: u32 = IO_BYTES / 512;
+/// A limit, per second, that a turn of 1 µs and at most 64 commands never reaches.
+const IOS_UNREACHED: u64 = 1_000_000_000;
 /// Blocks of the device: 16 MiB.
 const BLOCKS: u64 = 1 << 15;
 
@@ -69,7 +73,10 @@ impl Rig {
     }
 }
 
-fn rig(malloc: bool) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
+fn rig(
+    malloc: bool,
+    limit: &str,
+) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
     let limits = Limits::for_pool(Limits::POOL_BYTES_MIN);
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let wake = Arc::new(rustix::event::eventfd(0, flags).expect("a descriptor"));
@@ -104,7 +111,18 @@ fn rig(malloc: bool) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message
     };
     let identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
     let lu = Arc::new(LogicalUnit::new(1, bdev, identity));
-    rig.order(Action::MapLun { target: "t0".into(), lun: 0, lu, read_only: false });
+    let (target, unit) = ("t0".into(), Arc::clone(&lu));
+    rig.order(Action::MapLun { target, lun: 0, lu: unit, read_only: false });
+    let rates: &[u64] = match limit {
+        "on" => &[IOS_UNREACHED],
+        "removed" => &[IOS_UNREACHED, 0],
+        _ => &[],
+    };
+    for rw_ios in rates {
+        lu.limiter.set(&RateLimits { rw_ios: *rw_ios, ..RateLimits::default() });
+        let bdev = lu.bdev.name().to_owned();
+        rig.order(Action::RateLimits { bdev, limited: *rw_ios != 0 });
+    }
     (rig, listener, answers)
 }
 
@@ -140,7 +158,8 @@ fn main() {
     };
     let write = args.first().is_some_and(|arg| arg == "write");
     let (depth, commands) = (number(1, 32), number(2, 20_000));
-    let (mut rig, listener, _answers) = rig(args.get(3).is_some_and(|arg| arg == "malloc"));
+    let limit = args.get(4).map_or("never", String::as_str);
+    let (mut rig, listener, _answers) = rig(args.get(3).is_some_and(|arg| arg == "malloc"), limit);
     let mut session = login(&mut rig, &listener, depth as usize);
     let Session { channels, memory } = &mut session;
     let lun = Lun::from_number(0).expect("a LUN");
