@@ -13,8 +13,10 @@ depth 1 to 128; 1 to 4 channels; over shared memory, in-process (bdevperf), and 
 the file as its ceiling, in alternating order. It takes about an hour.
 
   --quick         a small matrix: under 5 minutes
-  --bars          what is measured against what the peers reach; status 1 when a bar is not met
-  --only PART     with --bars: seam, second, file, shm or adaptive
+  --bars          what is measured against what the peers reach, in about 6 minutes; status 1 when
+                  a bar is not met
+  --only PART     with --bars: seam, second, instructions, file, shm, adaptive or scale
+  --into FILE     with --bars: put the table into a file, say bench/RESULTS.md, for its last one
   --out DIR       folder of the report (default: target/bench/<time>)
   --runs N        runs of each figure (default 3; quick 1; bars 5), of which the median counts
   --seconds S     length of a run (default 1; quick 0.5)
@@ -37,9 +39,9 @@ for argument in "$@"; do
 done
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin:$PATH"
 [ "$setup" = no ] || bash scripts/setup.sh --bench
-cargo build --quiet --release --package srpt_bench --package srpt_tgt --bins
+cargo build --quiet --release --package srpt_bench --package srpt_tgt --bins --examples
 scripts/fio-engine.sh
 # The distribution's Python has the distribution's matplotlib, whatever comes first in PATH.
 python=python3
 python3 -c 'import matplotlib' 2>/dev/null || python=/usr/bin/python3
-exec "$python" bench/suite/main.py --binaries "$PWD/${CARGO_TARGET_DIR:-target}/release" "${arguments[@]}"
+exec "$python" -B bench/suite/main.py --binaries "$PWD/${CARGO_TARGET_DIR:-target}/release" "${arguments[@]}"

@@ -5,10 +5,11 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'USAGE'
-Usage: scripts/planted.sh [--check] [--seeds COUNT]
+Usage: scripts/planted.sh [--check] [--seeds COUNT] [--only WORDS]
 
   --check        only looks whether each text to replace stands in its file once
   --seeds COUNT  seeds for each bug, 2000 if not given
+  --only WORDS   bugs whose names have these words
   --help         this text
 
 The bugs are in tests/corpus/planted.txt. The copy is built in target/planted.
@@ -17,10 +18,12 @@ USAGE
 
 seeds=2000
 check=no
+only=""
 while [ $# -gt 0 ]; do
     case "$1" in
         --check) check=yes ;;
         --seeds) seeds="$2"; shift ;;
+        --only) only="$2"; shift ;;
         --help) usage; exit 0 ;;
         *) usage >&2; exit 2 ;;
     esac
@@ -34,13 +37,13 @@ if [ "$check" = no ]; then
         tar --null --files-from=- -cf - | tar -xf - -C "$copy"
 fi
 
-exec python3 - "$check" "$seeds" "$copy" <<'PYTHON'
+exec python3 - "$check" "$seeds" "$copy" "$only" <<'PYTHON'
 import os
 import re
 import subprocess
 import sys
 
-check, seeds, copy = sys.argv[1] == "yes", sys.argv[2], sys.argv[3]
+check, seeds, copy, only = sys.argv[1] == "yes", *sys.argv[2:]
 missed = 0
 
 
@@ -49,7 +52,7 @@ def bugs():
         paragraphs = file.read().split("\n\n")
     for paragraph in paragraphs:
         lines = [line for line in paragraph.splitlines() if line and not line.startswith("#")]
-        if lines:
+        if lines and only in lines[0]:
             yield lines
 
 

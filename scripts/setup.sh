@@ -6,8 +6,8 @@ usage() {
     cat <<'USAGE'
 Usage: scripts/setup.sh [--test-tools [--no-guest]] [--bench]
 
-Installs what is missing: a C linker, e2fsprogs, python3, strace and Rust 1.95 or later. Needs root
-or sudo only when something is missing.
+Installs what is missing: C and C++ compilers, e2fsprogs, python3, strace and Rust 1.95 or later.
+Needs root or sudo only when something is missing.
 
   --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, fio, valgrind, QEMU and
                  debootstrap for the guest
@@ -65,7 +65,7 @@ rust_is_new() {
 }
 
 missing=()
-have cc || missing+=(build-essential)
+{ have cc && have c++; } || missing+=(build-essential)
 have python3 || missing+=(python3)
 have strace || missing+=(strace)
 { have mkfs.ext4 && have e2fsck; } || missing+=(e2fsprogs)

@@ -7,8 +7,8 @@ usage() {
     cat <<'USAGE'
 Usage: scripts/test.sh [--guest-full | --no-guest]
 
-Formatting, lints, licences, build, scripts, instructions per command, a guest with the stock
-kernel, and all tests. Stops at the first step that fails.
+Formatting, lints, licences, build, scripts, a little fuzzing, instructions per command, a guest with
+the stock kernel, and all tests. Stops at the first step that fails.
 
   --guest-full   all suites of the guest in their long forms (more than an hour), not the quick set
   --no-guest     leaves the guest out
@@ -41,10 +41,15 @@ step() {
     running=""
 }
 
+lints() {
+    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy -p srpt_tests --features libfuzzer --bin fuzz -- -D warnings
+}
+
 licences() {
-    cargo deny --workspace --offline check --hide-inclusion-graph bans licenses sources
+    cargo deny --workspace --all-features --offline check --hide-inclusion-graph bans licenses sources
     if timeout 60 cargo deny fetch db >/dev/null 2>&1; then
-        cargo deny --workspace --offline check advisories
+        cargo deny --workspace --all-features --offline check advisories
     else
         echo "advisories: NOT checked, the database can't be fetched from here"
     fi
@@ -76,7 +81,7 @@ tools=(--test-tools)
 [ "$guest" != no ] || tools+=(--no-guest)
 step "setup" bash scripts/setup.sh "${tools[@]}"
 step "format" cargo fmt --all --check
-step "lints" cargo clippy --workspace --all-targets -- -D warnings
+step "lints" lints
 step "licences" licences
 step "scripts: python" python_syntax
 step "scripts: shell" shell_scripts
@@ -84,6 +89,7 @@ step "build" cargo build --workspace --all-targets
 step "soak: corpus" cargo run --quiet -p srpt_tests --bin soak -- --corpus
 step "soak" cargo run --quiet -p srpt_tests --bin soak -- --count 2000 --jobs "$(nproc)"
 step "scripts: planted bugs" bash scripts/planted.sh --check
+step "fuzzing" scripts/fuzz.sh --for 3 --jobs "$(nproc)"
 step "documentation tests" cargo test --workspace --doc --quiet
 step "instructions per command" scripts/instructions.sh
 step "fio engine" scripts/fio-verify.sh

@@ -19,7 +19,7 @@ use reactor::sys::affinity;
 use reactor::sys::memory::{Memory, MemoryError, PageWish};
 use reactor::{Pool, stats::CoreStats};
 use rustix::io::Errno;
-use rustix::process::{getpid, kill_process};
+use rustix::process::{Resource, Rlimit, getpid, getrlimit, kill_process, setrlimit};
 use transport::dm;
 use transport::pair::Pair;
 use transport::rdma::{self, RdmaFabric, RdmaOptions};
@@ -63,6 +63,7 @@ type Doors = (shm::CoreDoor, rdma::CoreDoor);
 /// the RPC socket exists; an error means that nothing is left behind.
 pub fn run(config: Config) -> anyhow::Result<()> {
     let logs = Logs::start(config.log_level);
+    raise_descriptor_limit();
     let stop = StopRequest::install().context("signals")?;
     let (sender, answers) = mpsc::channel();
     let running = start_cores(&config, &sender)?;
@@ -108,6 +109,16 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     drop(shared);
     drop((shm, rdma));
     Ok(())
+}
+
+/// A session over shared memory holds two descriptors: takes as many as the system grants without
+/// asking.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, ..limit };
+    if let Err(errno) = setrlimit(Resource::Nofile, wanted) {
+        tracing::warn!("no more than {:?} open files: {errno}", limit.current);
+    }
 }
 
 /// What the cores were started with, as the rest of the process needs it.
@@ -192,18 +203,16 @@ fn start_core(
     Ok((core, doors))
 }
 
-/// One core's fabrics. Each has half of the connections; operations are counted twice because
-/// either may have all of them.
+/// One core's fabrics. Operations are counted twice because either may have all of them.
 fn fabrics(
     limits: &Limits,
     memory: &Arc<Memory>,
     wake: &Arc<OwnedFd>,
     wakes: WakeSet,
 ) -> anyhow::Result<(Pair<ShmFabric, RdmaFabric>, Doors)> {
-    let (connections_max, operations_max) =
-        (limits.connections / 2, limits.slots + limits.connections);
-    let options =
-        FabricOptions { connections_max: connections_max as u32, ops_max: operations_max };
+    let operations_max = limits.slots + limits.connections();
+    let connections_max = limits.shm_connections as u32;
+    let options = FabricOptions { connections_max, ops_max: operations_max };
     let (shm, shm_door) = ShmFabric::new(options, Arc::clone(wake));
     let rdma = RdmaOptions::default();
     assert_eq!(
@@ -211,6 +220,7 @@ fn fabrics(
         (limits.iu_bytes_max, limits.rsp_bytes_max),
         "cores start with the defaults of ib_srpt"
     );
+    let connections_max = limits.rdma_connections;
     let options = rdma::FabricOptions { connections_max, operations_max, rdma };
     let (rdma, rdma_door) = RdmaFabric::new(options, memory, Arc::clone(wake), wakes);
     Ok((Pair::new(shm, rdma), (shm_door, rdma_door)))

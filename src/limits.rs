@@ -10,6 +10,13 @@ use transport::srp::DESCRIPTOR_BYTES;
 /// have outstanding (SRP 16A, 4.4), one for an SRP_I_LOGOUT.
 pub const RECEIVES_EXTRA: u32 = 2;
 
+/// Commands that a channel can have outstanding: the most that an initiator's `queue_size` gets.
+pub const COMMANDS_PER_CHANNEL: u32 = 128;
+
+/// Credits that initiators leave for task management: the stock one subtracts so many from its
+/// login's.
+pub const TASK_MANAGEMENT_CREDITS: u32 = 1;
+
 /// Largest data transfer of one command in bytes, as VPD page B0h reports it.
 pub const IO_BYTES_MAX: u32 = 1 << 20;
 
@@ -20,8 +27,8 @@ pub const SEGMENTS_MAX: usize = 2048;
 /// Channels of one session. The stock initiator opens at most one per processor.
 pub const CHANNELS_PER_SESSION_MAX: usize = 64;
 
-/// Task management requests being carried out on one core at a time; one more is answered
-/// FUNCTION FAILED.
+/// Task management requests being carried out on one core at a time; one more waits, as the
+/// received information unit that it is.
 pub const TASK_MANAGEMENT_MAX: usize = 64;
 
 /// Bytes of sense data in a response: what a device that takes commands itself gives.
@@ -30,8 +37,11 @@ pub const SENSE_BYTES_MAX: usize = bdev::scsi::SENSE_BYTES_MAX;
 /// Capacities of one core.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Connections (SRP channels), logins in progress included.
-    pub connections: usize,
+    /// Connections (SRP channels) over shared memory, logins in progress included. An idle one
+    /// costs a place and what its rings touch.
+    pub shm_connections: usize,
+    /// The same over RDMA, where completion queues are sized for all of them.
+    pub rdma_connections: usize,
     /// Request limit granted to a channel at login.
     pub credits: u32,
     /// Commands that have been admitted and not yet been replied to.
@@ -65,8 +75,9 @@ impl Limits {
             })
             .collect();
         let limits = Limits {
-            connections: 1024,
-            credits: 128,
+            shm_connections: 2048,
+            rdma_connections: 512,
+            credits: COMMANDS_PER_CHANNEL + TASK_MANAGEMENT_CREDITS,
             slots: 4096,
             iu_bytes_max: 8276,
             rsp_bytes_max: 256,
@@ -78,7 +89,7 @@ impl Limits {
 
     /// Asserts what the rest of the target relies on.
     pub fn check(&self) {
-        assert!(self.connections > 0 && self.slots > 0 && self.credits > 0);
+        assert!(self.connections() > 0 && self.slots > 0 && self.credits > 0);
         assert!(self.classes.iter().all(|class| class.count > 0), "an empty size class");
         // A command with a data, a scratch and a table buffer can always run alone.
         let largest = self.classes.last().expect("at least one class");
@@ -89,6 +100,11 @@ impl Limits {
         assert!(count >= 3, "no room for the table of one command");
         // SRP_LOGIN_REQ asks for at least 64; a response carries fixed-format sense.
         assert!(self.iu_bytes_max >= 64 && self.rsp_bytes_max >= 36 + 18);
+    }
+
+    /// Connections over both fabrics.
+    pub fn connections(&self) -> usize {
+        self.shm_connections + self.rdma_connections
     }
 
     /// Bytes that the size classes occupy.

@@ -129,6 +129,17 @@ impl Rig {
         done.status
     }
 
+    /// Reads blocks that can be read, and whether the device had no data to give for them.
+    fn read_raw(&mut self, lba: u64, blocks: u32) -> (Vec<u8>, bool) {
+        let buf = self.take(blocks as usize * self.geometry.block_bytes as usize);
+        self.submit(IoOp::Read { lba, blocks }, Some(buf));
+        let done = self.wait();
+        assert!(done.status.is_good(), "block {lba}: {:?}", done.status);
+        let bytes = done.buf.as_ref().and_then(Buf::private).expect("the buffer").to_vec();
+        self.put(done.buf);
+        (bytes, done.status == IoStatus::GoodNoData)
+    }
+
     /// Reads blocks into a vector.
     pub fn read(&mut self, lba: u64, blocks: u32) -> Result<Vec<u8>, IoStatus> {
         let buf = self.take(blocks as usize * self.geometry.block_bytes as usize);
@@ -185,7 +196,7 @@ impl Random {
 pub type Rule = fn(&dyn Bdev, u64);
 
 /// Every rule and its name.
-pub const RULES: [(&str, Rule); 5] = [
+pub const RULES: [(&str, Rule); 6] = [
     ("ranges are checked", |bdev, _| ranges_are_checked(bdev)),
     ("nothing completes inside submit, every tag once", |bdev, _| {
         nothing_completes_inside_submit(bdev);
@@ -193,6 +204,7 @@ pub const RULES: [(&str, Rule); 5] = [
     ("depth is held", |bdev, _| depth_is_held(bdev)),
     ("poll takes what fits", |bdev, _| poll_takes_what_fits(bdev)),
     ("data is kept", |bdev, seed| data_is_kept(bdev, seed, 1000)),
+    ("at once is as submitted", at_once_is_as_submitted),
 ];
 
 /// Runs every rule with numbers from `seed`.
@@ -274,6 +286,40 @@ pub fn poll_takes_what_fits(bdev: &dyn Bdev) {
         rig.submit(IoOp::Read { lba: 0, blocks: 1 }, Some(buf));
     }
     rig.done = Batch::new(1);
+    rig.drain();
+}
+
+/// What a device does at once is what it would do after `submit`; what it would refuse there it
+/// leaves alone here.
+pub fn at_once_is_as_submitted(bdev: &dyn Bdev, seed: u64) {
+    let mut rig = Rig::new(bdev, 2, 65536);
+    let mut random = Random::new(seed);
+    let Geometry { block_bytes, blocks: end, read_only, .. } = rig.geometry;
+    let mut beyond = rig.take(block_bytes as usize);
+    for op in
+        [IoOp::Read { lba: end, blocks: 1 }, IoOp::Write { lba: u64::MAX, blocks: 1, fua: false }]
+    {
+        assert!(!rig.channel.at_once(&op, &mut beyond), "{op:?} of {end} blocks");
+    }
+    rig.put(Some(beyond));
+    for _ in 0..100 {
+        let (lba, fua) = (random.below(end.min(1000)), random.below(2) == 0);
+        let mut buf = rig.take(block_bytes as usize);
+        buf.fill(0..buf.len(), 0xa5);
+        let read = rig.channel.at_once(&IoOp::Read { lba, blocks: 1 }, &mut buf);
+        let found = buf.private().expect("pool memory").to_vec();
+        buf.fill(0..buf.len(), random.below(256) as u8);
+        let new = buf.private().expect("pool memory").to_vec();
+        let submitted = rig.read_raw(lba, 1);
+        let write = rig.channel.at_once(&IoOp::Write { lba, blocks: 1, fua }, &mut buf);
+        assert!(!(write && read_only), "a read-only device was written to");
+        rig.put(Some(buf));
+        let (after, no_data) = rig.read_raw(lba, 1);
+        if !no_data {
+            assert!(!read || found == submitted.0, "block {lba} reads differently at once");
+            assert!(after == if write { new } else { submitted.0 }, "block {lba} after a write");
+        }
+    }
     rig.drain();
 }
 

@@ -87,6 +87,25 @@ impl IoOp {
         }
     }
 
+    /// See [`Io::assert_buf`].
+    #[inline]
+    pub(crate) fn assert_buf(&self, buf: Option<&Buf>, block_bytes: u32) {
+        let bytes = match *self {
+            IoOp::Read { blocks, .. } | IoOp::Write { blocks, .. } => {
+                Some(u64::from(blocks) * u64::from(block_bytes))
+            }
+            _ => None,
+        };
+        if buf.map(|buf| buf.len() as u64) != bytes {
+            self.wrong_buf(buf);
+        }
+    }
+
+    #[cold]
+    fn wrong_buf(&self, buf: Option<&Buf>) -> ! {
+        panic!("{self:?} with {buf:?}");
+    }
+
     /// True for what a read-only device refuses.
     #[inline]
     pub fn changes_medium(&self) -> bool {
@@ -111,20 +130,7 @@ impl Io {
     /// caller's bug, never the peer's.
     #[inline]
     pub(crate) fn assert_buf(&self, block_bytes: u32) {
-        let bytes = match self.op {
-            IoOp::Read { blocks, .. } | IoOp::Write { blocks, .. } => {
-                Some(u64::from(blocks) * u64::from(block_bytes))
-            }
-            _ => None,
-        };
-        if self.buf.as_ref().map(|buf| buf.len() as u64) != bytes {
-            self.wrong_buf();
-        }
-    }
-
-    #[cold]
-    fn wrong_buf(&self) -> ! {
-        panic!("{:?} with {:?}", self.op, self.buf);
+        self.op.assert_buf(self.buf.as_ref(), block_bytes);
     }
 }
 
@@ -208,6 +214,14 @@ impl Geometry {
     }
 }
 
+/// A value that all cores read with every operation, on cache lines of its own (two, because
+/// processors fetch them in pairs): nothing that somebody writes shares them.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(crate) struct Alone<T>(pub T);
+
+const _: () = assert!(align_of::<Alone<u8>>() == 128 && size_of::<Alone<u8>>() == 128);
+
 #[inline]
 pub(crate) fn contains(device_blocks: u64, lba: u64, blocks: u64) -> bool {
     lba.checked_add(blocks).is_some_and(|end| end <= device_blocks)
@@ -255,6 +269,15 @@ pub trait IoChannel {
     /// Takes an operation. It may be started here or at `flush`; its result appears only in `poll`.
     /// `Io::buf` obeys [`Io`]; blocks are checked here against the device, never trusted.
     fn submit(&mut self, io: Io);
+    /// Does a read or write before it returns, if the device waits for nothing: no tag, no event.
+    /// False: nothing was done, because the device does wait or the operation would fail;
+    /// [`IoChannel::submit`] is the way, and tells how it ends. A read whose status would be
+    /// [`IoStatus::GoodNoData`] may leave the buffer alone. What was submitted before may come
+    /// back later. `op` and `buf` obey [`Io`].
+    fn at_once(&mut self, op: &IoOp, buf: &mut Buf) -> bool {
+        let _ = (op, buf);
+        false
+    }
     /// Hands everything taken so far to the device: at most one system call.
     fn flush(&mut self);
     /// Appends what has completed, up to the room in `done`. Completions of other channels that

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use reactor::{Batch, Instant};
+use reactor::{Batch, Buf, Instant};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -206,16 +206,17 @@ struct MallocChannel {
 }
 
 impl MallocChannel {
-    #[inline]
-    fn run(&self, io: &mut Io) -> IoStatus {
-        let Some((lba, blocks)) = io.op.range() else { return IoStatus::Good };
+    #[inline(always)]
+    fn run(&self, op: &IoOp, buf: Option<&mut Buf>) -> IoStatus {
+        op.assert_buf(buf.as_deref(), self.shape.block_bytes);
+        let Some((lba, blocks)) = op.range() else { return IoStatus::Good };
         if !contains(self.shape.blocks, lba, blocks) {
             return IoStatus::OutOfRange;
         }
         // In range, so both fit the mapping's length and with it a usize.
         let offset = (lba * u64::from(self.shape.block_bytes)) as usize;
         let len = (blocks * u64::from(self.shape.block_bytes)) as usize;
-        match (&io.op, &mut io.buf) {
+        match (op, buf) {
             (IoOp::Read { .. }, Some(buf)) => self.region.read(offset, buf),
             (IoOp::Write { .. }, Some(buf)) => self.region.write(offset, buf),
             _ => self.region.discard(offset, len),
@@ -227,9 +228,13 @@ impl MallocChannel {
 impl IoChannel for MallocChannel {
     #[inline]
     fn submit(&mut self, mut io: Io) {
-        io.assert_buf(self.shape.block_bytes);
-        let status = self.run(&mut io);
+        let status = self.run(&io.op, io.buf.as_mut());
         self.done.push(IoDone { tag: io.tag, status, buf: io.buf });
+    }
+
+    #[inline]
+    fn at_once(&mut self, op: &IoOp, buf: &mut Buf) -> bool {
+        self.run(op, Some(buf)).is_good()
     }
 
     fn flush(&mut self) {}

@@ -8,14 +8,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use reactor::{Batch, Instant};
+use reactor::{Batch, Buf, Instant};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use crate::registry::{BdevError, Shape};
 use crate::{
-    Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
+    Alone, Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
 };
 
 /// Parameters of `bdev_null_create`.
@@ -66,13 +66,13 @@ pub struct Null {
     shape: Shape,
     dummy: bool,
     read_zero: bool,
-    blocks: Arc<AtomicU64>,
+    blocks: Arc<Alone<AtomicU64>>,
 }
 
 impl Null {
     /// A null device of checked name and shape.
     pub(crate) fn new(name: String, uuid: Uuid, shape: Shape) -> Null {
-        let blocks = Arc::new(AtomicU64::new(shape.blocks));
+        let blocks = Arc::new(Alone(AtomicU64::new(shape.blocks)));
         Null { name, uuid, shape, dummy: false, read_zero: false, blocks }
     }
 
@@ -87,7 +87,7 @@ impl Null {
     pub fn resize(&self, blocks: u64) -> Result<(), BdevError> {
         let shape = Shape { blocks, ..self.shape };
         shape.check(&self.name)?;
-        self.blocks.store(blocks, Ordering::Relaxed);
+        self.blocks.0.store(blocks, Ordering::Relaxed);
         Ok(())
     }
 }
@@ -108,7 +108,7 @@ impl Bdev for Null {
     fn geometry(&self) -> Geometry {
         Geometry {
             block_bytes: self.shape.block_bytes,
-            blocks: self.blocks.load(Ordering::Relaxed),
+            blocks: self.blocks.0.load(Ordering::Relaxed),
             physical_exponent: self.shape.physical_exponent(),
             buf_align: 1,
             write_cache: false,
@@ -140,7 +140,7 @@ impl Bdev for Null {
     fn create_call(&self) -> (&'static str, Value) {
         let params = json!({
             "name": self.name,
-            "num_blocks": self.blocks.load(Ordering::Relaxed),
+            "num_blocks": self.blocks.0.load(Ordering::Relaxed),
             "block_size": self.shape.block_bytes,
             "physical_block_size": self.shape.physical_bytes,
             "md_size": 0,
@@ -165,31 +165,42 @@ impl Bdev for Null {
 }
 
 struct NullChannel {
-    blocks: Arc<AtomicU64>,
+    blocks: Arc<Alone<AtomicU64>>,
     block_bytes: u32,
     read_zero: bool,
     done: Batch<IoDone>,
 }
 
-impl IoChannel for NullChannel {
-    #[inline]
-    fn submit(&mut self, mut io: Io) {
-        io.assert_buf(self.block_bytes);
-        let inside = match io.op.range() {
-            Some((lba, blocks)) => contains(self.blocks.load(Ordering::Relaxed), lba, blocks),
+impl NullChannel {
+    #[inline(always)]
+    fn run(&self, op: &IoOp, buf: Option<&mut Buf>) -> IoStatus {
+        op.assert_buf(buf.as_deref(), self.block_bytes);
+        let inside = match op.range() {
+            Some((lba, blocks)) => contains(self.blocks.0.load(Ordering::Relaxed), lba, blocks),
             None => true,
         };
-        let status = match io.op {
+        match (op, buf) {
             _ if !inside => IoStatus::OutOfRange,
-            IoOp::Read { .. } if self.read_zero => {
-                let buf = io.buf.as_mut().expect("asserted above");
+            (IoOp::Read { .. }, Some(buf)) if self.read_zero => {
                 buf.fill(0..buf.len(), 0);
                 IoStatus::Good
             }
-            IoOp::Read { .. } => IoStatus::GoodNoData,
+            (IoOp::Read { .. }, _) => IoStatus::GoodNoData,
             _ => IoStatus::Good,
-        };
+        }
+    }
+}
+
+impl IoChannel for NullChannel {
+    #[inline]
+    fn submit(&mut self, mut io: Io) {
+        let status = self.run(&io.op, io.buf.as_mut());
         self.done.push(IoDone { tag: io.tag, status, buf: io.buf });
+    }
+
+    #[inline]
+    fn at_once(&mut self, op: &IoOp, buf: &mut Buf) -> bool {
+        self.run(op, Some(buf)).is_good()
     }
 
     fn flush(&mut self) {}

@@ -8,10 +8,11 @@
 //!     instructions read 32 20000 null
 //! ```
 //!
-//! The arguments are `read` or `write`, the depth, the number of commands, and `null` or `malloc`,
-//! the device; then `on`, a rate limit that holds nothing back, or `removed`, one that was set and
-//! taken away. A command moves 4 KiB; the sum that callgrind prints, divided by the commands, is
-//! the cost of one. `scripts/instructions.sh` compares it with the figures that are checked in.
+//! The arguments are `read` or `write`, the depth, the number of commands, and the device: `null`,
+//! `malloc`, or `passthru` over null, which does nothing at once; then `on`, a rate limit that holds
+//! nothing back, or `removed`, one that was set and taken away. A command moves 4 KiB; the sum that
+//! callgrind prints, divided by the commands, is the cost of one. `scripts/instructions.sh` compares
+//! it with the figures that are checked in.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -20,6 +21,7 @@ use std::sync::{Arc, mpsc};
 
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
+use bdev::passthru::PassthruOptions;
 use bdev::registry::Registry;
 use bdev::{Bdev, CoreContext};
 use reactor::sys::memory::Memory;
@@ -73,16 +75,45 @@ impl Rig {
     }
 }
 
+/// What the LUN shows.
+#[derive(Clone, Copy)]
+enum Device {
+    Null,
+    Malloc,
+    Passthru,
+}
+
+impl Device {
+    fn make(self) -> Arc<dyn Bdev> {
+        let mut registry = Registry::new();
+        let null = || NullOptions { num_blocks: BLOCKS, block_size: 512, ..NullOptions::default() };
+        let made = match self {
+            Device::Null => registry.create_null(null()),
+            Device::Malloc => registry.create_malloc(MallocOptions {
+                num_blocks: BLOCKS,
+                block_size: 512,
+                ..MallocOptions::default()
+            }),
+            Device::Passthru => {
+                let base = registry.create_null(null()).expect("a null device");
+                let base = base.name().to_owned();
+                registry.create_passthru(PassthruOptions { name: "P".into(), base, uuid: None })
+            }
+        };
+        made.expect("a device")
+    }
+}
+
 fn rig(
-    malloc: bool,
+    device: Device,
     limit: &str,
 ) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
     let limits = Limits::for_pool(Limits::POOL_BYTES_MIN);
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let wake = Arc::new(rustix::event::eventfd(0, flags).expect("a descriptor"));
     let options = FabricOptions {
-        connections_max: limits.connections as u32,
-        ops_max: limits.slots + limits.connections,
+        connections_max: limits.shm_connections as u32,
+        ops_max: limits.slots + limits.connections(),
     };
     let (fabric, door) = ShmFabric::new(options, wake);
     let listener = Listener::start(vec![door]).expect("a thread");
@@ -101,14 +132,7 @@ fn rig(
     let mut rig = Rig { shard, inbox: Batch::new(16), own, now_ns: 0 };
     let spec = TargetSpec { name: "t0".into(), service_guid: 1, relative_port: 1 };
     rig.order(Action::CreateTarget(Arc::new(spec)));
-    let bdev: Arc<dyn Bdev> = if malloc {
-        let options =
-            MallocOptions { num_blocks: BLOCKS, block_size: 512, ..MallocOptions::default() };
-        Registry::new().create_malloc(options).expect("a malloc device")
-    } else {
-        let options = NullOptions { num_blocks: BLOCKS, block_size: 512, ..NullOptions::default() };
-        Registry::new().create_null(options).expect("a null device")
-    };
+    let bdev = device.make();
     let identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
     let lu = Arc::new(LogicalUnit::new(1, bdev, identity));
     let (target, unit) = ("t0".into(), Arc::clone(&lu));
@@ -159,7 +183,12 @@ fn main() {
     let write = args.first().is_some_and(|arg| arg == "write");
     let (depth, commands) = (number(1, 32), number(2, 20_000));
     let limit = args.get(4).map_or("never", String::as_str);
-    let (mut rig, listener, _answers) = rig(args.get(3).is_some_and(|arg| arg == "malloc"), limit);
+    let device = match args.get(3).map(String::as_str) {
+        Some("malloc") => Device::Malloc,
+        Some("passthru") => Device::Passthru,
+        _ => Device::Null,
+    };
+    let (mut rig, listener, _answers) = rig(device, limit);
     let mut session = login(&mut rig, &listener, depth as usize);
     let Session { channels, memory } = &mut session;
     let lun = Lun::from_number(0).expect("a LUN");

@@ -14,7 +14,7 @@ use srpt_bench::pattern::Workload;
 use srpt_bench::port::Unit;
 use srpt_bench::report::Report;
 use srpt_bench::session::SrpPort;
-use transport::initiator::{Connector, LoginOptions, Scsi, login};
+use transport::initiator::{Channel, Connector, Link, LoginOptions, Scsi, login};
 use transport::shm::ShmConnector;
 use transport::srp::Lun;
 
@@ -40,7 +40,8 @@ fn main() -> Result<()> {
         let channel = login(&connector, &memory, &options);
         channels.push(channel.with_context(|| format!("login {}", number + 1))?);
     }
-    if let (Some(before), Some(after)) = (before, resident_kib(pid)) {
+    let idle = resident_kib(pid);
+    if let (Some(before), Some(after)) = (before, idle) {
         let each = (after - before) as f64 / sessions as f64;
         println!("{sessions} sessions: {before} KiB, then {after} KiB: {each:.1} KiB each");
     }
@@ -54,8 +55,7 @@ fn main() -> Result<()> {
         units = vec![Unit { lun: 0, block_bytes, blocks }];
     }
     if active == 0 {
-        std::thread::sleep(Duration::from_secs(seconds as u64));
-        return Ok(());
+        return attend(&mut channels, Duration::from_secs(seconds as u64));
     }
     let plan = Plan {
         units,
@@ -71,6 +71,21 @@ fn main() -> Result<()> {
     let mut ports: Vec<_> = active_channels.map(|channel| SrpPort::new(channel, &memory)).collect();
     let totals = load::run(&plan, &mut ports, &memory, &Tsc::new(), |_, _| {})?;
     print!("{}", Report::new(&plan, socket, active, &totals).table());
+    if let (Some(idle), Some(after)) = (idle, resident_kib(pid)) {
+        println!("{active} active: {:.1} KiB more each", (after - idle) as f64 / active as f64);
+    }
+    Ok(())
+}
+
+/// Keeps idle sessions answered for a time; an error when the target ends one of them.
+fn attend<L: Link>(channels: &mut [Channel<L>], time: Duration) -> Result<()> {
+    let end = std::time::Instant::now() + time;
+    while std::time::Instant::now() < end {
+        for channel in channels.iter_mut() {
+            channel.poll(|_| {})?;
+        }
+        std::thread::yield_now();
+    }
     Ok(())
 }
 

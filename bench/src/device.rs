@@ -23,6 +23,7 @@ use srpt_tgt::rpc::load as configuration;
 use crate::size::{ParseError, parse_bytes};
 
 pub mod copy;
+pub mod fill;
 pub mod load;
 
 /// A device in words: `null:SIZE`, `malloc:SIZE` or `file:PATH`.

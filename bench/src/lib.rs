@@ -11,6 +11,7 @@ pub mod copy;
 pub mod device;
 pub mod ideal;
 pub mod load;
+pub mod options;
 pub mod pattern;
 pub mod port;
 pub mod report;

@@ -8,58 +8,13 @@ import statistics
 import subprocess
 import time
 
+import scale
 import tools
+from rows import Row, table
 from tools import RAM_BYTES, NULL_BYTES
 
 RAM = f"malloc:{RAM_BYTES}"
 NULL = f"null:{NULL_BYTES}"
-
-
-class Row:
-    """One line of the table. `bar` is a number, or a text for what has no number."""
-
-    def __init__(self, what, values, bar, unit, lower_is_better=False, note=""):
-        self.what = what
-        self.values = values
-        self.bar = bar
-        self.unit = unit
-        self.lower_is_better = lower_is_better
-        self.note = note
-
-    def median(self):
-        return statistics.median(self.values)
-
-    def met(self):
-        if self.lower_is_better:
-            return self.median() <= self.bar
-        return self.median() >= self.bar
-
-    def as_dict(self):
-        return {"what": self.what, "median": self.median(), "low": min(self.values),
-                "high": max(self.values), "runs": len(self.values), "bar": self.bar,
-                "unit": self.unit, "lower_is_better": self.lower_is_better, "met": self.met(),
-                "note": self.note}
-
-
-def number(value, unit):
-    if unit == "IOPS":
-        return f"{value / 1e6:.2f} M" if value >= 1e6 else f"{value / 1e3:.1f} k"
-    if unit in ("ratio", "us", "%"):
-        return f"{value:.2f}"
-    return f"{value:,.0f}"
-
-
-def table(rows):
-    lines = ["| what | measured (lowest..highest) | bar | |", "|---|---|---|---|"]
-    for row in rows:
-        at = "at most" if row.lower_is_better else "at least"
-        measured = (f"{number(row.median(), row.unit)} ({number(min(row.values), row.unit)}"
-                    f"..{number(max(row.values), row.unit)}) {row.unit}")
-        verdict = "met" if row.met() else "**not met**"
-        note = f"; {row.note}" if row.note else ""
-        lines.append(f"| {row.what} | {measured} | {at} {number(row.bar, row.unit)} "
-                     f"| {verdict}{note} |")
-    return "\n".join(lines)
 
 
 def alternate(runs, jobs):
@@ -149,20 +104,17 @@ def submit_calls(setup, config):
 
 def through_target(setup, runs, say, file, config):
     """Over shared memory, the target on the other core."""
-    with tools.Target(setup, file, read_only=True) as target:
+    with tools.Target(setup) as target:
         perf = lambda *job: (lambda: tools.srpt_perf(setup, target.address, *job))
         got = alternate(runs, {
             "null 1": perf(0, "4k", "read", 1),
             "null 32": perf(0, "4k", "read", 32),
-            "null 2x64": perf(0, "4k", "read", 64, 2),
+            "null 128": perf(0, "4k", "read", 128),
             "malloc 4k": perf(1, "4k", "read", 32),
             "malloc 128k": perf(1, "128k", "read", 32),
             "malloc 128k write": perf(1, "128k", "write", 32),
             "memcpy": lambda: paused(target, lambda: tools.memcpy(setup, "128k", "read")),
             "memcpy write": lambda: paused(target, lambda: tools.memcpy(setup, "128k", "write")),
-            "file": perf(2, "4k", "read", 32),
-            "bdevperf": lambda: paused(
-                target, lambda: tools.bdevperf(setup, [], "4k", "read", 32, config=config)),
         })
     iops = lambda name: column(got[name], "iops")
     say([Row("shm, null, 4 KiB random read, depth 1: p50", column(got["null 1"], "p50_us"), 0.8,
@@ -171,8 +123,7 @@ def through_target(setup, runs, say, file, config):
              "us", lower_is_better=True),
          Row("shm, null, 4 KiB random read, depth 1", iops("null 1"), 1.15e6, "IOPS"),
          Row("shm, null, 4 KiB, depth 32, one core", iops("null 32"), 3.28e6, "IOPS"),
-         Row("shm, null, 4 KiB, depth 128 (2 channels of 64), one core", iops("null 2x64"),
-             3.94e6, "IOPS"),
+         Row("shm, null, 4 KiB, depth 128, one core", iops("null 128"), 3.94e6, "IOPS"),
          Row("shm, malloc, 4 KiB random read, depth 32", iops("malloc 4k"), 1.35e6, "IOPS")])
     for name, copy, text in (("malloc 128k", "memcpy", "read"),
                              ("malloc 128k write", "memcpy write", "write")):
@@ -180,6 +131,13 @@ def through_target(setup, runs, say, file, config):
                  ratios(column(got[name], "mib_per_s"), column(got[copy], "mib_per_s")), 0.9,
                  "ratio",
                  note=f"{statistics.median(column(got[name], 'mib_per_s')):,.0f} MiB/s")])
+    with tools.Target(setup, file, read_only=True, ahead=False) as target:
+        got = alternate(runs, {
+            "file": lambda: tools.srpt_perf(setup, target.address, 2, "4k", "read", 32,
+                                            ahead=False),
+            "bdevperf": lambda: paused(
+                target, lambda: tools.bdevperf(setup, [], "4k", "read", 32, config=config)),
+        })
     say([Row("shm, file, 4 KiB random read, depth 32, against bdevperf on the same file",
              ratios(iops("file"), iops("bdevperf")), 0.95, "ratio",
              note=f"{statistics.median(iops('file')):,.0f} IOPS")])
@@ -195,16 +153,60 @@ def paused(target, run):
 
 
 def second_core(setup, runs, say):
-    """Two reactors with a device each against one."""
+    """Two reactors with a device each, and with one device, against one."""
     if len(setup.cores) < 2:
         return
     both = [setup.cores[0], setup.cores[-1]]
     got = alternate(runs, {
         "one": lambda: tools.bdevperf(setup, NULL, "4k", "read", 128),
         "two": lambda: tools.bdevperf(setup, [NULL, NULL], "4k", "read", 128, cores=both),
+        "shared": lambda: tools.bdevperf(setup, NULL, "4k", "read", 128, "-C", cores=both),
     })
-    say([Row("second reactor, a null device each, in-process", ratios(column(got["two"], "iops"),
-                                                     column(got["one"], "iops")), 1.95, "ratio")])
+    one = column(got["one"], "iops")
+    say([Row("second reactor, a null device each, in-process",
+             ratios(column(got["two"], "iops"), one), 1.95, "ratio"),
+         Row("second reactor, one null device for both, in-process",
+             ratios(column(got["shared"], "iops"), one), None, "ratio")])
+
+
+def instructions(setup, say):
+    """What callgrind counts; a breakdown by layer is in the script's own output."""
+    done = subprocess.run(["bash", "scripts/instructions.sh", "--report"], capture_output=True,
+                          text=True, timeout=600, check=False)
+    if done.returncode != 0:
+        print(f"instructions are left out: {done.stderr.strip()[-300:]}")
+        return
+    for case, what in (("null-read-d32", "read"), ("null-write-d32", "write")):
+        line = next(one for one in done.stdout.splitlines() if one.startswith(f"{case}:"))
+        words = line.split()[1:]
+        by = dict(zip(words[::2], map(float, words[1::2])))
+        total = by.pop("sum")
+        parts = ", ".join(f"{layer} {count:.0f}" for layer, count in by.items())
+        say([Row(f"instructions per 4 KiB {what}, target side, null, shm, depth 32", [total],
+                 600 if what == "read" else None, "instructions", lower_is_better=True,
+                 note=parts)])
+
+
+def nothing_else(setup, say):
+    """System calls of a core under load. Allocations are counted by tests/tests/allocations.rs."""
+    if not shutil.which("strace"):
+        return
+    with tools.Target(setup) as target:
+        before = target.ios()
+        trace = f"{setup.scratch}/calls"
+        strace = subprocess.Popen(["strace", "-c", "-o", trace, "-p", str(target.reactor())],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        tools.srpt_perf(setup, target.address, 0, "4k", "read", 32)
+        strace.send_signal(subprocess.signal.SIGINT)
+        strace.wait(10)
+        ios = target.ios() - before
+        with open(trace, encoding="utf-8") as file:
+            total = re.search(r"(\d+)\s+(?:\d+\s+)?total", file.read())
+        calls = int(total.group(1)) if total else 0
+    say([Row("system calls of the core per null read, shm, depth 32 (strace)",
+             [calls / max(ios, 1)], 0, "calls", lower_is_better=True,
+             note=f"{calls} calls in {ios:,} reads; heap allocations: "
+                  "`cargo nextest run -p srpt_tests --test allocations`")])
 
 
 def adaptive(setup, runs, say, engine):
@@ -242,9 +244,11 @@ def measure(setup, runs, file, engine, select):
 
     parts = [("seam", lambda: seam(setup, runs, say)),
              ("second", lambda: second_core(setup, runs, say)),
+             ("instructions", lambda: (instructions(setup, say), nothing_else(setup, say))),
              ("file", lambda: file_seam(setup, runs, say, file)),
              ("shm", lambda: through_target(setup, runs, say, file, file_config(setup, file))),
-             ("adaptive", lambda: adaptive(setup, min(runs, 3), say, engine))]
+             ("adaptive", lambda: adaptive(setup, min(runs, 3), say, engine)),
+             ("scale", lambda: scale.measure(setup, say))]
     for name, part in parts:
         if not select or name in select:
             part()

@@ -10,6 +10,7 @@ import time
 import bars
 import machine
 import matrix
+import rows
 import tools
 
 FILE_BYTES = 512 << 20
@@ -36,7 +37,11 @@ def options():
     parser.add_argument("--quick", action="store_true", help="a small matrix, under 5 minutes")
     parser.add_argument("--bars", action="store_true", help="the bar table instead of the matrix")
     parser.add_argument("--only", action="append", default=[],
-                        help="with --bars: seam, second, file, shm or adaptive; several times")
+                        help="with --bars: seam, second, instructions, file, shm, adaptive or "
+                             "scale; several times")
+    parser.add_argument("--into", default="",
+                        help="with --bars: a file whose table is replaced, between the lines "
+                             "bars:begin and bars:end")
     parser.add_argument("--out", default="", help="folder of the report")
     parser.add_argument("--runs", type=int, default=0, help="runs of each figure")
     parser.add_argument("--seconds", type=float, default=0, help="length of a run")
@@ -48,7 +53,8 @@ def options():
 
 def heading(facts, setup, args):
     huge = "2 MiB pages" if setup.huge else "ordinary pages"
-    priority = "ahead of all other work" if setup.prefix else "at ordinary priority"
+    priority = ("ahead of all other work (chrt -f 1), those on files at nice -10"
+                if setup.ahead else "at ordinary priority")
     return (f"{facts['time']}: {facts['processor']}, {facts['cores']} cores, "
             f"{facts['memory_gib']} GiB, {facts['hypervisor']}, Linux {facts['kernel']}, "
             f"file on {facts['file_system']}, {facts['fio']}, {facts['rust']}, commit "
@@ -65,23 +71,23 @@ def main():
     out = args.out or os.path.join(os.path.dirname(args.binaries), "bench", stamp)
     os.makedirs(out, exist_ok=True)
     facts = machine.describe(out)
-    prefix = machine.priority_prefix(not args.no_priority)
+    prefixes = machine.priority_prefixes(not args.no_priority)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="srpt-bench.", dir=out) as scratch, \
             tempfile.TemporaryDirectory(prefix="srpt-bench.") as sockets, \
             machine.HugePages(HUGE_PAGES) as pages:
         files = prepare_files(scratch, 1 if args.bars else 2)
         huge = pages.free() >= HUGE_PAGES
-        setup = tools.Setup(args.binaries, sockets, prefix, args.seconds, huge)
-        facts |= {"huge_pages": huge, "priority": bool(prefix), "runs": args.runs,
+        setup = tools.Setup(args.binaries, sockets, prefixes, args.seconds, huge)
+        facts |= {"huge_pages": huge, "priority": bool(prefixes[0]), "runs": args.runs,
                   "seconds": args.seconds}
         text = heading(facts, setup, args)
         print(text, flush=True)
         if args.bars:
             engine = os.path.join(args.binaries, "libsrpt_fio.so")
-            rows = bars.measure(setup, args.runs, files[0], engine, args.only)
-            found = {"machine": facts, "rows": [row.as_dict() for row in rows]}
-            body = bars.table(rows)
+            lines = bars.measure(setup, args.runs, files[0], engine, args.only)
+            found = {"machine": facts, "rows": [line.as_dict() for line in lines]}
+            body = rows.table(lines)
         else:
             plan = matrix.QUICK if args.quick else matrix.FULL
             results = matrix.measure(setup, plan, args.runs, files, show)
@@ -92,6 +98,8 @@ def main():
     with open(os.path.join(out, "report.md"), "w", encoding="utf-8") as file:
         shown = "".join(f"\n![{name}]({name})\n" for name in pictures)
         file.write(f"{text}\n\n{body}\n{shown}")
+    if args.into:
+        replace(args.into, f"{text}\n\n{body}\n")
     if not args.bars:
         print(body)
     print(f"{out}: report.md, report.json{''.join(', ' + name for name in pictures)}; "
@@ -100,6 +108,18 @@ def main():
         print("not all bars are met")
         return 1
     return 0
+
+
+def replace(path, body):
+    """Puts a table in the place of the last one."""
+    begin, end = "<!-- bars:begin -->\n", "<!-- bars:end -->\n"
+    with open(path, encoding="utf-8") as file:
+        before, _, rest = file.read().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise tools.Failed(f"{path}: no lines {begin.strip()} and {end.strip()}")
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(f"{before}{begin}{body}{end}{after}")
 
 
 def draw(found, out):

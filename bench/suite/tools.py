@@ -19,10 +19,10 @@ class Failed(Exception):
 class Setup:
     """Where things are, and who runs where."""
 
-    def __init__(self, binaries, scratch, prefix, seconds, huge):
+    def __init__(self, binaries, scratch, prefixes, seconds, huge):
         self.binaries = binaries
         self.scratch = scratch
-        self.prefix = prefix
+        self.ahead, self.favoured = prefixes
         self.seconds = seconds
         self.huge = huge
         cores = sorted(os.sched_getaffinity(0))
@@ -36,7 +36,7 @@ class Setup:
         return [] if self.huge else ["--no-huge"]
 
     def run(self, command, timeout=120, ahead=True):
-        prefix = self.prefix if ahead else []
+        prefix = self.ahead if ahead else self.favoured
         done = subprocess.run([*prefix, *command], capture_output=True, text=True,
                               timeout=timeout, check=False)
         if done.returncode != 0:
@@ -80,12 +80,12 @@ def memcpy(setup, size, mix):
     return figures(json.loads(setup.run(command)))
 
 
-def srpt_perf(setup, address, lun, size, mix, depth, channels=1):
+def srpt_perf(setup, address, lun, size, mix, depth, channels=1, ahead=True):
     """Through the target, from the other core."""
     command = [f"{setup.binaries}/srpt_perf", "--target", address, "-l", str(lun),
                *job_options(size, mix, depth), "-t", str(setup.seconds), "-c", str(channels),
                "-P", str(setup.load_core), "--json"]
-    return figures(json.loads(setup.run(command)))
+    return figures(json.loads(setup.run(command, ahead=ahead)))
 
 
 def fio(setup, filename, size, mix, depth, *more, engine="io_uring", seconds=None):
@@ -147,7 +147,7 @@ def bdev_entries(file=None, read_only=False):
 class Target:
     """A running target with LUN 0 null, 1 memory and 2 a file, over shared memory."""
 
-    def __init__(self, setup, file=None, read_only=False, options=()):
+    def __init__(self, setup, file=None, read_only=False, options=(), more=((), ()), ahead=True):
         self.setup = setup
         self.rpc_path = f"{setup.scratch}/rpc.sock"
         self.path = f"{setup.scratch}/srp.sock"
@@ -157,14 +157,17 @@ class Target:
         srpt = [entry("srpt_create_target", name="bench")]
         srpt += [entry("srpt_map_lun", target="bench", bdev_name=bdev, lun=lun)
                  for lun, bdev in enumerate(luns)]
+        more_bdevs, more_luns = more
+        srpt += more_luns
         srpt.append(entry("srpt_add_listener", target="bench", trtype="shm",
                           traddr=self.path))
         with open(config, "w", encoding="utf-8") as out:
             json.dump({"subsystems": [
-                {"subsystem": "bdev", "config": bdev_entries(file, read_only)},
+                {"subsystem": "bdev", "config": bdev_entries(file, read_only) + [*more_bdevs]},
                 {"subsystem": "srpt", "config": srpt}]}, out)
         self.log = open(f"{setup.scratch}/target.log", "w", encoding="utf-8")
-        command = [*setup.prefix, f"{setup.binaries}/srpt_tgt", "-m",
+        prefix = [*setup.favoured, *(setup.ahead if ahead else [])]
+        command = [*prefix, f"{setup.binaries}/srpt_tgt", "-m",
                    setup.mask(setup.target_core), "-s", "256", *setup.pages(), "-r",
                    self.rpc_path, "-c", config, *options]
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
@@ -177,7 +180,7 @@ class Target:
             raise
 
     def wait_ready(self):
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while time.monotonic() < until:
             if self.process.poll() is not None:
                 break
@@ -189,15 +192,42 @@ class Target:
         with open(self.log.name, encoding="utf-8") as log:
             raise Failed(f"the target did not start: {log.read()[-2000:]}")
 
+    def run_ahead(self, ahead):
+        """As started with `ahead`, for all threads from now on."""
+        if not self.setup.ahead:
+            return
+        for task in map(int, os.listdir(f"/proc/{self.process.pid}/task")):
+            policy = os.SCHED_FIFO if ahead else os.SCHED_OTHER
+            os.sched_setscheduler(task, policy, os.sched_param(1 if ahead else 0))
+            os.setpriority(os.PRIO_PROCESS, task, 0 if ahead else -10)
+
+    def reactor(self):
+        """Thread of the core."""
+        for task in os.listdir(f"/proc/{self.process.pid}/task"):
+            with open(f"/proc/{self.process.pid}/task/{task}/comm", encoding="utf-8") as file:
+                if file.read().startswith("reactor_"):
+                    return int(task)
+        raise Failed("no reactor thread")
+
     def reactor_ticks(self):
         """Clock ticks that the core's thread has used, user and system."""
-        for task in os.listdir(f"/proc/{self.process.pid}/task"):
-            with open(f"/proc/{self.process.pid}/task/{task}/stat", encoding="utf-8") as file:
-                text = file.read()
-            if "(reactor_" in text:
-                fields = text.rpartition(")")[2].split()
-                return int(fields[11]) + int(fields[12])
-        raise Failed("no reactor thread")
+        path = f"/proc/{self.process.pid}/task/{self.reactor()}/stat"
+        with open(path, encoding="utf-8") as file:
+            fields = file.read().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    def ios(self):
+        """Reads of all devices so far."""
+        stats = call(self.rpc_path, "bdev_get_iostat")
+        return sum(bdev["num_read_ops"] for bdev in stats["bdevs"])
+
+    def wait_sessions(self, count):
+        """Until so many are logged in."""
+        until = time.monotonic() + 60
+        while len(call(self.rpc_path, "srpt_get_sessions")) < count:
+            if time.monotonic() > until:
+                raise Failed(f"there are no {count} sessions after 60 s")
+            time.sleep(0.1)
 
     def pause(self):
         """Takes the target off its core until resume."""

@@ -5,6 +5,7 @@ use transport::dm::Controller;
 use transport::rdma::ListenAddress;
 
 use super::{Control, ListenError, Refused};
+use crate::limits::COMMANDS_PER_CHANNEL;
 
 /// A port that has an agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +77,7 @@ impl Control {
     /// what an agent shows is a service to log in to.
     pub(super) fn show_controllers(&mut self) {
         let rdma = self.options.rdma;
-        let receives = if rdma.use_srq { rdma.srpt_srq_size } else { 128 };
+        let receives = if rdma.use_srq { rdma.srpt_srq_size } else { COMMANDS_PER_CHANNEL };
         let controllers = self.targets.iter().filter_map(|target| {
             let mut addresses = target.listeners().iter().filter_map(|listener| {
                 let port = listener.trsvcid.as_deref().unwrap_or_default();

@@ -1,10 +1,11 @@
-//! From one JSON document to its answer.
+//! From what a client sends to its answers.
 
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::error::{PARSE_ERROR, RpcError};
+use super::documents::{DOCUMENT_BYTES_MAX, Documents, Next};
+use super::error::{INVALID_REQUEST, RpcError};
 use super::{Shared, methods};
 
 /// Requests that one batch may hold.
@@ -31,6 +32,33 @@ struct Request<'a> {
     id: Option<&'a RawValue>,
 }
 
+/// Handles what a client has sent: every document that is whole with these bytes, in turn. `write`
+/// gets the answers; an answer that says why the stream ends is the last.
+pub fn received<E>(
+    shared: &Shared,
+    documents: &mut Documents,
+    bytes: &[u8],
+    write: &mut dyn FnMut(&[u8]) -> Result<(), E>,
+) -> Result<Then, E> {
+    documents.push(bytes);
+    loop {
+        let error = match documents.next_document() {
+            Next::More => return Ok(Then::GoOn),
+            Next::Document(whole) => match document(shared, &whole, write)? {
+                Then::GoOn => continue,
+                Then::Close => return Ok(Then::Close),
+            },
+            Next::Garbage => RpcError::parse_error("a request begins with { or ["),
+            Next::TooLarge => RpcError {
+                code: INVALID_REQUEST,
+                message: format!("Invalid request: it is larger than {DOCUMENT_BYTES_MAX} bytes"),
+            },
+        };
+        write(&refuse_document(&error))?;
+        return Ok(Then::Close);
+    }
+}
+
 /// Handles one document. `write` gets the answer in pieces as it comes into being, so that the
 /// answer to a batch never exists as a whole; nothing is written for notifications.
 pub fn document<E>(
@@ -45,10 +73,7 @@ pub fn document<E>(
     let raw = match parsed {
         Ok(raw) => raw.get(),
         Err(why) => {
-            write(&refuse_document(&RpcError {
-                code: PARSE_ERROR,
-                message: format!("Parse error: {why}"),
-            }))?;
+            write(&refuse_document(&RpcError::parse_error(why)))?;
             return Ok(Then::Close);
         }
     };

@@ -26,6 +26,11 @@ pub struct RpcError {
 }
 
 impl RpcError {
+    /// The bytes are no document.
+    pub fn parse_error(why: impl fmt::Display) -> Self {
+        RpcError { code: PARSE_ERROR, message: format!("Parse error: {why}") }
+    }
+
     /// The document is not a request.
     pub fn invalid_request(why: impl fmt::Display) -> Self {
         RpcError { code: INVALID_REQUEST, message: format!("Invalid request: {why}") }

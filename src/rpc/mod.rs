@@ -27,7 +27,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use documents::DOCUMENT_BYTES_MAX;
+pub use documents::{DOCUMENT_BYTES_MAX, Documents, Next};
 pub use error::RpcError;
 pub use server::Server;
 pub use socket::BindError;
@@ -62,7 +62,7 @@ impl Shared {
     }
 
     /// Ends all waiting, now and later.
-    fn stop_waiting(&self) {
+    pub fn stop_waiting(&self) {
         let _control = self.control();
         self.stopping.store(true, Ordering::Release);
         self.changed.notify_all();

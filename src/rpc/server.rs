@@ -20,8 +20,8 @@ use rustix::io::Errno;
 
 use super::Shared;
 use super::dispatch::{self, Then};
-use super::documents::{DOCUMENT_BYTES_MAX, Documents, Next};
-use super::error::{INVALID_REQUEST, PARSE_ERROR, RpcError};
+use super::documents::Documents;
+use super::error::RpcError;
 use super::socket::{BindError, Socket};
 use crate::control::Refused;
 
@@ -99,17 +99,19 @@ impl Clients {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A client has sent a request. False: it has made room for another one, and nothing of the
-    /// request is done.
-    fn begin(&self, number: u64) -> bool {
-        let mut open = self.open();
-        let client = open.clients.get_mut(&number);
-        client.map(|client| client.idle_since = None).is_some()
+    /// A client has sent something: since when it was idle. `None`: it has made room for another
+    /// one, and nothing of it is done.
+    fn begin(&self, number: u64) -> Option<u64> {
+        self.open().clients.get_mut(&number)?.idle_since.take()
     }
 
-    /// The request has been answered.
-    fn end(&self, number: u64) {
-        self.open().idle(number);
+    /// Its requests have been answered; or there was none, and it is idle as before.
+    fn end(&self, number: u64, idle_since: Option<u64>) {
+        let mut open = self.open();
+        open.idle(number);
+        if let (Some(client), Some(moment)) = (open.clients.get_mut(&number), idle_since) {
+            client.idle_since = Some(moment);
+        }
     }
 
     /// Waits until all clients have left, but not for those that don't take their answers.
@@ -312,46 +314,23 @@ fn serve(mut stream: &UnixStream, client: &Leaving<'_>) -> io::Result<()> {
         };
         if len == 0 {
             if documents.is_inside() {
-                let error = parse_error("the document is not complete");
+                let error = RpcError::parse_error("the document is not complete");
                 stream.write_all(&dispatch::refuse_document(&error))?;
             }
             return Ok(());
         }
-        documents.push(&bytes[..len]);
-        let refusal = loop {
-            match documents.next_document() {
-                Next::More => break None,
-                Next::Garbage => break Some(parse_error("a request begins with { or [")),
-                Next::TooLarge => {
-                    break Some(RpcError {
-                        code: INVALID_REQUEST,
-                        message: format!(
-                            "Invalid request: it is larger than {DOCUMENT_BYTES_MAX} bytes"
-                        ),
-                    });
-                }
-                Next::Document(document) => {
-                    if !client.clients.begin(client.number) {
-                        return Ok(());
-                    }
-                    let mut write = |answer: &[u8]| stream.write_all(answer);
-                    let then = dispatch::document(&client.clients.shared, &document, &mut write);
-                    client.clients.end(client.number);
-                    if then? == Then::Close {
-                        return discard(stream, &mut bytes);
-                    }
-                }
-            }
-        };
-        if let Some(error) = refusal {
-            stream.write_all(&dispatch::refuse_document(&error))?;
+        let Some(idle_since) = client.clients.begin(client.number) else { return Ok(()) };
+        let before = documents.count();
+        let mut write = |answer: &[u8]| stream.write_all(answer);
+        let shared = &client.clients.shared;
+        let then = dispatch::received(shared, &mut documents, &bytes[..len], &mut write);
+        // Bytes that make no request are no reason to stay.
+        let idle_since = (documents.count() == before).then_some(idle_since);
+        client.clients.end(client.number, idle_since);
+        if then? == Then::Close {
             return discard(stream, &mut bytes);
         }
     }
-}
-
-fn parse_error(why: &str) -> RpcError {
-    RpcError { code: PARSE_ERROR, message: format!("Parse error: {why}") }
 }
 
 /// Ends the answers and reads on for a while: a client that is still sending could otherwise lose

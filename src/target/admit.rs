@@ -42,8 +42,6 @@ enum Admission {
     Excluded(Recv),
     /// It waits for a rate limit, apart from the others.
     Held,
-    /// It was no command: the channel closes.
-    Broken(Recv),
 }
 
 /// How a channel's turn ended.
@@ -157,12 +155,6 @@ impl<F: Fabric> Shard<F> {
                     self.connection(conn).waiting.push_front(recv);
                     return Turn::Served;
                 }
-                Admission::Broken(recv) => {
-                    mark(Mark::Broken);
-                    met(At::Waiting, Met::Failure);
-                    self.violation(conn, Some(recv), "malformed_command");
-                    return Turn::Empty;
-                }
             }
         }
         match &self.connections[index as usize] {
@@ -183,7 +175,7 @@ impl<F: Fabric> Shard<F> {
             },
             None => recv,
         };
-        let Some(plan) = self.plan(conn, &recv) else { return Admission::Broken(recv) };
+        let plan = self.plan(conn, &recv);
         match plan.work {
             Planned::Run { job, direction, bytes } => {
                 let limited = |tag| self.luns.mapping(tag).limited;
@@ -380,14 +372,14 @@ impl<F: Fabric> Shard<F> {
         Some(buf)
     }
 
-    /// What a received command asks for. `None`: it is no command.
+    /// What a received command asks for.
     #[inline]
-    fn plan(&self, conn: ConnId, recv: &Recv) -> Option<Plan> {
+    fn plan(&self, conn: ConnId, recv: &Recv) -> Plan {
         let connection = self.connections[conn.index as usize].as_ref().expect("live channel");
         let iu = self.fabric.iu(conn, recv);
         let cmd = match Cmd::parse(iu, connection.imm_data_offset) {
             Ok(cmd) => cmd,
-            Err(CmdError::Malformed(_)) => return None,
+            Err(CmdError::Malformed(fault)) => unreachable!("looked at on arrival: {fault}"),
             Err(CmdError::Invalid(bad)) => {
                 mark(Mark::Refused);
                 let header = Header {
@@ -396,7 +388,7 @@ impl<F: Fabric> Shard<F> {
                     lun: bad.lun.number(),
                     mapping: None,
                 };
-                return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
+                return Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE));
             }
         };
         let number = cmd.lun.number();
@@ -408,13 +400,13 @@ impl<F: Fabric> Shard<F> {
                     && let Some(sense) = next_attention(connection, lun)
                 {
                     mark(Mark::Attention);
-                    return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
+                    return Plan::end(header, offer(&cmd, None), Outcome::check(sense));
                 }
                 let unit = self.luns.mapping(mapping);
                 if unit.passes
                     && let Some(plan) = pass_plan(connection, unit, &cmd, header)
                 {
-                    return Some(plan);
+                    return plan;
                 }
                 decode(cmd.cdb, &view(unit, connection))
             }
@@ -423,7 +415,7 @@ impl<F: Fabric> Shard<F> {
         let decoded = match decoded {
             Ok(decoded) => decoded,
             Err(sense) => {
-                return Some(Plan::end(header, offer(&cmd, None), Outcome::check(sense)));
+                return Plan::end(header, offer(&cmd, None), Outcome::check(sense));
             }
         };
         let direction = match decoded.direction {
@@ -433,7 +425,7 @@ impl<F: Fabric> Shard<F> {
         };
         let Some(offered) = offer(&cmd, direction) else {
             mark(Mark::Refused);
-            return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
+            return Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE));
         };
         let allocation = decoded.bytes;
         let work = match decoded.work {
@@ -450,7 +442,7 @@ impl<F: Fabric> Shard<F> {
                 Planned::Run { job: Job::Steps(steps), direction, bytes: allocation as u32 }
             }
         };
-        Some(Plan { header, offered, work })
+        Plan { header, offered, work }
     }
 
     /// Starts to move what a request needs from the initiator, or the job if that is nothing.

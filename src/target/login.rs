@@ -50,6 +50,7 @@ impl<F: Fabric> Shard<F> {
                     target: Arc::clone(&self.luns.target(target).spec),
                     initiator_port_id: login.initiator_port_id,
                     multichannel: login.multichannel() == Multichannel::Multi,
+                    arrival: peer.arrival,
                 };
                 let connection = Connection::new(conn, peer, target, login);
                 self.connections[conn.index as usize] = Some(connection);
@@ -221,6 +222,9 @@ impl<F: Fabric> Shard<F> {
         let connection = self.connections[conn.index as usize].as_ref();
         if connection.is_some_and(|connection| !connection.waiting.is_empty()) {
             met(At::Waiting, what);
+        }
+        if connection.is_some_and(|connection| connection.held > 0) {
+            met(At::Throttled, what);
         }
     }
 

@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, OpenError, ScsiEnd, ScsiIo};
-use reactor::{Batch, Instant, Slab, Tag};
+use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, IoOp, OpenError, ScsiEnd, ScsiIo};
+use reactor::{Batch, Buf, Instant, Slab, Tag};
 
 use super::mark::{Mark, mark};
 use super::message::{IoCounts, Report, Token};
@@ -324,6 +324,19 @@ impl Luns {
     #[inline(always)]
     pub fn submit(&mut self, device: usize, io: bdev::Io) {
         self.activate(device).channel.submit(io);
+    }
+
+    /// A read or write of `bytes` bytes that the device of a mapping does before this returns, and
+    /// counted. False: nothing was done, because the device takes its time, the operation would
+    /// fail, or somebody wants a histogram.
+    #[inline(always)]
+    pub fn at_once(&mut self, device: usize, op: &IoOp, bytes: u32, buf: &mut Buf) -> bool {
+        let open = self.devices[device].as_mut().expect("a mapping keeps its device open");
+        if open.meter.histogram.is_some() || !open.channel.at_once(op, buf) {
+            return false;
+        }
+        open.meter.counts.count_transfer(!op.changes_medium(), bytes, 0);
+        true
     }
 
     /// Submits a command to the device of a mapping that passes commands on.

@@ -34,8 +34,6 @@ names! {
         Overdue,
         /// A command waits for a logical unit that another one has for itself.
         Excluded,
-        /// What came as a command is none.
-        Broken,
         /// Descriptors that can't be used.
         Refused,
         /// Less data than the CDB says.
@@ -58,6 +56,8 @@ names! {
         LoginRefused,
         /// A login takes over a session.
         Takeover,
+        /// A login would take over a session of a later one.
+        LoginOvertaken,
         /// Of several logins that take over, one loses.
         TakeoverLost,
         /// A session gets one more channel.
@@ -78,18 +78,26 @@ names! {
         AbortedWaiting,
         /// A function's channel is gone before its answer.
         FunctionDropped,
+        /// A function waits until another one has ended.
+        FunctionWaits,
         /// A function that is not carried out.
         FunctionRefused,
         /// A mailbox is full.
         MailboxFull,
         /// A LUN is taken out of the map while commands use it.
         UnmapWaits,
+        /// A rate limit has changed, and who waits for it asks again.
+        LimitRenewed,
+        /// A rate limit is gone, and who waited for it goes on.
+        LimitLifted,
     }
 }
 
 names! {
     /// Where a command is.
     At {
+        /// Received, and held by a rate limit.
+        Throttled,
         /// Received, in front of admission.
         Waiting,
         /// See [`Phase::FetchingTable`].

@@ -275,6 +275,8 @@ pub struct LoginAsk {
     pub initiator_port_id: PortId,
     /// Multichannel action: keep the session's other channels.
     pub multichannel: bool,
+    /// See [`transport::PeerInfo::arrival`].
+    pub arrival: u64,
 }
 
 /// Which commands a task management function ends (SAM-5 7.2 to 7.6).

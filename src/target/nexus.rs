@@ -108,6 +108,8 @@ impl Nexus {
 struct Session {
     nexus: Arc<Nexus>,
     channels: Vec<ChannelAt>,
+    /// Arrival of the latest login that was granted.
+    arrival: u64,
 }
 
 /// A login that waits until the commands of the session it takes over have ended.
@@ -146,8 +148,14 @@ impl Registry {
             }
             mark(Mark::ChannelAdded);
             session.channels.push(ask.channel);
+            session.arrival = session.arrival.max(ask.arrival);
             let nexus = Arc::clone(&session.nexus);
             return grant(&ask, nexus, OtherChannels::Kept, out);
+        }
+        // A core was late with it: its initiator has moved on.
+        if ask.arrival < session.arrival {
+            mark(Mark::LoginOvertaken);
+            return refuse(RejectReason::UnableToAssociate, out);
         }
         // Commands of the old channels must not change data after the new login was answered.
         for channel in &session.channels {
@@ -170,8 +178,9 @@ impl Registry {
         }
         let nexus = self.sessions.swap_remove(at).nexus;
         let ended = nexus.id;
-        let ready: Vec<_> = self.takeovers.extract_if(.., |t| t.old == ended).collect();
+        let mut ready: Vec<_> = self.takeovers.extract_if(.., |t| t.old == ended).collect();
         // Of several logins that wait for the same session the last one holds.
+        ready.sort_unstable_by_key(|takeover| takeover.ask.arrival);
         let count = ready.len();
         for (number, takeover) in ready.into_iter().enumerate() {
             let ask = takeover.ask;
@@ -221,7 +230,8 @@ impl Registry {
         self.last_id += 1;
         let target = Arc::clone(&ask.target);
         let nexus = Arc::new(Nexus::new(self.last_id, target, ask.initiator_port_id));
-        self.sessions.push(Session { nexus: Arc::clone(&nexus), channels: vec![ask.channel] });
+        let (channels, arrival) = (vec![ask.channel], ask.arrival);
+        self.sessions.push(Session { nexus: Arc::clone(&nexus), channels, arrival });
         nexus
     }
 }

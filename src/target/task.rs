@@ -5,6 +5,8 @@
 //! answered. Commands that wait are dropped at once; one that a device or the fabric holds is
 //! dropped when it comes back, never cancelled under the hardware.
 
+use std::collections::VecDeque;
+
 use reactor::{Slab, Tag};
 use transport::srp::{Cmd, Rsp, SolNot, Tmf, TskMgmt, response_code};
 use transport::{ConnId, Fabric, Recv};
@@ -43,13 +45,19 @@ struct Abort {
 /// Task management on one core.
 pub struct Tasks {
     functions: Slab<Function>,
+    /// Received functions that wait until one of these has ended, oldest first.
+    waiting: VecDeque<(ConnId, Recv)>,
     aborts: [Option<Abort>; ABORTS_MAX],
 }
 
 impl Tasks {
     /// Nothing under way.
     pub fn new() -> Tasks {
-        Tasks { functions: Slab::new(TASK_MANAGEMENT_MAX), aborts: [None; ABORTS_MAX] }
+        Tasks {
+            functions: Slab::new(TASK_MANAGEMENT_MAX),
+            waiting: VecDeque::new(),
+            aborts: [None; ABORTS_MAX],
+        }
     }
 }
 
@@ -62,6 +70,15 @@ impl Default for Tasks {
 impl<F: Fabric> Shard<F> {
     /// SRP_TSK_MGMT arrived.
     pub(super) fn on_task_management(&mut self, conn: ConnId, recv: Recv) {
+        if self.tasks.functions.is_full() {
+            mark(Mark::FunctionWaits);
+            self.connection(conn).in_flight += 1;
+            return self.tasks.waiting.push_back((conn, recv));
+        }
+        self.start_function(conn, recv);
+    }
+
+    fn start_function(&mut self, conn: ConnId, recv: Recv) {
         let Ok(request) = TskMgmt::parse(self.fabric.iu(conn, &recv)) else {
             return self.violation(conn, Some(recv), "malformed_iu");
         };
@@ -95,13 +112,8 @@ impl<F: Fabric> Shard<F> {
             sol_not: request.sol_not,
             cores_left: self.out.cores(),
         };
-        let task = match self.tasks.functions.insert(function) {
-            Ok(task) => task,
-            Err(function) => {
-                let recv = function.recv.expect("just put there");
-                return self.answer_function(conn, recv, &request, response_code::FAILED);
-            }
-        };
+        let task = self.tasks.functions.insert(function);
+        let task = task.unwrap_or_else(|_| unreachable!("there was room"));
         self.connection(conn).in_flight += 1;
         self.raise_for(request.tmf(), unit, session);
         if let (Some(Tmf::LunReset), Some(mapping)) = (request.tmf(), mapping) {
@@ -240,11 +252,18 @@ impl<F: Fabric> Shard<F> {
         }
         let function = self.tasks.functions.remove(task).expect("looked at above");
         let conn = function.conn;
-        let Some(recv) = function.recv else { return self.end_function(conn) };
-        let header =
-            Header { tag: function.tag, sol_not: function.sol_not, lun: None, mapping: None };
-        self.send_response(conn, recv, header, response_code::SUCCESS);
+        if let Some(recv) = function.recv {
+            let header =
+                Header { tag: function.tag, sol_not: function.sol_not, lun: None, mapping: None };
+            self.send_response(conn, recv, header, response_code::SUCCESS);
+        }
         self.end_function(conn);
+        while !self.tasks.functions.is_full()
+            && let Some((conn, recv)) = self.tasks.waiting.pop_front()
+        {
+            self.start_function(conn, recv);
+            self.end_function(conn);
+        }
     }
 
     fn end_function(&mut self, conn: ConnId) {
@@ -284,7 +303,8 @@ impl<F: Fabric> Shard<F> {
         self.say(conn, &iu[..len], solicited);
     }
 
-    /// Functions of a channel that is gone are still carried out, but nobody is answered.
+    /// Functions of a channel that is gone are still carried out, but nobody is answered. Those
+    /// that wait are dropped.
     pub(super) fn drop_functions(&mut self, conn: ConnId) {
         for (_, function) in self.tasks.functions.iter_mut() {
             if function.conn == conn
@@ -293,6 +313,16 @@ impl<F: Fabric> Shard<F> {
                 mark(Mark::FunctionDropped);
                 self.fabric.repost(conn, recv);
             }
+        }
+        for _ in 0..self.tasks.waiting.len() {
+            let (of, recv) = self.tasks.waiting.pop_front().expect("counted");
+            if of != conn {
+                self.tasks.waiting.push_back((of, recv));
+                continue;
+            }
+            mark(Mark::FunctionDropped);
+            self.fabric.repost(conn, recv);
+            self.connection(conn).in_flight -= 1;
         }
     }
 }

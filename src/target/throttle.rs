@@ -19,6 +19,7 @@ use transport::{ConnId, Fabric, Recv};
 
 use super::limiter::{Cost, Limiter};
 use super::lun::Mapping;
+use super::mark::{At, Mark, Met, mark, met};
 use super::message::{AbortScope, ChannelAt};
 use super::request::{Header, Job};
 use super::shard::Shard;
@@ -182,6 +183,7 @@ impl Throttle {
             if lane.name.unit == unit
                 && let Some(first) = lane.queue.front()
             {
+                mark(Mark::LimitRenewed);
                 lane.due = lane.limiter.reserve(now, &first.cost);
                 self.list(index);
             }
@@ -253,6 +255,7 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn release_due(&mut self) -> bool {
         let mut any = false;
         while let Some(held) = self.throttle.next(self.now) {
+            met(At::Throttled, Met::Success);
             self.requeue(held);
             any = true;
         }
@@ -282,6 +285,7 @@ impl<F: Fabric> Shard<F> {
             let luns = &self.luns;
             let of_unit = |held: &Held| luns.unit_of(held.mapping) == Some(unit);
             for held in self.throttle.take(self.now, of_unit) {
+                mark(Mark::LimitLifted);
                 self.requeue(held);
             }
         }
@@ -291,6 +295,7 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn release_unmapped(&mut self, mapping: Tag) {
         let unit = self.luns.unit_of(mapping);
         for held in self.throttle.take(self.now, |held| held.mapping == mapping) {
+            met(At::Throttled, Met::Unmap);
             self.requeue(held);
         }
         self.throttle.forget(|other, _| Some(other) == unit);
@@ -331,6 +336,7 @@ impl<F: Fabric> Shard<F> {
         });
         let conns: Vec<ConnId> = taken.iter().map(|held| held.conn).collect();
         for Held { conn, recv, .. } in taken {
+            met(At::Throttled, Met::Abort);
             self.fabric.repost(conn, recv);
             let connection = self.connection(conn);
             connection.held -= 1;

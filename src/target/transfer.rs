@@ -3,12 +3,15 @@
 //!
 //! It says nothing that the general way (`admit`, `execute`) does not say of the same command: what
 //! is not plain, or finds no slot or buffer, goes there untouched.
+//!
+//! Where the fabric lends the initiator's memory and the device waits for nothing, the command is
+//! done and answered in the call that took it, and never becomes a request.
 
 use bdev::{Io, IoDone, IoStatus};
-use transport::srp::{DirectCmd, Direction, Rsp};
+use transport::srp::{DirectCmd, Direction, Rsp, SolNot};
 use transport::{ConnId, DataIn, Fabric, Recv};
 
-use super::connection::State;
+use super::connection::{Connection, State};
 use super::request::{Header, Job, Phase, Source};
 use super::shard::Shard;
 use crate::limits::IO_BYTES_MAX;
@@ -45,17 +48,28 @@ impl<F: Fabric> Shard<F> {
         if cmd.seg.len != bytes || cmd.direction != direction {
             return Err(recv);
         }
+        let device = mapping.device;
         let buf = match self.fabric.place(conn, cmd.seg, geometry.buf_align) {
-            Some(buf) => buf,
+            Some(mut buf) => {
+                if self.luns.at_once(device, &op, bytes, &mut buf) {
+                    connection.req_lim -= credits;
+                    let is_read = direction == Direction::In;
+                    let (iu, solicited) = good(connection, cmd.tag, cmd.sol_not, is_read, bytes);
+                    let own = Self::own_tag(conn);
+                    let over = self.fabric.finish(conn, own, recv, Some(buf), &iu, solicited);
+                    assert!(over, "a fabric that lends memory answers in the call");
+                    return Ok(());
+                }
+                buf
+            }
             None => match Self::take(&mut self.pool, self.reserved, bytes as usize) {
                 Some(buf) => buf,
                 None => return Err(recv),
             },
         };
-        mapping.uses += 1;
+        self.luns.begin_use(at);
         connection.req_lim -= credits;
         connection.in_flight += 1;
-        let device = mapping.device;
         let header =
             Header { tag: cmd.tag, sol_not: cmd.sol_not, lun: Some(lun), mapping: Some(at) };
         let (tag, request) = self.requests.take().expect("a slot is free");
@@ -96,16 +110,7 @@ impl<F: Fabric> Shard<F> {
         };
         request.phase = Phase::Replying;
         request.mapping = None;
-        connection.commands += 1;
-        if is_read {
-            connection.bytes_read += u64::from(bytes);
-        } else {
-            connection.bytes_written += u64::from(bytes);
-        }
-        let mut iu = [0; Rsp::LEN_MIN];
-        let solicited = request.sol_not.solicits(true);
-        let req_lim_delta = connection.grant();
-        Rsp::good(request.tag, req_lim_delta, solicited).emit(&mut iu);
+        let (iu, solicited) = good(connection, request.tag, request.sol_not, is_read, bytes);
         if buf.is_peer() || !is_read {
             // Data in the initiator's own memory is where it belongs.
             let loan = if buf.is_peer() {
@@ -128,4 +133,25 @@ impl<F: Fabric> Shard<F> {
         self.fabric.reply(conn, tag, &iu, solicited, data);
         Ok(())
     }
+}
+
+/// Counts a read or write that went well; its response, and whether that is solicited.
+#[inline(always)]
+fn good(
+    connection: &mut Connection,
+    tag: [u8; 8],
+    sol_not: SolNot,
+    is_read: bool,
+    bytes: u32,
+) -> ([u8; Rsp::LEN_MIN], bool) {
+    connection.commands += 1;
+    if is_read {
+        connection.bytes_read += u64::from(bytes);
+    } else {
+        connection.bytes_written += u64::from(bytes);
+    }
+    let mut iu = [0; Rsp::LEN_MIN];
+    let solicited = sol_not.solicits(true);
+    Rsp::good(tag, connection.grant(), solicited).emit(&mut iu);
+    (iu, solicited)
 }

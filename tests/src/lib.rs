@@ -3,6 +3,7 @@
 //! oracle ([`soak`]); real processes of the built binaries ([`process`]), and a counting allocator
 //! ([`sys`]).
 
+pub mod fuzz;
 pub mod gate;
 pub mod hostile;
 pub mod port;

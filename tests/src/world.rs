@@ -176,11 +176,6 @@ impl Pending {
         self.link.disconnect();
     }
 
-    /// The target has nothing of it any more.
-    pub fn is_released(&self) -> bool {
-        self.link.is_released()
-    }
-
     /// The link has ended.
     pub fn is_closed(&self) -> bool {
         self.link.is_closed()

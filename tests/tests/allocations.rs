@@ -63,8 +63,8 @@ impl Rig {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let wake = Arc::new(rustix::event::eventfd(0, flags).unwrap());
         let options = FabricOptions {
-            connections_max: limits.connections as u32,
-            ops_max: limits.slots + limits.connections,
+            connections_max: limits.shm_connections as u32,
+            ops_max: limits.slots + limits.connections(),
         };
         let (fabric, door) = ShmFabric::new(options, wake);
         let listener = Listener::start(vec![door]).unwrap();

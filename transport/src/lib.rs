@@ -11,6 +11,8 @@
 //! only after [`Fabric::release`].
 #![deny(unsafe_code)]
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
@@ -148,6 +150,14 @@ pub struct PeerInfo {
     pub peer: String,
     /// The target that owns the listener.
     pub target: String,
+    /// Number of its login: grows in the order of arrival, over all listeners of the process.
+    pub arrival: u64,
+}
+
+/// The number of a login that has just arrived: see [`PeerInfo::arrival`].
+pub(crate) fn next_arrival() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
 /// One core's connections. Only the shard sees it.
@@ -178,7 +188,7 @@ pub trait Fabric {
     /// Answers a login: sends the reject and closes.
     fn reject(&mut self, conn: ConnId, login_rej: &[u8]);
 
-    /// The bytes of a received information unit.
+    /// The bytes of a received information unit: until it is reposted, nobody changes them.
     fn iu(&self, conn: ConnId, recv: &Recv) -> &[u8];
 
     /// Gives a receive back, ready for the next information unit. After [`Event::Closed`] it only
@@ -187,7 +197,9 @@ pub trait Fabric {
 
     /// Lends the initiator's own memory as a buffer: when `seg` is inside one registration and its
     /// address and length are multiples of `align`. `None`: use a pool buffer and move the data;
-    /// also for ranges that are wrong, which then fail in `fetch` or `reply`.
+    /// also for ranges that are wrong, which then fail in `fetch` or `reply`. A fabric that lends
+    /// shares memory with the initiator: until its next poll or the next failure on the
+    /// connection, [`Fabric::finish`] is over when it returns.
     fn place(&mut self, conn: ConnId, seg: RemoteSeg, align: u32) -> Option<Buf>;
 
     /// Ends the loan of a buffer from [`Fabric::place`], whichever way it came back to the caller.

@@ -15,6 +15,7 @@ use rustix::fd::OwnedFd;
 
 use super::medium::{Fate, Medium, Opened};
 use super::options::UringOptions;
+use crate::Alone;
 use crate::registry::BdevError;
 
 /// How long a look that is under way keeps somebody waiting who closes the device.
@@ -37,12 +38,18 @@ pub enum Change {
 /// The medium of a device.
 #[derive(Debug)]
 pub(super) struct State {
-    /// Blocks of the medium; of the last one while it is lost.
-    blocks: AtomicU64,
-    changes: AtomicU32,
+    seen: Alone<Seen>,
     held: Mutex<Held>,
     /// One look at a time.
     looking: Mutex<()>,
+}
+
+/// What every operation looks at.
+#[derive(Debug)]
+struct Seen {
+    /// Blocks of the medium; of the last one while it is lost.
+    blocks: AtomicU64,
+    changes: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -59,8 +66,10 @@ struct Held {
 impl State {
     pub(super) fn new(opened: Opened) -> State {
         State {
-            blocks: AtomicU64::new(opened.medium.blocks),
-            changes: AtomicU32::new(0),
+            seen: Alone(Seen {
+                blocks: AtomicU64::new(opened.medium.blocks),
+                changes: AtomicU32::new(0),
+            }),
             held: Mutex::new(Held {
                 medium: Arc::new(opened.medium),
                 fd: Some(Arc::new(opened.fd)),
@@ -78,19 +87,19 @@ impl State {
     /// Blocks now.
     #[inline]
     pub(super) fn blocks(&self) -> u64 {
-        self.blocks.load(Ordering::Relaxed)
+        self.seen.0.blocks.load(Ordering::Relaxed)
     }
 
     /// Differs when channels must take the medium anew.
     #[inline]
     pub(super) fn changes(&self) -> u32 {
-        self.changes.load(Ordering::Relaxed)
+        self.seen.0.changes.load(Ordering::Relaxed)
     }
 
     /// The number of changes, the medium, and its file unless it is lost.
     pub(super) fn take(&self) -> (u32, Arc<Medium>, Option<Arc<OwnedFd>>) {
         let held = self.held();
-        (self.changes.load(Ordering::Acquire), Arc::clone(&held.medium), held.fd.clone())
+        (self.seen.0.changes.load(Ordering::Acquire), Arc::clone(&held.medium), held.fd.clone())
     }
 
     pub(super) fn medium(&self) -> Arc<Medium> {
@@ -165,14 +174,14 @@ impl State {
     }
 
     fn resize(&self, blocks: u64) -> bool {
-        self.blocks.swap(blocks, Ordering::Relaxed) != blocks
+        self.seen.0.blocks.swap(blocks, Ordering::Relaxed) != blocks
     }
 
     fn lose(&self, why: String) {
         let mut held = self.held();
         held.fd = None;
         held.lost = Some(why);
-        self.changes.fetch_add(1, Ordering::Release);
+        self.seen.0.changes.fetch_add(1, Ordering::Release);
     }
 
     fn reopen(
@@ -187,7 +196,7 @@ impl State {
         held.medium = Arc::new(opened.medium);
         held.fd = Some(Arc::new(opened.fd));
         held.lost = None;
-        self.changes.fetch_add(1, Ordering::Release);
+        self.seen.0.changes.fetch_add(1, Ordering::Release);
         Ok(Change::Returned { resized })
     }
 }

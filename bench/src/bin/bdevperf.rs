@@ -14,34 +14,18 @@ use reactor::sys::memory::PageWish;
 use reactor::sys::tsc::Tsc;
 use serde::Serialize;
 use srpt_bench::device::load::{self, CoreTotals, Plan};
-use srpt_bench::device::{Devices, Spec, copy};
+use srpt_bench::device::{Devices, Spec, copy, fill};
 use srpt_bench::load::Totals;
-use srpt_bench::pattern::Workload;
+use srpt_bench::options::JobOptions;
 use srpt_bench::report::{Line, Percentile, percentiles};
-use srpt_bench::size::{Sizes, parse_bytes};
-
-/// Largest tested range per device of a verified run, unless --range says otherwise.
-const VERIFY_RANGE_BYTES: u64 = 1 << 30;
+use srpt_bench::size::parse_bytes;
 
 /// Measures block devices inside this process. Writing workloads destroy what is on them.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
-    /// Operations in flight per device and core
-    #[arg(short = 'q', long, default_value_t = 32)]
-    depth: u32,
-    /// Size of operations: 4k, a list 4k,64k or a range 512-1m
-    #[arg(short = 'o', long, default_value = "4k")]
-    io_size: Sizes,
-    /// read, write, randread, randwrite, rw or randrw
-    #[arg(short = 'w', long, default_value = "randread")]
-    workload: Workload,
-    /// Percentage of reads in rw and randrw
-    #[arg(short = 'M', long, default_value_t = 50)]
-    read_percent: u8,
-    /// Seconds to run
-    #[arg(short = 't', long = "time", default_value_t = 10.0)]
-    seconds: f64,
+    #[command(flatten)]
+    job: JobOptions,
     /// Processors, one reactor each: 0x3 or [0,2-3]
     #[arg(short = 'm', long, default_value = "0x1")]
     cpumask: CoreSet,
@@ -60,18 +44,9 @@ struct Options {
     /// Run on this bdev only [default: all that no other bdev is over]
     #[arg(short = 'T', long)]
     only: Option<String>,
-    /// Write stamped blocks, read them back and compare
-    #[arg(long)]
-    verify: bool,
-    /// Use only so many bytes from the start of each device: 64m
-    #[arg(long, value_parser = parse_bytes)]
-    range: Option<u64>,
     /// Write all of it once before the load, so that no block is met for the first time
     #[arg(long)]
     fill: bool,
-    /// Seed of places, sizes and data
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
     /// Show progress every so many seconds
     #[arg(short = 'S', long)]
     show_period: Option<f64>,
@@ -87,9 +62,6 @@ struct Options {
     /// No device: copy into and out of so many bytes of memory, the ceiling of a malloc bdev
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memcpy: Option<u64>,
-    /// Write the result as JSON to a file, or to standard output
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
-    json: Option<PathBuf>,
 }
 
 /// A run's result.
@@ -146,8 +118,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<bool> {
-    ensure!((0.001..=1e6).contains(&options.seconds), "a time up to 1000000 seconds is needed");
-    let plan = plan(options);
+    let plan = plan(options)?;
     if let Some(bytes) = options.memcpy {
         let core = options.cpumask.iter().next().context("no core to run on")?;
         reactor::sys::affinity::pin(core)?;
@@ -158,11 +129,10 @@ fn run(options: &Options) -> Result<bool> {
     let devices = devices(options)?;
     let names: Vec<String> = devices.iter().map(|bdev| bdev.name().to_owned()).collect();
     let cores: Vec<usize> = options.cpumask.iter().collect();
-    let verify = options.verify.then_some(VERIFY_RANGE_BYTES);
-    let range = options.range.or(verify).unwrap_or(u64::MAX);
+    let range = options.job.range_bytes();
     let shares = load::shares(&devices, &cores, options.every_core, range)?;
     if options.fill {
-        devices.iter().try_for_each(|bdev| load::fill(bdev, range, plan.pages))?;
+        devices.iter().try_for_each(|bdev| fill::all(bdev, range, plan.pages))?;
     }
     let running = load::start(&plan, &shares)?;
     let ended = match options.show_period {
@@ -187,17 +157,18 @@ fn run(options: &Options) -> Result<bool> {
     Ok(totals.errors == 0)
 }
 
-fn plan(options: &Options) -> Plan {
-    Plan {
-        sizes: options.io_size.clone(),
-        workload: options.workload,
-        read_percent: options.read_percent,
-        depth: options.depth,
-        duration: Duration::from_secs_f64(options.seconds),
-        verify: options.verify,
-        seed: options.seed,
+fn plan(options: &Options) -> Result<Plan> {
+    let job = &options.job;
+    Ok(Plan {
+        sizes: job.io_size.clone(),
+        workload: job.workload,
+        read_percent: job.read_percent,
+        depth: job.depth,
+        duration: job.duration()?,
+        verify: job.verify,
+        seed: job.seed,
         pages: if options.no_huge { PageWish::Ordinary } else { PageWish::Huge2M },
-    }
+    })
 }
 
 fn devices(options: &Options) -> Result<Vec<Arc<dyn Bdev>>> {
@@ -261,18 +232,9 @@ fn report(plan: &Plan, bdevs: Vec<String>, totals: &Totals, cores: Vec<CoreLine>
 }
 
 fn output(options: &Options, report: &Report) -> Result<()> {
-    let json = serde_json::to_string_pretty(report)?;
-    match &options.json {
-        Some(file) if file.as_os_str() == "-" => {
-            println!("{json}");
-            return Ok(());
-        }
-        Some(file) => {
-            std::fs::write(file, json + "\n").with_context(|| format!("{}", file.display()))?;
-        }
-        None => {}
+    if !options.job.write_json(report)? {
+        print(options, report);
     }
-    print(options, report);
     Ok(())
 }
 

@@ -1,30 +1,26 @@
 //! Load generator: keeps commands in flight on the channels of one SRP session and measures them.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::Parser;
 use reactor::sys::tsc::Tsc;
 use srpt_bench::address::{Address, parse_guid};
 use srpt_bench::ideal::Ideal;
 use srpt_bench::load::{self, Plan, Totals};
-use srpt_bench::pattern::Workload;
+use srpt_bench::options::JobOptions;
 use srpt_bench::port::Unit;
 use srpt_bench::report::Report;
 use srpt_bench::session::{self, Identity, SrpPort};
-use srpt_bench::size::{Luns, Sizes, parse_bytes};
+use srpt_bench::size::Luns;
 use transport::initiator::Connector;
 use transport::rdma::RdmaConnector;
 use transport::shm::ShmConnector;
 
 /// Time to find the device that leads to a target.
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
-
-/// Largest tested range per logical unit of a verified run, unless --range says otherwise.
-const VERIFY_RANGE_BYTES: u64 = 1 << 30;
 
 /// Measures an SRP target. Writing workloads destroy what is on the logical units.
 #[derive(Debug, Parser)]
@@ -34,21 +30,8 @@ struct Options {
     /// this process
     #[arg(short = 'r', long)]
     target: Address,
-    /// Commands in flight per channel
-    #[arg(short = 'q', long, default_value_t = 32)]
-    depth: u32,
-    /// Size of commands: 4k, a list 4k,64k or a range 512-1m
-    #[arg(short = 'o', long, default_value = "4k")]
-    io_size: Sizes,
-    /// read, write, randread, randwrite, rw or randrw
-    #[arg(short = 'w', long, default_value = "randread")]
-    workload: Workload,
-    /// Percentage of reads in rw and randrw
-    #[arg(short = 'M', long, default_value_t = 50)]
-    read_percent: u8,
-    /// Seconds to run
-    #[arg(short = 't', long = "time", default_value_t = 10.0)]
-    seconds: f64,
+    #[command(flatten)]
+    job: JobOptions,
     /// Channels of the session
     #[arg(short = 'c', long, default_value_t = 1)]
     channels: usize,
@@ -58,18 +41,6 @@ struct Options {
     /// Core to run on [default: wherever the system puts it]
     #[arg(short = 'P', long)]
     cpu: Option<usize>,
-    /// Write stamped blocks, read them back and compare; sweeps all of them at the end
-    #[arg(long)]
-    verify: bool,
-    /// Use only so many bytes from the start of each logical unit: 64m
-    #[arg(long, value_parser = parse_bytes)]
-    range: Option<u64>,
-    /// Seed of places, sizes and data
-    #[arg(long, default_value_t = 1)]
-    seed: u64,
-    /// Write the result as JSON to a file, or to standard output
-    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
-    json: Option<PathBuf>,
     /// Show progress each second even if standard error is no terminal
     #[arg(long)]
     progress: bool,
@@ -106,7 +77,7 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<bool> {
-    ensure!((0.001..=1e6).contains(&options.seconds), "a time up to 1000000 seconds is needed");
+    options.job.duration()?;
     if let Some(cpu) = options.cpu {
         session::pin(cpu)?;
     }
@@ -119,7 +90,8 @@ fn run(options: &Options) -> Result<bool> {
 
 /// Runs over one fabric. True: no command failed and no data differed.
 fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<bool> {
-    let Options { channels, depth, io_size, ports, .. } = options;
+    let Options { channels, ports, .. } = options;
+    let JobOptions { depth, io_size, .. } = &options.job;
     let identity = Identity {
         id_ext: ports.id_ext.unwrap_or(ports.guid),
         ioc_guid: ports.ioc_guid.unwrap_or(ports.guid),
@@ -129,7 +101,7 @@ fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<bool> {
     let mut session = session::login(connector, &identity, *channels, *depth, memory_bytes)
         .with_context(|| format!("{}", options.target))?;
     let units = session::units(&mut session, options.luns.as_ref().map(|luns| &luns.0[..]))?;
-    let plan = plan(options, &units);
+    let plan = plan(&options.job, &units)?;
     let credits = session.channels.iter().map(|channel| channel.room()).min().unwrap_or(0);
     if credits < *depth as usize {
         eprintln!("the target grants {credits} credits a channel: depth {depth} is not reached");
@@ -149,39 +121,31 @@ fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<bool> {
     Ok(totals.errors == 0)
 }
 
-fn plan(options: &Options, units: &[Unit]) -> Plan {
-    let limit = |unit: &Unit| {
-        let verify = options.verify.then_some(VERIFY_RANGE_BYTES);
-        let range = options.range.or(verify).map_or(u64::MAX, |range| range);
-        Unit { blocks: unit.blocks.min(range / u64::from(unit.block_bytes)), ..*unit }
+fn plan(job: &JobOptions, units: &[Unit]) -> Result<Plan> {
+    let range = job.range_bytes();
+    let limit = |unit: &Unit| Unit {
+        blocks: unit.blocks.min(range / u64::from(unit.block_bytes)),
+        ..*unit
     };
-    Plan {
+    Ok(Plan {
         units: units.iter().map(limit).collect(),
-        sizes: options.io_size.clone(),
-        workload: options.workload,
-        read_percent: options.read_percent,
-        depth: options.depth,
-        duration: Duration::from_secs_f64(options.seconds),
-        verify: options.verify,
-        seed: options.seed,
-    }
+        sizes: job.io_size.clone(),
+        workload: job.workload,
+        read_percent: job.read_percent,
+        depth: job.depth,
+        duration: job.duration()?,
+        verify: job.verify,
+        seed: job.seed,
+    })
 }
 
 /// The table goes to standard output, unless JSON goes there.
 fn output(options: &Options, report: &Report) -> Result<()> {
-    let json = serde_json::to_string_pretty(report)?;
-    match &options.json {
-        Some(file) if file.as_os_str() == "-" => {
-            println!("{json}");
-            eprint!("{}", report.table());
-            return Ok(());
-        }
-        Some(file) => {
-            std::fs::write(file, json + "\n").with_context(|| format!("{}", file.display()))?;
-        }
-        None => {}
+    if options.job.write_json(report)? {
+        eprint!("{}", report.table());
+    } else {
+        print!("{}", report.table());
     }
-    print!("{}", report.table());
     Ok(())
 }
 

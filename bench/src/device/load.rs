@@ -21,8 +21,7 @@ use reactor::mailbox::{Capacity, connect};
 use reactor::pool::SizeClass;
 use reactor::stats::{CoreStats, Counter};
 use reactor::sys::memory::{Memory, PageWish};
-use reactor::sys::tsc::Tsc;
-use reactor::{Batch, Buf, Clock, Instant, Pool, Progress, Service, Tag};
+use reactor::{Batch, Buf, Instant, Pool, Progress, Service, Tag};
 
 use crate::load::Totals;
 use crate::pattern::{Extent, Pattern, Workload};
@@ -496,49 +495,6 @@ impl Service for DeviceLoad {
 
     fn stopped(&self) -> bool {
         self.stopped
-    }
-}
-
-/// Writes every block of a device once, on this thread, so that a load on it meets blocks that
-/// exist.
-pub fn fill(bdev: &Arc<dyn Bdev>, range_bytes: u64, pages: PageWish) -> Result<()> {
-    const PIECE_BYTES: u32 = 1 << 20;
-    const DEPTH: u32 = 8;
-    let geometry = bdev.geometry();
-    let blocks = geometry.blocks.min(range_bytes / u64::from(geometry.block_bytes));
-    let class = SizeClass { bytes: PIECE_BYTES, count: DEPTH };
-    let (memory, _) = Memory::new((PIECE_BYTES * DEPTH) as usize, pages)?;
-    let memory = Arc::new(memory);
-    let mut context =
-        CoreContext { memory: Arc::clone(&memory), ring: None, depth: DEPTH, wake: None };
-    let mut pool = Pool::new(memory, &[class]);
-    let mut channel = bdev.open_channel(&mut context)?;
-    let (clock, mut done) = (Tsc::new(), Batch::new(DEPTH as usize));
-    let mut free: Vec<u32> = (0..DEPTH).collect();
-    let (mut lba, mut failed) = (0, None);
-    while lba < blocks && failed.is_none() || free.len() < DEPTH as usize {
-        while lba < blocks
-            && failed.is_none()
-            && let Some(slot) = free.pop()
-        {
-            let count = (blocks - lba).min(u64::from(PIECE_BYTES / geometry.block_bytes)) as u32;
-            let mut buf = pool.take((count * geometry.block_bytes) as usize).context("a buffer")?;
-            buf.fill(0..buf.len(), lba as u8 | 1);
-            let op = IoOp::Write { lba, blocks: count, fua: false };
-            channel.submit(Io { tag: Tag::new(slot, 0), op, buf: Some(buf) });
-            lba += u64::from(count);
-        }
-        channel.flush();
-        channel.poll(clock.now(), &mut done);
-        while let Some(IoDone { tag, status, buf }) = done.pop() {
-            free.push(tag.index() as u32);
-            buf.into_iter().for_each(|buf| pool.put(buf));
-            failed = failed.or((!status.is_good()).then_some(status));
-        }
-    }
-    match failed {
-        Some(status) => Err(anyhow!("{}: writing all blocks: {status:?}", bdev.name())),
-        None => Ok(()),
     }
 }
 

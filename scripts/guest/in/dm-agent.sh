@@ -17,13 +17,10 @@ cat >$target_config <<JSON
   {"method": "srpt_enable_dm_agent", "params": {"device": "$RXE", "port": 1}}
 ]}]}
 JSON
-# shellcheck disable=SC2086
-/host/bin/srpt_tgt $TARGET_ARGUMENTS --rpc-socket $rpc_socket --config $target_config \
-    >>$target_log 2>&1 &
-until_true 20 test -S $rpc_socket || { cat $target_log; fail "the target did not start"; }
-rpc srpt_get_login_info t0
+target_start || fail "srpt_tgt"
+rpc srpt_get_login_info '{"target":"t0"}' || fail "login lines"
 say "agent registered"
-rpc srpt_set_options --srpt-sq-size 16 && fail "sizes changed while an rdma listener is there"
+rpc srpt_set_options '{"srpt_sq_size":32}' && fail "sizes changed while an rdma listener is there"
 for entry in "/sys/class/infiniband/$RXE/ports/1/gids/"[0-3]; do
     read -r address <"$entry" || continue
     [ "$address" != 0000:0000:0000:0000:0000:0000:0000:0000 ] || continue
@@ -39,3 +36,5 @@ done
 rpc srpt_get_dm_agents
 [ -n "${answered-}" ] || fail "no answer over soft-RoCE"
 say "agent answered"
+target_stop || fail "target stop"
+say "done"

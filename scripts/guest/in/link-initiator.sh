@@ -15,7 +15,7 @@ disk=$(srp_disk 0)
 completed() { awk '{ print $1 + $5 }' "/sys/block/$disk/stat"; }
 progressed() { [ "$(completed)" -gt "$1" ]; }
 fio --name=load --filename="/dev/$disk" --direct=1 --ioengine=libaio --rw=randwrite \
-    --bsrange=512-64k --iodepth=32 --size=32M --loops=1000 --verify=md5 --verify_backlog=256 \
+    --bsrange=512-64k --iodepth=8 --size=32M --loops=1000 --verify=md5 --verify_backlog=256 \
     --time_based --runtime=3600 --verify_state_save=0 >/tmp/fio 2>&1 &
 fio_pid=$!
 before=$(completed)

@@ -112,7 +112,6 @@ pending 1
 write_one 1 &
 writer=$!
 until_true 60 host_reset || fail "no reset of the host over a command that is stuck"
-sleep 1     # the login waits; it is right without that
 resume
 wait $writer || fail "the stuck write was not sent again"
 say "a command that stays stuck: the initiator logged in again and went on"

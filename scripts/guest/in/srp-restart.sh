@@ -25,6 +25,8 @@ load() { # starts fio: writes that are read back and compared, until it is told 
 }
 completed() { awk '{ print $1 + $5 }' "/sys/block/$disk/stat"; }
 progressed() { [ "$(completed)" -gt "$1" ]; }
+remote_ports=/sys/class/srp_remote_ports
+noticed() { ! grep --quiet running $remote_ports/*/state; }
 outlive() { # WHAT COMMAND...: the load outlives the target
     local what=$1 before started first
     shift
@@ -32,7 +34,7 @@ outlive() { # WHAT COMMAND...: the load outlives the target
     before=$(completed)
     until_true 10 progressed $((before + 300)) || fail "no load"
     "$@"
-    sleep 2     # an outage that everybody notices
+    until_true 30 noticed || fail "the initiator does not notice $what: $(cat $remote_ports/*/state)"
     before=$(completed)
     started=$(uptime_s)
     target_start || fail "restart"

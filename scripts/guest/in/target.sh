@@ -11,20 +11,26 @@ target_config=/run/target.json
 # Not that of an earlier run in the same results directory.
 : >$target_log
 
-# In place of lib.sh's: what the target and the kernel said last goes with the failure.
+# In place of lib.sh's: what the target and the kernel said last goes with the failure, and where the
+# target's threads are.
 fail() {
+    local task
     say "FAILED: $*"
     echo "--- target log"
     tail --lines=15 $target_log
+    echo "--- target threads"
+    for task in /proc/"${target_pid:-none}"/task/*; do
+        [ ! -e "$task" ] || grep . "$task"/comm "$task"/stat "$task"/stack
+    done
     echo "--- dmesg"
     dmesg | tail --lines=15
     exit 1
 }
 
 # One call, its answer on standard output: rpc METHOD [PARAMETERS as JSON]. In Perl, because each
-# start of rpc.py takes seconds under emulation.
+# start of rpc.py takes seconds under emulation. No answer within 30 s is a failure.
 rpc() {
-    perl -MIO::Socket::UNIX -e '
+    timeout 30 perl -MIO::Socket::UNIX -e '
         my $s = IO::Socket::UNIX->new($ARGV[0]) or die "no target\n";
         my $params = defined $ARGV[2] ? qq(,"params":$ARGV[2]) : "";
         print $s qq({"jsonrpc":"2.0","id":1,"method":"$ARGV[1]"$params}\n);

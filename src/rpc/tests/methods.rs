@@ -25,6 +25,7 @@ fn channel(session: u64, index: u32) -> ChannelReport {
             traddr: "/run/t0".to_owned(),
             peer: "pid 7".to_owned(),
             target: "t0".to_owned(),
+            arrival: u64::from(index),
         },
         conn: ConnId { index, generation: 0 },
         initiator_port_id: [0xab; 16],

@@ -96,6 +96,23 @@ impl Process {
         self.child.wait().expect("a child can be waited for");
     }
 
+    /// Stops it and waits until none of its threads runs any more: the signal alone only begins
+    /// that.
+    pub fn stop(&self, limit: Duration) {
+        self.signal(Signal::STOP);
+        let tasks = format!("/proc/{}/task", Pid::as_raw_nonzero(self.pid()));
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.expect("a thread").path().join("stat"));
+            // The state is behind the name, which is in parentheses.
+            let stat = stat.expect("a thread that stays");
+            stat.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" T"))
+        };
+        self.until("its threads have stopped", limit, || {
+            let mut tasks = std::fs::read_dir(&tasks).expect("the process is there");
+            tasks.all(is_stopped).then_some(())
+        });
+    }
+
     /// What it has written to standard output.
     pub fn out(&self) -> String {
         text(&self.out)

@@ -1,5 +1,6 @@
 //! Whether an answer is one that the command may have.
 
+use reactor::Clock;
 use transport::initiator::{DataMemory, Outcome};
 use transport::sim::SimMemory;
 use transport::srp::{Direction, Residual};
@@ -64,6 +65,12 @@ fn good(shared: &mut Shared, session: u64, heard: &mut Heard, command: &Command,
     let draft = &command.draft;
     let now = shared.now();
     let disk = shared.disks[command.disk].clone();
+    if let Some(writes) = draft.transfers() {
+        let (bytes, time) = (u64::from(draft.wanted), shared.world.clock.now());
+        if shared.rates.done(command.disk, command.sent, writes, bytes, time) {
+            shared.tally.seen(Seen::Limited);
+        }
+    }
     match &draft.work {
         Work::Read => {
             let moved = draft.wanted.min(draft.offered) as usize;

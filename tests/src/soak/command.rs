@@ -177,6 +177,15 @@ impl Draft {
         draft
     }
 
+    /// True for a write and false for a read of blocks, which rate limits are for.
+    pub fn transfers(&self) -> Option<bool> {
+        match self.cdb[0] {
+            0x28 | 0x88 => Some(false),
+            0x2a | 0x8a => Some(true),
+            _ => None,
+        }
+    }
+
     /// Puts in a mistake that has one right answer.
     pub fn mistaken(mut self, blocks_max: u64, rng: &mut Rng) -> Draft {
         let reads = self.work == Work::Read;

@@ -6,6 +6,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reactor::Clock;
+use srpt_tgt::target::limiter::RateLimits;
 use srpt_tgt::target::lun::TargetSpec;
 use srpt_tgt::target::message::{Action, Token};
 use transport::sim::Rng;
@@ -31,6 +33,10 @@ enum Step {
     Size(usize, u64),
     /// From now on channels may end, or don't any more.
     EndsChannels(bool),
+    /// Changes the rate limits of a device, and waits until all cores know.
+    Limit(usize, RateLimits),
+    /// All cores know.
+    Limited(usize),
 }
 
 /// What the script waits for.
@@ -89,6 +95,13 @@ impl Operator {
         if self.script.is_empty() && shared.act == Act::Trouble {
             self.write_script(shared);
         }
+        if self.script.is_empty()
+            && shared.act == Act::Rest
+            && let Some(disk) = shared.rates.limited()
+        {
+            self.script.push_back(Step::Pause(self.rng.below(1000)));
+            self.limit(disk, RateLimits::default());
+        }
         let Some(step) = self.script.pop_front() else { return false };
         note!(shared, "operator: {step:?}");
         self.play(shared, step)
@@ -109,6 +122,18 @@ impl Operator {
             Step::EndsChannels(ends) => {
                 shared.ends_channels = ends;
                 return ends;
+            }
+            Step::Limit(disk, limits) => {
+                let (name, now) = (shared.disk_name(disk), shared.world.clock.now());
+                shared.rates.tell(disk, limits, now);
+                shared.world.unit(name).limiter.set(&limits);
+                let (bdev, limited) = (name.to_owned(), limits.is_on());
+                let action = Action::RateLimits { bdev, limited };
+                self.wait = Wait::Answers(shared.world.begin(action), None);
+            }
+            Step::Limited(disk) => {
+                let now = shared.now();
+                shared.rates.confirm(disk, now);
             }
         }
         false
@@ -140,6 +165,7 @@ impl Operator {
             Fault::Resize,
             Fault::DeleteTarget,
             Fault::EndSession,
+            Fault::RateLimit,
         ];
         for fault in faults {
             if !shared.plan.strikes(fault, &mut self.rng) {
@@ -161,6 +187,13 @@ impl Operator {
                 }
                 Fault::Resize => self.resize(shared, pause),
                 Fault::DeleteTarget => self.delete_target(shared, pause),
+                Fault::RateLimit => {
+                    let disk = self.rng.below(shared.disks.len() as u64) as usize;
+                    let is_limited = shared.rates.limited() == Some(disk);
+                    let off = is_limited && self.rng.one(3);
+                    let limits = if off { RateLimits::default() } else { self.draw_limits() };
+                    self.limit(disk, limits);
+                }
                 _ => self.end_session(shared),
             }
             return;
@@ -235,5 +268,22 @@ impl Operator {
             Step::Pause(40),
             Step::EndsChannels(false),
         ]);
+    }
+
+    /// A command of a few blocks is worth some to some hundred steps.
+    fn draw_limits(&mut self) -> RateLimits {
+        let mut draw = |choices: [u64; 3]| match self.rng.below(2) {
+            0 => 0,
+            _ => choices[self.rng.below(3) as usize],
+        };
+        let mut bytes = || draw([1 << 26, 1 << 28, 1 << 30]);
+        let (rw_bytes, r_bytes, w_bytes) = (bytes(), bytes(), bytes());
+        let rw_ios = draw([20_000, 200_000, 2_000_000]);
+        let limits = RateLimits { rw_ios, rw_bytes, r_bytes, w_bytes };
+        if limits.is_on() { limits } else { RateLimits { rw_ios: 100_000, ..limits } }
+    }
+
+    fn limit(&mut self, disk: usize, limits: RateLimits) {
+        self.script.extend([Step::Limit(disk, limits), Step::Limited(disk)]);
     }
 }

@@ -94,6 +94,8 @@ faults! {
     FewBuffers = "few-buffers", [1, 1, 1];
     /// As few slots.
     FewSlots = "few-slots", [1, 1, 1];
+    /// A device's rate limits are set, changed or removed.
+    RateLimit = "rate-limit", [30, 90, 300];
 }
 
 impl Fault {
@@ -194,7 +196,10 @@ impl Plan {
         let delay_ns_max = one_of(&[0, 700, 3000, 12_000]);
         let credits = one_of(&[2, 5, 32]);
         let mut rates = Vec::with_capacity(Fault::ALL.len());
+        // A source of its own for what the first seeds of the corpus did not know.
+        let mut later = Rng::new(seed ^ 0x6c61_7465_7221);
         for fault in Fault::ALL {
+            let rng = if *fault == Fault::RateLimit { &mut later } else { &mut rng };
             let rate = Fault::RATES[*fault as usize][rng.below(3) as usize];
             let on = rng.one(on_in) && !cuts.without.contains(fault);
             rates.push(if on { rate } else { 0 });

@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use reactor::Clock;
 use srpt_tgt::target::message::Action;
-use transport::initiator::Data;
+use transport::initiator::{Data, DataMemory, cdb};
 use transport::sim::{NetFaults, Rng};
 
 use super::attentions::Attentions;
-use super::blocks::Blocks;
+use super::blocks::{BLOCK, Blocks};
 use super::disk::{Disk, Troubles};
 use super::hostile::Hostile;
 use super::log::Log;
 use super::operator::Operator;
 use super::plan::{Cuts, Fault, Plan};
+use super::rates::Rates;
 use super::session::Session;
 use super::tally::{Seen, Tally};
 use crate::note;
@@ -43,6 +44,8 @@ pub struct Shared {
     pub blocks: Vec<Blocks>,
     /// What was asked for that concerns everybody.
     pub attentions: Attentions,
+    /// The limits of the devices.
+    pub rates: Rates,
     /// The event log.
     pub log: Log,
     /// What happened.
@@ -107,6 +110,8 @@ impl Shared {
         let until = if away { u64::MAX } else { self.now() };
         for lun in self.mapped(luns) {
             self.away[usize::from(lun)] = until;
+            // What waits for a limit when its LUN goes is let go, whatever it then meets.
+            self.rates.doubt(self.disk_of(lun));
         }
     }
 
@@ -209,6 +214,7 @@ impl Run {
             blocks: disks.iter().map(|_| Blocks::new(plan.blocks)).collect(),
             disks,
             attentions: Attentions::default(),
+            rates: Rates::default(),
             log: Log::new(print),
             tally: Tally::default(),
             act: Act::Trouble,
@@ -272,7 +278,11 @@ impl Run {
     fn rest(&mut self) {
         self.shared.set_act(Act::Rest);
         self.hostile.forget();
-        let rests = |run: &Run| run.operator.rests() && run.sessions.iter().all(Session::rests);
+        let rests = |run: &Run| {
+            run.operator.rests()
+                && run.shared.rates.limited().is_none()
+                && run.sessions.iter().all(Session::rests)
+        };
         for _ in 0..2 * PATIENCE {
             if rests(self) {
                 break;
@@ -311,17 +321,19 @@ impl Run {
         }
     }
 
-    /// A new session is told of its birth once per LUN, then of a change of the map once per LUN.
+    /// A new session is told of its birth once per LUN, then of a change of the map once per LUN,
+    /// even by the shortest way of a read.
     fn check_attentions(&mut self) {
         let world = &mut self.shared.world;
         let port = world.login(0, &Login::of(1));
         let luns = if self.shared.disks.len() > 1 { &[0, 1, 2][..] } else { &[0, 2] };
         let told = |world: &mut World, asc: u8| {
+            let (block, read) = ([port.memory.seg(0, BLOCK as u32)], cdb::read10(0, 1));
             for lun in luns {
-                let first = world.run(&port, *lun, &[0; 6], Data::None);
+                let first = world.run(&port, *lun, &read, Data::In(&block));
                 let code = first.sense.code();
                 assert!(code.is_some_and(|code| code.1 == asc), "{asc:#x}: told of {code:x?}");
-                let second = world.run(&port, *lun, &[0; 6], Data::None);
+                let second = world.run(&port, *lun, &read, Data::In(&block));
                 assert_eq!(second.status, 0, "told twice of {:?}", second.sense);
             }
         };
@@ -409,6 +421,7 @@ impl Run {
         self.operator.forget();
         let shared = &mut self.shared;
         shared.attentions.clear();
+        shared.rates = Rates::default();
         shared.ends_channels = false;
         (shared.away, shared.small) = ([0; 3], [0; 2]);
         for disk in &shared.disks {

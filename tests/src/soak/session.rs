@@ -29,9 +29,6 @@ const PATIENCE: u64 = 400;
 /// Steps after which a command that nobody took away should have been answered, without trouble.
 const STALE: u64 = 20_000;
 
-/// Steps after which no core can have a message about a login that is gone.
-const FORGOTTEN: u64 = 500;
-
 /// A login under way.
 struct Try {
     pending: Pending,
@@ -48,8 +45,8 @@ struct Function {
     channel: u64,
     tag: reactor::Tag,
     begun: Begun,
-    /// The command that it is for.
-    task: Option<reactor::Tag>,
+    /// It is for one command.
+    is_abort: bool,
     /// The answer must not be that it is unknown, or must be.
     known: bool,
 }
@@ -85,9 +82,6 @@ pub struct Session {
     rng: Rng,
     channels: Vec<Channel>,
     tries: Vec<Try>,
-    /// Logins that it does not wait for any more, until the target has forgotten them: what one
-    /// core has forgotten may still be on its way to another.
-    given_up: Vec<(Pending, u64)>,
     past: Vec<Past>,
     commands: Vec<Command>,
     functions: Vec<Function>,
@@ -106,7 +100,6 @@ impl Session {
             rng,
             channels: Vec::new(),
             tries: Vec::new(),
-            given_up: Vec::new(),
             past: Vec::new(),
             commands: Vec::new(),
             functions: Vec::new(),
@@ -155,16 +148,16 @@ impl Session {
         self.channels.iter().all(all)
     }
 
-    /// The operator is about to end its channels.
+    /// The operator, or a new login, is about to end its channels and those that it has asked for.
     pub fn doom(&mut self) {
         self.channels.iter_mut().for_each(|channel| channel.doomed = true);
+        self.tries.iter_mut().for_each(|other| other.doomed = true);
     }
 
     /// The target is gone, with everything that was under way. `settle`: its writes are decided.
     pub fn forget(&mut self, shared: &mut Shared, settle: bool) {
         self.channels.clear();
         self.tries.clear();
-        self.given_up.clear();
         for past in std::mem::take(&mut self.past) {
             self.commands.extend(past.commands);
         }
@@ -217,21 +210,12 @@ impl Session {
         note!(shared, "s{} login core {core} multi {multi}", self.number);
         if !multi {
             self.doom();
-            self.tries.iter_mut().for_each(|other| other.doomed = true);
         }
-        let doomed = !self.given_up.is_empty() || self.tries.iter().any(|other| !other.multi);
         let sent = shared.now();
-        self.tries.push(Try { pending, multi, sent, doomed, until });
+        self.tries.push(Try { pending, multi, sent, doomed: false, until });
     }
 
     fn look_at_logins(&mut self, shared: &mut Shared) {
-        let steps = shared.world.steps;
-        self.given_up.retain_mut(|(pending, since)| {
-            if !pending.is_released() {
-                *since = steps;
-            }
-            steps - *since < FORGOTTEN
-        });
         // Of several that were answered at once, those that took over came before those that
         // joined, and those that have ended already before all.
         self.tries.sort_by_key(|one| (!one.pending.is_closed(), one.multi));
@@ -242,7 +226,7 @@ impl Session {
                 pending.disconnect();
                 shared.tally.fault(Fault::HalfOpen);
                 note!(shared, "s{} half-open", self.number);
-                self.given_up.push((self.tries.swap_remove(at).pending, shared.world.steps));
+                self.tries.swap_remove(at);
             } else if pending.answered() {
                 let Try { pending, multi, sent, doomed, .. } = self.tries.swap_remove(at);
                 match pending.take() {
@@ -254,7 +238,7 @@ impl Session {
                 }
             } else if pending.is_closed() {
                 note!(shared, "s{} login lost", self.number);
-                self.given_up.push((self.tries.swap_remove(at).pending, shared.world.steps));
+                self.tries.swap_remove(at);
             }
         }
     }
@@ -282,7 +266,7 @@ impl Session {
             }
             self.heard = Heard::new(sent);
         }
-        let doomed = doomed || shared.ends_channels || !self.given_up.is_empty();
+        let doomed = doomed || shared.ends_channels;
         let number = self.last_channel;
         let since = shared.now();
         let channel = Channel { number, port, since, doomed, strayed: false, deaf_until: 0 };
@@ -411,17 +395,12 @@ impl Session {
         shared.attentions.end(function.begun, now);
         let fits = match code {
             Some(response_code::NOT_SUPPORTED) => !function.known,
-            Some(response_code::SUCCESS | response_code::FAILED) => function.known,
+            Some(response_code::SUCCESS) => function.known,
+            // There is no such LUN.
+            Some(response_code::FAILED) => function.known && !function.is_abort,
             _ => false,
         };
         assert!(fits, "response code {code:?}");
-        // The target carries out so many at a time: it is asked again.
-        let of = |c: &&mut Command| c.channel == channel && Some(c.tag) == function.task;
-        if code == Some(response_code::FAILED)
-            && let Some(command) = self.commands.iter_mut().find(of)
-        {
-            command.aborting = false;
-        }
     }
 
     fn trouble(&mut self, shared: &mut Shared) {
@@ -497,7 +476,7 @@ impl Session {
         let taken = Taken::Task(self.number, command.tag);
         let begun = shared.attentions.take(taken, None);
         let channel = channel.number;
-        self.functions.push(Function { channel, tag, begun, task, known: true });
+        self.functions.push(Function { channel, tag, begun, is_abort: true, known: true });
         true
     }
 
@@ -525,7 +504,7 @@ impl Session {
         let begun = all.take(taken, raise);
         let known = Tmf::from_byte(code).is_some();
         let channel = channel.number;
-        self.functions.push(Function { channel, tag, begun, task: None, known });
+        self.functions.push(Function { channel, tag, begun, is_abort: false, known });
         true
     }
 

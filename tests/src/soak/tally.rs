@@ -47,6 +47,8 @@ seen! {
     Logins = "logins",
     /// Logins rejected.
     Rejects = "logins rejected",
+    /// Commands answered that were certain to be charged to a rate limit.
+    Limited = "rate-limited",
     /// Asynchronous events.
     Events = "events",
     /// SRP_T_LOGOUT received.

@@ -146,7 +146,7 @@ fn deaf(rig: &Rig) -> String {
         });
     }
     while peer.chatter(&[0; 1000]) {}
-    assert_eq!(rig.channel(number, "req_lim"), Some(128));
+    assert_eq!(rig.channel(number, "req_lim"), Some(129));
     assert!(!peer.ended());
     "answered into its ring, over its own responses".into()
 }

@@ -1,4 +1,4 @@
-//! Peers that pull the memory away or scribble on it.
+//! Peers that pull the memory away, scribble on it, stop or die in the middle of everything.
 //!
 //! Some of them are processes of their own: this test binary again, told by a variable of the
 //! environment what to be.
@@ -7,19 +7,22 @@ use std::process::Command;
 use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, SealFlags};
+use rustix::process::Signal;
 use srpt_tests::hostile::{DATA_BYTES, Peer, Refused, command, login, memory};
 use srpt_tests::process::{PATIENCE, Process};
 use transport::initiator::cdb;
 use transport::sim::Rng;
 use transport::srp::{DataDesc, Indirect};
 
-use crate::rig::{A_WHILE, Case, LUN, Rig, good, read, seg, write};
+use crate::rig::{A_WHILE, Case, HELD_LUN, LUN, LUNS, Rig, good, read, seg, write};
 
 pub const CASES: &[Case] = &[
     ("memory that may shrink, is empty or too large", unsealed),
     ("memory cut and punched under its commands", punched),
     ("a table that changes while it is used", changing_table),
     ("a process that scribbles on rings and bells", scribbler),
+    ("a process that stops with commands under way", stopped),
+    ("a process that dies with commands under way", killed),
 ];
 
 /// What a child is: `KIND SOCKET NUMBER`.
@@ -33,6 +36,7 @@ pub fn is_child() -> bool {
     let (kind, socket, number) = (word(), word(), word().parse().expect("a number"));
     match kind {
         "scribble" => scribble(socket.as_ref(), number),
+        "hang" => hang(socket.as_ref(), number),
         other => panic!("no role {other}"),
     }
     true
@@ -155,4 +159,60 @@ fn scribbler(rig: &Rig) -> String {
     let said = said.lines().find(|line| line.starts_with("seed ")).expect("its count").to_owned();
     rig.only_the_good_session_is_left();
     said
+}
+
+/// Commands that a process leaves under way.
+const HUNG: u64 = 100;
+
+/// A child: has reads and writes under way that are held, and takes their answers when they come.
+fn hang(socket: &std::path::Path, number: u64) {
+    let mut peer = Peer::ready(socket, number, LUNS);
+    let desc = DataDesc::Direct(seg(0, 1 << 16));
+    for tag in 0..HUNG {
+        peer.send(&if tag % 2 == 0 {
+            command(tag, HELD_LUN, &cdb::write10(0, 128, false), desc, DataDesc::None)
+        } else {
+            command(tag, HELD_LUN, &cdb::read10(0, 128), DataDesc::None, desc)
+        });
+    }
+    println!("under way");
+    (0..HUNG).for_each(|_| good(&peer.reply()));
+    println!("all answered");
+}
+
+fn hanging(rig: &Rig) -> (Process, u64) {
+    let number = rig.number();
+    rig.hold();
+    let child = child(rig, "hang", number);
+    child.until("its commands are under way", PATIENCE, || {
+        child.out().contains("under way").then_some(())
+    });
+    rig.in_flight(number, HUNG);
+    (child, number)
+}
+
+/// Over shared memory a fetch is a copy that the peer can't hold up, so a peer that stops has all
+/// its commands answered.
+fn stopped(rig: &Rig) -> String {
+    let (mut child, number) = hanging(rig);
+    child.stop(PATIENCE);
+    rig.resume();
+    let wanted = HUNG + u64::from(LUNS);
+    rig.target.process.until("all are answered", PATIENCE, || {
+        (rig.channel(number, "commands") == Some(wanted)).then_some(())
+    });
+    rig.counted(&[("closed peer_gone", 1)], || {
+        child.signal(Signal::CONT);
+        child.succeed(PATIENCE);
+    });
+    assert!(child.out().contains("all answered"));
+    "answered all; nothing waits for it".into()
+}
+
+fn killed(rig: &Rig) -> String {
+    let (mut child, _) = hanging(rig);
+    rig.counted(&[("closed peer_gone", 1)], || child.kill());
+    rig.resume();
+    rig.only_the_good_session_is_left();
+    "let its commands come home: peer_gone".into()
 }

@@ -266,3 +266,27 @@ fn a_login_in_progress_can_be_broken_off_at_any_time() {
     world.assert_home();
     assert!(world.reports().iter().all(|report| report.channels.is_empty()));
 }
+
+/// A core is late with a login that its initiator has given up, and for which it has another.
+#[test]
+fn a_login_takes_over_no_session_of_a_later_one() {
+    for (late, core) in [(1, 0), (1, 2), (0, 1)] {
+        let (mut world, _gate) = gated(&Options::cores(3));
+        let memory = SimMemory::new(0);
+        let other = world.ready(core, &Login::of(2), &[0]);
+        world.stall(late, 1000);
+        let given_up = world.connect(late, &Login::of(1), &memory);
+        let joins = world.connect(late, &Login::multi(1), &memory);
+        given_up.disconnect();
+        let port = world.ready(core, &Login::of(1), &[0]);
+        let second = world.login(core, &Login::multi(1));
+        let joins = world.finish(joins).expect("one channel more does no harm");
+        world.steps(200);
+        assert!([&port, &second, &joins, &other].iter().all(|port| !port.closed()));
+        assert_eq!(world.run(&port, 0, &TUR, Data::None).status, GOOD, "the same session");
+        let last = world.login(late, &Login::of(1));
+        assert_eq!(last.inner().rsp.other_channels, OtherChannels::Terminated);
+        world.until("the end of the others", |_| port.closed() && second.closed());
+        world.assert_home();
+    }
+}

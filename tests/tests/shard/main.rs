@@ -10,6 +10,7 @@ mod endings;
 mod limits;
 mod login;
 mod pass;
+mod rates;
 mod resources;
 mod soak;
 mod stacked;

@@ -87,6 +87,14 @@ pub enum LinkError {
     /// More was sent than the target has receives for.
     #[error("no room to send: more information units than credits")]
     Full,
+    /// The link carries shorter units only, though the target's login response says otherwise.
+    #[error("an information unit of {len} bytes, the link takes at most {len_max}")]
+    TooLong {
+        /// Its bytes.
+        len: usize,
+        /// Bytes that the link carries.
+        len_max: usize,
+    },
 }
 
 /// Why a login failed.

@@ -84,13 +84,13 @@ pub(super) fn sockaddr_ib(gid: Ipv6Addr, port: u16) -> [u8; SOCKADDR_IB_BYTES] {
 
 /// The login within a request's private data, which its CM pads with zeros. RDMA/CM leaves 56
 /// bytes for the shorter form, a native request has 92 for the longer one.
-pub(super) fn login_part(private: &[u8], native: bool) -> &[u8] {
+pub fn login_part(private: &[u8], native: bool) -> &[u8] {
     let len = if native { LoginReq::LEN_IB } else { LoginReq::LEN_RDMA_CM };
     &private[..private.len().min(len)]
 }
 
 /// The tag of a login, at the place where its form has it; zeros when it is cut off.
-pub(super) fn login_tag(login: &[u8]) -> [u8; 8] {
+pub fn login_tag(login: &[u8]) -> [u8; 8] {
     let at = if login.len() >= LoginReq::LEN_IB { 8 } else { 0 };
     login.get(at..at + 8).and_then(|tag| tag.try_into().ok()).unwrap_or_default()
 }

@@ -22,7 +22,7 @@ mod resources;
 #[allow(unsafe_code)]
 mod sys;
 
-pub use address::ListenAddress;
+pub use address::{ListenAddress, login_part, login_tag};
 pub use connector::{RdmaConnector, RdmaLink, RdmaMemory};
 pub use door::CoreDoor;
 pub use fabric::{FabricOptions, RdmaCounts, RdmaFabric};

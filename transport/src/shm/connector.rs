@@ -256,6 +256,10 @@ impl Link for ShmLink {
         if self.ahead >= self.slots {
             return Err(LinkError::Full);
         }
+        let len_max = self.ends.producer.iu_bytes_max();
+        if iu.len() > len_max {
+            return Err(LinkError::TooLong { len: iu.len(), len_max });
+        }
         self.ends.producer.publish(iu);
         self.ahead += 1;
         Ok(())

@@ -30,6 +30,8 @@ pub(super) struct Prepared {
     pub traddr: Arc<str>,
     /// The peer's process, 0 for one we can't see.
     pub pid: i32,
+    /// See [`crate::PeerInfo::arrival`].
+    pub arrival: u64,
 }
 
 /// From the control thread to a core.

@@ -125,6 +125,7 @@ struct Conn {
     target: Arc<str>,
     traddr: Arc<str>,
     pid: i32,
+    arrival: u64,
 }
 
 impl Conn {
@@ -255,7 +256,8 @@ impl ShmFabric {
 
     fn on_attach(&mut self, prepared: Prepared) {
         let index = self.free.pop().expect("the control thread reserved a place");
-        let Prepared { serial, socket, bell, regions, login, target, traddr, pid } = prepared;
+        let Prepared { serial, socket, bell, regions, login, target, traddr, pid, arrival } =
+            prepared;
         self.slots[index as usize].conn = Some(Conn {
             phase: Phase::Login,
             ends: None,
@@ -268,6 +270,7 @@ impl ShmFabric {
             target,
             traddr,
             pid,
+            arrival,
         });
         self.pending.push_back(Event::Login { conn: self.id_at(index) });
     }
@@ -387,6 +390,7 @@ impl Fabric for ShmFabric {
             traddr: conn.traddr.to_string(),
             peer: format!("pid {}", conn.pid),
             target: conn.target.to_string(),
+            arrival: conn.arrival,
         }
     }
 

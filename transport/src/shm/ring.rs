@@ -214,6 +214,12 @@ impl Consumer {
 pub struct Producer(Cursor);
 
 impl Producer {
+    /// Bytes of a unit at most.
+    #[inline]
+    pub fn iu_bytes_max(&self) -> usize {
+        self.0.lane.iu_bytes_max as usize
+    }
+
     /// Publishes a unit at once. Panics for one of no bytes or beyond the limit.
     #[inline]
     pub fn publish(&mut self, iu: &[u8]) {

@@ -177,12 +177,15 @@ impl Fabric for SimFabric {
 
     fn peer(&self, conn: ConnId) -> PeerInfo {
         let mut inner = self.net.borrow_mut();
-        let target = inner.conn(self.core, conn).map(|conn| conn.target.clone());
+        let state = inner.conn(self.core, conn);
+        let known = state.map(|state| (state.target.clone(), state.arrival));
+        let (target, arrival) = known.unwrap_or_default();
         PeerInfo {
             trtype: "sim",
             traddr: format!("core {}", self.core),
             peer: format!("link {}", conn.index),
-            target: target.unwrap_or_default(),
+            target,
+            arrival,
         }
     }
 

@@ -166,6 +166,7 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Conn {
     pub id: ConnId,
+    pub arrival: u64,
     pub target: String,
     pub phase: Phase,
     pub login: Vec<u8>,
@@ -212,6 +213,7 @@ pub(super) struct Inner {
     /// Per core, per connection index.
     pub cores: Vec<Vec<Option<Conn>>>,
     generations: Vec<Vec<u32>>,
+    arrivals: u64,
 }
 
 /// The network. Clones are the same network.
@@ -230,6 +232,7 @@ impl Net {
             injected: NetInjected::default(),
             cores: (0..cores).map(|_| (0..connections).map(|_| None).collect()).collect(),
             generations: vec![vec![0; connections]; cores],
+            arrivals: 0,
         })))
     }
 
@@ -252,11 +255,14 @@ impl Net {
         let mut inner = self.borrow_mut();
         let index = inner.cores[core].iter().position(Option::is_none)?;
         inner.generations[core][index] += 1;
+        inner.arrivals += 1;
+        let arrival = inner.arrivals;
         let generation = inner.generations[core][index];
         let id = ConnId { index: index as u32, generation };
         let (answer, ended) = (Rc::default(), Rc::default());
         inner.cores[core][index] = Some(Conn {
             id,
+            arrival,
             target: target.to_owned(),
             phase: Phase::New,
             login: login_req.to_vec(),

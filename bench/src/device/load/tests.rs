@@ -76,17 +76,3 @@ fn devices_are_divided_among_cores() {
     assert_eq!((places(&parts[0].1), places(&parts[1].1)), (vec![(0, 32)], vec![(32, 32)]));
     assert_eq!(shares(&made[..1], &[4, 5], false, u64::MAX).unwrap().len(), 1);
 }
-
-#[test]
-fn all_blocks_are_written_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("disk");
-    std::fs::write(&path, vec![0; 3 << 20]).unwrap();
-    let file = Devices::new().make(&Spec::File(path.clone()), 512).unwrap();
-    fill(&file, 5 << 19, PageWish::Ordinary).unwrap();
-    let bytes = std::fs::read(&path).unwrap();
-    assert!(bytes[..5 << 19].iter().all(|byte| *byte != 0));
-    assert!(bytes[5 << 19..].iter().all(|byte| *byte == 0), "beyond the range");
-    let small = Devices::new().make(&Spec::Malloc(1536), 512).unwrap();
-    fill(&small, u64::MAX, PageWish::Ordinary).unwrap();
-}

@@ -325,6 +325,7 @@ impl Control {
             traddr: listening.address.to_string(),
             peer: id.peer_address().to_string(),
             target: listening.target.clone(),
+            arrival: crate::next_arrival(),
         };
         let place = match self.device(core_index, &id) {
             Ok(place) => place,

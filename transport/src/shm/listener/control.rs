@@ -341,7 +341,9 @@ impl Control {
         let connected = Source::Connected { socket: Arc::clone(socket), bell: bell_token, core };
         self.sources.insert(serial, connected);
         let socket = Arc::clone(socket);
-        let prepared = Prepared { serial, socket, bell, regions, login, target, traddr, pid };
+        let arrival = crate::next_arrival();
+        let prepared =
+            Prepared { serial, socket, bell, regions, login, target, traddr, pid, arrival };
         self.doors[core].send(Message::Attach(Box::new(prepared)));
         Ok(())
     }

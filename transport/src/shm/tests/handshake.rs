@@ -72,7 +72,7 @@ fn open_fds() -> usize {
 #[test]
 fn logins_of_both_sizes_arrive_as_they_were_sent() {
     let mut rig = Rig::new();
-    let mut links = Vec::new();
+    let (mut links, mut last) = (Vec::new(), 0);
     for bytes in [64usize, 56] {
         let login: Vec<u8> = (0..bytes as u8).collect();
         let dial = dial(&rig.path(), &login, &[&memory(4096)]);
@@ -83,8 +83,11 @@ fn logins_of_both_sizes_arrive_as_they_were_sent() {
             traddr: rig.path().display().to_string(),
             peer: format!("pid {}", std::process::id()),
             target: "tgt0".into(),
+            arrival: rig.fabric.peer(conn).arrival,
         };
         assert_eq!(rig.fabric.peer(conn), expected);
+        assert!(expected.arrival > last, "later ones have larger numbers");
+        last = expected.arrival;
         rig.fabric.accept(conn, &RSP, 8, 64, 64);
         let (link, rsp) = dial.join().unwrap().unwrap();
         assert_eq!(rsp, RSP);
