@@ -126,6 +126,19 @@ class Commands:
         parser.set_defaults(method=method, params=params, show=show)
         return parser
 
+    def named(self, method, text, show=as_json):
+        """One whose only parameter is a name."""
+        parser = self.add(method, text, lambda args: given(args, "name"), show)
+        parser.add_argument("name", help="its name")
+
+
+def identity(parser):
+    parser.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+
+
+def flag(parser, text, *names):
+    parser.add_argument(*names, action="store_true", default=None, help=text)
+
 
 def app_commands(commands):
     commands.add("spdk_get_version", "Show the version of the target")
@@ -215,13 +228,9 @@ def bdev_commands(commands):
         lambda args: sized(args, "dummy", "read_zero"),
         bare,
     )
-    p.add_argument(
-        "--dummy", action="store_true", default=None, help="show initiators nothing connected"
-    )
-    p.add_argument(
-        "--read-zero", action="store_true", default=None, help="reads write zeros into memory"
-    )
-    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    flag(p, "show initiators nothing connected", "--dummy")
+    flag(p, "reads write zeros into memory", "--read-zero")
+    identity(p)
     p.add_argument("-p", "--physical-block-size", type=int, help="bytes of a physical block")
     p.add_argument("name", help="its name")
     p.add_argument("total_size", type=positive_float, help="size in MiB")
@@ -232,7 +241,7 @@ def bdev_commands(commands):
     )
     p.add_argument("--numa-id", type=int, help="memory node to prefer; any when absent")
     p.add_argument("-b", "--name", help="its name; Malloc0 and so on when absent")
-    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    identity(p)
     p.add_argument("-p", "--physical-block-size", type=int, help="bytes of a physical block")
     p.add_argument("total_size", type=positive_float, help="size in MiB")
     p.add_argument("block_size", type=int, help="bytes of a block, 512 to 32768")
@@ -240,11 +249,9 @@ def bdev_commands(commands):
     p = commands.add(
         "bdev_uring_create", "Create a bdev of a file or block device", uring_params, bare
     )
-    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
-    p.add_argument("-r", "--read-only", action="store_true", default=None, help="refuse writes")
-    p.add_argument(
-        "--shared", action="store_true", default=None, help="share it with others that say so too"
-    )
+    identity(p)
+    flag(p, "refuse writes", "-r", "--read-only")
+    flag(p, "share it with others that say so too", "--shared")
     p.add_argument("--serial", help="serial number that initiators see; the UUID when absent")
     p.add_argument("--direct", choices=["auto", "on", "off"], help="bypass the page cache")
     p.add_argument(
@@ -257,18 +264,8 @@ def bdev_commands(commands):
         const="off",
         help="the same as --write-cache off",
     )
-    p.add_argument(
-        "--sq-poll",
-        action="store_true",
-        default=None,
-        help="a kernel thread per core takes submissions",
-    )
-    p.add_argument(
-        "--io-poll",
-        action="store_true",
-        default=None,
-        help="poll the device for the ends of reads and writes",
-    )
+    flag(p, "a kernel thread per core takes submissions", "--sq-poll")
+    flag(p, "poll the device for the ends of reads and writes", "--io-poll")
     p.add_argument(
         "--rotational", action=argparse.BooleanOptionalAction, help="a spinning disk or not"
     )
@@ -276,24 +273,19 @@ def bdev_commands(commands):
     p.add_argument("name", help="its name")
     p.add_argument("block_size", type=natural, nargs="?", help="bytes of a block; chosen if absent")
 
-    p = commands.add(
-        "bdev_uring_rescan",
-        "Look at the size of a file or block device again",
-        lambda args: given(args, "name"),
-        quiet,
-    )
-    p.add_argument("name", help="its name")
+    commands.named("bdev_uring_rescan", "Look at the size of a file or block device again", quiet)
 
     p = commands.add(
         "bdev_sg_create", "Create a bdev of a SCSI device that is passed through", sg_params, bare
     )
     p.add_argument("-b", "--name", help="its name; Sg0 and so on when absent")
-    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    identity(p)
     p.add_argument("-t", "--timeout-ms", type=natural, help="when a command is given up")
     p.add_argument("filename", help="any node of the device: /dev/sgN, /dev/sdX, /dev/stN")
 
     for kind in ("null", "malloc", "uring", "sg", "passthru", "delay", "error"):
-        delete_command(commands, kind)
+        what = f"Delete a {kind} bdev that neither a LUN nor a bdev uses"
+        commands.named(f"bdev_{kind}_delete", what, quiet)
 
     p = commands.add(
         "bdev_null_resize",
@@ -354,12 +346,9 @@ def meter_commands(commands):
     p.add_argument("name", help="its name")
     p.set_defaults(enable=True)
 
-    p = commands.add(
-        "bdev_get_histogram",
-        "Show how long operations of a bdev took, for histogram.py of SPDK",
-        lambda args: given(args, "name"),
+    commands.named(
+        "bdev_get_histogram", "Show how long operations of a bdev took, for histogram.py of SPDK"
     )
-    p.add_argument("name", help="its name")
 
 
 def stacked_bdev_commands(commands):
@@ -371,14 +360,14 @@ def stacked_bdev_commands(commands):
     )
     p.add_argument("-b", "--base-bdev-name", required=True, help="name of the bdev below")
     p.add_argument("-p", "--name", required=True, help="its name")
-    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    identity(p)
 
     p = commands.add(
         "bdev_delay_create", "Create a bdev that makes another one slow", delay_params, bare
     )
     p.add_argument("-b", "--base-bdev-name", required=True, help="name of the bdev below")
     p.add_argument("-d", "--delay-bdev-name", dest="name", required=True, help="its name")
-    p.add_argument("-u", "--uuid", help="identity; derived from host and name when absent")
+    identity(p)
     for letter, option, dest, text in (
         ("-r", "--avg-read-latency", "avg_read_latency", "of 99 reads in 100"),
         ("-t", "--nine-nine-read-latency", "p99_read_latency", "of 1 read in 100"),
@@ -419,13 +408,9 @@ def stacked_bdev_commands(commands):
     p.add_argument("-o", "--corrupt-offset", type=natural, help="place of the byte to change")
     p.add_argument("-v", "--corrupt-value", type=natural, help="exclusive-or with it, 1 to 255")
 
-    p = commands.add(
-        "bdev_error_resume_pending",
-        "Let the pending operations of an error bdev go on",
-        lambda args: given(args, "name"),
-        quiet,
+    commands.named(
+        "bdev_error_resume_pending", "Let the pending operations of an error bdev go on", quiet
     )
-    p.add_argument("name", help="its name")
 
 
 def delay_params(args):
@@ -447,16 +432,6 @@ def uring_params(args):
 def sg_params(args):
     names = ("name", "timeout_ms", "uuid")
     return {"filename": os.path.abspath(args.filename), **given(args, *names)}
-
-
-def delete_command(commands, kind):
-    p = commands.add(
-        f"bdev_{kind}_delete",
-        f"Delete a {kind} bdev that neither a LUN nor a bdev uses",
-        lambda args: given(args, "name"),
-        quiet,
-    )
-    p.add_argument("name", help="its name")
 
 
 def iostat_params(args):
@@ -503,13 +478,7 @@ def target_commands(commands):
     p.add_argument("-g", "--service-guid", help="16 hexadecimal digits; derived from host and name")
     p.add_argument("-p", "--relative-port", type=natural, help="1 to 65535; lowest free if absent")
 
-    p = commands.add(
-        "srpt_delete_target",
-        "Delete a target, ending its sessions",
-        lambda args: given(args, "name"),
-        quiet,
-    )
-    p.add_argument("name", help="its name")
+    commands.named("srpt_delete_target", "Delete a target, ending its sessions", quiet)
 
     p = commands.add("srpt_get_targets", "Show targets", lambda args: given(args, "name"))
     p.add_argument("name", nargs="?", help="only this one")
@@ -537,7 +506,7 @@ def target_commands(commands):
     p.add_argument("target", help="name of the target")
     p.add_argument("bdev_name", help="name of the bdev")
     p.add_argument("-l", "--lun", type=natural, help="0 to 16383; lowest free when absent")
-    p.add_argument("-r", "--read-only", action="store_true", default=None, help="refuse writes")
+    flag(p, "refuse writes", "-r", "--read-only")
     p.add_argument("--vendor", help="T10 vendor identification, up to 8 characters")
     p.add_argument("--product", help="product identification, up to 16 characters")
     p.add_argument("--serial", help="unit serial number, up to 36 characters")

@@ -24,7 +24,10 @@ use crate::sg::{Sg, SgOptions};
 use crate::uring::{self, Uring, UringOptions};
 use crate::{Bdev, Geometry};
 
+mod index;
 mod stacked;
+
+use index::{Entries, Key};
 
 /// Why a device could not be made, found, claimed or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -207,12 +210,21 @@ struct Entry {
     claimed_by: Option<String>,
     /// Name of the device that this one is over and has claimed.
     base: Option<String>,
+    /// Name of the device that is over this one.
+    over: Option<String>,
+}
+
+impl Entry {
+    fn new(kind: Kind, base: Option<String>) -> Entry {
+        let bdev = kind.bdev();
+        Entry { kind, bdev, claimed_by: None, base, over: None }
+    }
 }
 
 /// All devices, in the order of their creation.
 pub struct Registry {
     host: String,
-    entries: Vec<Entry>,
+    entries: Entries,
     lock_wait: Duration,
 }
 
@@ -237,7 +249,7 @@ impl Registry {
 
     /// An empty registry of a host that is named here.
     pub fn with_host(host: &str) -> Registry {
-        Registry { host: host.to_owned(), entries: Vec::new(), lock_wait: Duration::ZERO }
+        Registry { host: host.to_owned(), entries: Entries::default(), lock_wait: Duration::ZERO }
     }
 
     /// How long the making of a device waits for a file that another process has: a process that
@@ -286,7 +298,7 @@ impl Registry {
 
     /// Takes in a device that was made elsewhere. Name and identity must be free.
     pub fn insert(&mut self, bdev: Arc<dyn Bdev>) -> Result<(), BdevError> {
-        self.fresh_name(Some(bdev.name().to_owned()), "")?;
+        self.checked_name(bdev.name().to_owned())?;
         self.fresh_uuid(Some(bdev.uuid()), "", "")?;
         self.keep(Kind::Other(bdev));
         Ok(())
@@ -294,7 +306,7 @@ impl Registry {
 
     /// The device of a name, or of a UUID in text form, which is every device's alias.
     pub fn find(&self, name: &str) -> Result<Arc<dyn Bdev>, BdevError> {
-        self.position(name).map(|at| Arc::clone(&self.entries[at].bdev))
+        self.entry(name).map(|entry| Arc::clone(&entry.bdev))
     }
 
     /// All devices and their users, in the order of creation.
@@ -319,7 +331,7 @@ impl Registry {
 
     /// The user of a device.
     pub fn claimed_by(&self, name: &str) -> Option<&str> {
-        self.entries[self.position(name).ok()?].claimed_by.as_deref()
+        self.entry(name).ok()?.claimed_by.as_deref()
     }
 
     /// Removes a device that nobody uses, and releases its base; `method` must be the one for its
@@ -337,6 +349,8 @@ impl Registry {
             uring.close();
         }
         if let Some(base) = &entry.base {
+            let below = self.position(base)?;
+            self.entries[below].over = None;
             self.release(base)?;
         }
         Ok(entry.bdev)
@@ -344,7 +358,7 @@ impl Registry {
 
     /// Changes the size of a null device, in blocks (`bdev_null_resize`).
     pub fn resize_null(&self, name: &str, blocks: u64) -> Result<(), BdevError> {
-        let entry = &self.entries[self.position(name)?];
+        let entry = self.entry(name)?;
         match &entry.kind {
             Kind::Null(null) => null.resize(blocks),
             _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_null_resize")),
@@ -353,7 +367,7 @@ impl Registry {
 
     /// Looks at a file or block device again (`bdev_uring_rescan`).
     pub fn rescan_uring(&self, name: &str) -> Result<Option<uring::Change>, BdevError> {
-        let entry = &self.entries[self.position(name)?];
+        let entry = self.entry(name)?;
         match &entry.kind {
             Kind::Uring(uring) => uring.rescan(),
             _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_uring_rescan")),
@@ -370,20 +384,22 @@ impl Registry {
     }
 
     fn keep(&mut self, kind: Kind) -> Arc<dyn Bdev> {
-        let bdev = kind.bdev();
-        self.entries.push(Entry { kind, bdev: Arc::clone(&bdev), claimed_by: None, base: None });
+        let entry = Entry::new(kind, None);
+        let bdev = Arc::clone(&entry.bdev);
+        self.entries.push(entry);
         bdev
     }
 
-    fn position(&self, name: &str) -> Result<usize, BdevError> {
-        let uuid = Uuid::try_parse(name).ok();
-        let named = self.entries.iter().position(|entry| entry.bdev.name() == name);
-        named
-            .or_else(|| self.entries.iter().position(|entry| Some(entry.bdev.uuid()) == uuid))
-            .ok_or_else(|| BdevError::NotFound { name: name.to_owned() })
+    fn position(&self, name: &str) -> Result<Key, BdevError> {
+        let found = self.entries.find(name);
+        found.ok_or_else(|| BdevError::NotFound { name: name.to_owned() })
     }
 
-    fn refuse_claimed(&self, at: usize) -> Result<(), BdevError> {
+    fn entry(&self, name: &str) -> Result<&Entry, BdevError> {
+        self.position(name).map(|at| &self.entries[at])
+    }
+
+    fn refuse_claimed(&self, at: Key) -> Result<(), BdevError> {
         let entry = &self.entries[at];
         match &entry.claimed_by {
             Some(by) => {
@@ -393,18 +409,20 @@ impl Registry {
         }
     }
 
-    fn fresh_name(&self, given: Option<String>, prefix: &str) -> Result<String, BdevError> {
-        let taken = |name: &str| self.entries.iter().any(|entry| entry.bdev.name() == name);
-        let Some(name) = given else {
-            let names = (0..).map(|number: u64| format!("{prefix}{number}"));
-            return Ok(names.into_iter().find(|name| !taken(name)).expect("numbers don't run out"));
-        };
+    fn fresh_name(&mut self, given: Option<String>, prefix: &str) -> Result<String, BdevError> {
+        match given {
+            None => Ok(self.entries.free_name(prefix)),
+            Some(name) => self.checked_name(name),
+        }
+    }
+
+    fn checked_name(&self, name: String) -> Result<String, BdevError> {
         if !(1..=255).contains(&name.len()) || !name.bytes().all(|b| (0x20..0x7f).contains(&b)) {
             return Err(BdevError::Invalid(format!(
                 "bdev name {name:?} is not 1 to 255 bytes of printable ASCII"
             )));
         }
-        if taken(&name) {
+        if self.entries.has_name(&name) {
             return Err(BdevError::Exists { name });
         }
         Ok(name)
@@ -417,8 +435,11 @@ impl Registry {
         };
         // SPDK clients send the nil UUID for "none".
         let uuid = given.filter(|uuid| !uuid.is_nil()).unwrap_or_else(derive);
-        match self.entries.iter().find(|entry| entry.bdev.uuid() == uuid) {
-            Some(entry) => Err(BdevError::UuidTaken { uuid, name: entry.bdev.name().to_owned() }),
+        match self.entries.owner(uuid) {
+            Some(owner) => {
+                let name = self.entries[owner].bdev.name().to_owned();
+                Err(BdevError::UuidTaken { uuid, name })
+            }
             None => Ok(uuid),
         }
     }

@@ -9,9 +9,10 @@
 //! ```
 //!
 //! The arguments are `read` or `write`, the depth, the number of commands, and the device: `null`,
-//! `malloc`, or `passthru` over null, which does nothing at once. A command moves 4 KiB; the sum
-//! that callgrind prints, divided by the commands, is the cost of one. `scripts/instructions.sh`
-//! compares it with the figures that are checked in.
+//! `malloc`, or `passthru` over null, which does nothing at once; then `on`, a rate limit that holds
+//! nothing back, or `removed`, one that was set and taken away. A command moves 4 KiB; the sum that
+//! callgrind prints, divided by the commands, is the cost of one. `scripts/instructions.sh` compares
+//! it with the figures that are checked in.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -29,6 +30,7 @@ use rustix::event::EventfdFlags;
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::target::Shard;
+use srpt_tgt::target::limiter::RateLimits;
 use srpt_tgt::target::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::target::message::{Action, Message};
 use srpt_tgt::target::outbox::Outbox;
@@ -39,6 +41,8 @@ use transport::srp::Lun;
 /// Bytes and 512-byte blocks of a command.
 const IO_BYTES: u32 = 4096;
 const IO_BLOCKS: u32 = IO_BYTES / 512;
+/// A limit, per second, that a turn of 1 µs and at most 64 commands never reaches.
+const IOS_UNREACHED: u64 = 1_000_000_000;
 /// Blocks of the device: 16 MiB.
 const BLOCKS: u64 = 1 << 15;
 
@@ -100,7 +104,10 @@ impl Device {
     }
 }
 
-fn rig(device: Device) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
+fn rig(
+    device: Device,
+    limit: &str,
+) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
     let limits = Limits::for_pool(Limits::POOL_BYTES_MIN);
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let wake = Arc::new(rustix::event::eventfd(0, flags).expect("a descriptor"));
@@ -128,7 +135,18 @@ fn rig(device: Device) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::messa
     let bdev = device.make();
     let identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
     let lu = Arc::new(LogicalUnit::new(1, bdev, identity));
-    rig.order(Action::MapLun { target: "t0".into(), lun: 0, lu, read_only: false });
+    let (target, unit) = ("t0".into(), Arc::clone(&lu));
+    rig.order(Action::MapLun { target, lun: 0, lu: unit, read_only: false });
+    let rates: &[u64] = match limit {
+        "on" => &[IOS_UNREACHED],
+        "removed" => &[IOS_UNREACHED, 0],
+        _ => &[],
+    };
+    for rw_ios in rates {
+        lu.limiter.set(&RateLimits { rw_ios: *rw_ios, ..RateLimits::default() });
+        let bdev = lu.bdev.name().to_owned();
+        rig.order(Action::RateLimits { bdev, limited: *rw_ios != 0 });
+    }
     (rig, listener, answers)
 }
 
@@ -164,12 +182,13 @@ fn main() {
     };
     let write = args.first().is_some_and(|arg| arg == "write");
     let (depth, commands) = (number(1, 32), number(2, 20_000));
+    let limit = args.get(4).map_or("never", String::as_str);
     let device = match args.get(3).map(String::as_str) {
         Some("malloc") => Device::Malloc,
         Some("passthru") => Device::Passthru,
         _ => Device::Null,
     };
-    let (mut rig, listener, _answers) = rig(device);
+    let (mut rig, listener, _answers) = rig(device, limit);
     let mut session = login(&mut rig, &listener, depth as usize);
     let Session { channels, memory } = &mut session;
     let lun = Lun::from_number(0).expect("a LUN");

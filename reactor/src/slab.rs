@@ -126,19 +126,23 @@ impl<T> Slab<T> {
         slot.value.as_ref().map(|_| Tag::new(index as u32, slot.generation))
     }
 
-    /// Live values in slot order.
+    /// Live values in slot order. Looks at no slot behind the last of them: the slot used last is
+    /// the first to be used again, so a few values are near the front.
     pub fn iter(&self) -> impl Iterator<Item = (Tag, &T)> {
-        self.slots.iter().enumerate().filter_map(|(index, slot)| {
+        let live = self.slots.iter().enumerate().filter_map(|(index, slot)| {
             slot.value.as_ref().map(|value| (Tag::new(index as u32, slot.generation), value))
-        })
+        });
+        live.take(self.len())
     }
 
-    /// Live values in slot order.
+    /// The same, to be changed.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (Tag, &mut T)> {
-        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
+        let count = self.len();
+        let live = self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
             let generation = slot.generation;
             slot.value.as_mut().map(|value| (Tag::new(index as u32, generation), value))
-        })
+        });
+        live.take(count)
     }
 }
 

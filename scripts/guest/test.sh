@@ -8,16 +8,16 @@
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
-# initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return). Then:
+# initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return), sg
+# (SCSI devices passed through: disks, a tape, a changer; the contract of block devices). Then:
 # aborts (of commands that are stuck in a device), agent (options, login lines, device management),
 # reset, multipath, link (two guests, each switched off under load), perf (srpt_perf over RDMA), fio
 # (the fio engine's job file), compare (with the kernel's own target), kernel (the harness itself).
-# Only by name: sg (SCSI devices passed through: disks, a tape, a changer). A table ends the output;
-# status 1 if one failed.
+# A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks logins faults restart matrix backends)
+quick=(contract smoke disks logins faults restart matrix backends sg)
 full=no profile=release suites=()
 for option; do
     case $option in
@@ -60,17 +60,19 @@ guest() { # SCRIPT [argument]...
         --share "bin=$bin" --share fio=bench/fio \
         --script "scripts/guest/in/$1" "${@:2}"
 }
+test_binary() { # PACKAGE TEST: its path in the guest
+    local built
+    built=$(cargo test --package "$1" --test "$2" --no-run "${flag[@]}" --message-format=json |
+        sed --quiet 's/.*"executable":"\([^"]*\/'"$2"'-[^"]*\)".*/\1/p')
+    echo "/host/bin/deps/$(basename "$built")"
+}
 run() {
     case $suite in
         kernel) guest kernel-smoke.sh ;;
         agent) guest dm-agent.sh ;;
         link) scripts/guest/link.sh "$bin" "$bin/guest/link" ;;
-        contract)
-            local contract
-            contract=$(cargo test --package transport --test rdma_contract --no-run "${flag[@]}" \
-                --message-format=json | sed --quiet 's/.*"executable":"\([^"]*rdma_contract[^"]*\)".*/\1/p')
-            guest rdma.sh "/host/bin/deps/$(basename "$contract")" --test-threads=1
-            ;;
+        contract) guest rdma.sh "$(test_binary transport rdma_contract)" --test-threads=1 ;;
+        sg) guest srp-sg.sh $full "$(test_binary bdev contract)" ;;
         *) guest "srp-$suite.sh" $full ;;
     esac
 }

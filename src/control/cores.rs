@@ -1,8 +1,10 @@
 //! Asking every core and waiting for every answer.
 //!
 //! [`Mailboxes`] is the production way: one mailbox per core towards it, one channel back. An
-//! answer that comes after its question was given up is recognised by its token and dropped.
+//! answer that comes after its question was given up is recognised by its token and dropped. What a
+//! core only has to be told waits here while its mailbox is full, and goes in front of the rest.
 
+use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -23,6 +25,14 @@ pub enum CoreError {
     /// No answer in time; the core may still do it later.
     #[error("core {core} has not answered within {} s", wait.as_secs_f32())]
     Silent {
+        /// The core's index.
+        core: usize,
+        /// How long it was waited for.
+        wait: Duration,
+    },
+    /// The core has not been asked: its mailbox stayed full.
+    #[error("core {core} has not read its mailbox for {} s", wait.as_secs_f32())]
+    Full {
         /// The core's index.
         core: usize,
         /// How long it was waited for.
@@ -55,18 +65,29 @@ pub trait Cores: Send {
         action: &Action,
         wait_max: Duration,
     ) -> Vec<Result<Report, CoreError>>;
+
+    /// Tells each of `cores` to do something and waits for nothing. A core whose mailbox is full
+    /// gets it later, before all that it is asked after this.
+    fn tell(&mut self, cores: &[usize], action: &Action);
+
+    /// Puts into mailboxes what [`Cores::tell`] could not: to be called now and then.
+    fn deliver(&mut self) {}
 }
 
 /// What became of an action that some core did not do.
 #[derive(Debug)]
 pub struct Partial {
-    /// Cores that have done it, or may yet do it.
+    /// Cores that have done it.
     pub done: Vec<usize>,
+    /// Cores that were asked and have not answered: they may yet do it.
+    pub silent: Vec<usize>,
+    /// Cores that could not be asked.
+    pub unasked: Vec<usize>,
     /// The first failure.
     pub error: CoreError,
 }
 
-/// Asks every core. On a failure [`Partial::done`] names the cores where it is to be undone.
+/// Asks every core. On a failure [`Partial`] names the cores where it is to be undone.
 pub fn all(cores: &mut dyn Cores, action: &Action) -> Result<Vec<Report>, Partial> {
     all_within(cores, action, ANSWER_WAIT_MAX)
 }
@@ -79,7 +100,7 @@ pub fn all_within(
 ) -> Result<Vec<Report>, Partial> {
     let numbers: Vec<usize> = (0..cores.count()).collect();
     let mut reports = Vec::with_capacity(numbers.len());
-    let mut done = Vec::new();
+    let (mut done, mut silent, mut unasked) = (Vec::new(), Vec::new(), Vec::new());
     let mut failure = None;
     for (core, answer) in numbers.iter().zip(cores.ask_within(&numbers, action, wait_max)) {
         match answer {
@@ -88,8 +109,10 @@ pub fn all_within(
                 done.push(*core);
             }
             Err(error) => {
-                if matches!(error, CoreError::Silent { .. }) {
-                    done.push(*core);
+                match error {
+                    CoreError::Silent { .. } => silent.push(*core),
+                    CoreError::Full { .. } => unasked.push(*core),
+                    CoreError::Refused(_) | CoreError::Stopped { .. } => {}
                 }
                 failure.get_or_insert(error);
             }
@@ -97,7 +120,7 @@ pub fn all_within(
     }
     match failure {
         None => Ok(reports),
-        Some(error) => Err(Partial { done, error }),
+        Some(error) => Err(Partial { done, silent, unasked, error }),
     }
 }
 
@@ -106,39 +129,62 @@ pub type Sender = Box<dyn Fn(Message) -> Result<(), Message> + Send>;
 
 /// The cores of a running target, behind their mailboxes.
 pub struct Mailboxes {
-    senders: Vec<Sender>,
+    boxes: Vec<Mailbox>,
     answers: Receiver<Answer>,
     token: Token,
+}
+
+/// The way to one core.
+struct Mailbox {
+    send: Sender,
+    /// What the core is to be told before anything else. Short: a core that has not taken what it
+    /// was told is not asked for changes either, so there is nothing more to tell it.
+    owed: VecDeque<(Token, Action)>,
+}
+
+impl Mailbox {
+    /// Sends what is owed; true when that is all gone.
+    fn deliver(&mut self) -> bool {
+        while let Some((token, action)) = self.owed.front() {
+            let message = Message::Control { token: *token, action: action.clone() };
+            if (self.send)(message).is_err() {
+                return false;
+            }
+            self.owed.pop_front();
+        }
+        true
+    }
+
+    /// False when the mailbox stayed full.
+    fn ask(&mut self, token: Token, action: &Action, deadline: Instant) -> bool {
+        let mut message = Message::Control { token, action: action.clone() };
+        loop {
+            if self.deliver() {
+                match (self.send)(message) {
+                    Ok(()) => return true,
+                    Err(back) => message = back,
+                }
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(FULL_MAILBOX_PAUSE);
+        }
+    }
 }
 
 impl Mailboxes {
     /// One sender per core, in order; `answers` is where every core puts its [`Answer`], with
     /// [`Answer::core`] the index in `senders`.
     pub fn new(senders: Vec<Sender>, answers: Receiver<Answer>) -> Self {
-        Mailboxes { senders, answers, token: 0 }
-    }
-
-    fn send(&self, core: usize, action: &Action, deadline: Instant) -> Result<(), Full> {
-        let mut message = Message::Control { token: self.token, action: action.clone() };
-        loop {
-            match (self.senders[core])(message) {
-                Ok(()) => return Ok(()),
-                Err(back) if Instant::now() < deadline => {
-                    message = back;
-                    std::thread::sleep(FULL_MAILBOX_PAUSE);
-                }
-                Err(_) => return Err(Full),
-            }
-        }
+        let mailbox = |send| Mailbox { send, owed: VecDeque::new() };
+        Mailboxes { boxes: senders.into_iter().map(mailbox).collect(), answers, token: 0 }
     }
 }
 
-/// The mailbox stayed full.
-struct Full;
-
 impl Cores for Mailboxes {
     fn count(&self) -> usize {
-        self.senders.len()
+        self.boxes.len()
     }
 
     fn ask_within(
@@ -148,12 +194,13 @@ impl Cores for Mailboxes {
         wait: Duration,
     ) -> Vec<Result<Report, CoreError>> {
         self.token += 1;
+        let token = self.token;
         let deadline = Instant::now() + wait;
         let mut results: Vec<Option<Result<Report, CoreError>>> = cores
             .iter()
             .map(|core| {
-                let sent = self.send(*core, action, deadline);
-                sent.err().map(|Full| Err(CoreError::Silent { core: *core, wait }))
+                let sent = self.boxes[*core].ask(token, action, deadline);
+                (!sent).then_some(Err(CoreError::Full { core: *core, wait }))
             })
             .collect();
         while results.iter().any(Option::is_none) {
@@ -175,6 +222,21 @@ impl Cores for Mailboxes {
         }
         results.into_iter().flatten().collect()
     }
+
+    fn tell(&mut self, cores: &[usize], action: &Action) {
+        self.token += 1;
+        for core in cores {
+            let mailbox = &mut self.boxes[*core];
+            mailbox.owed.push_back((self.token, action.clone()));
+            mailbox.deliver();
+        }
+    }
+
+    fn deliver(&mut self) {
+        for mailbox in &mut self.boxes {
+            mailbox.deliver();
+        }
+    }
 }
 
 fn fill(
@@ -189,7 +251,9 @@ fn fill(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::sync::{Arc, Mutex, mpsc};
 
     use super::*;
 
@@ -225,16 +289,54 @@ mod tests {
         let mut cores = Mailboxes::new(vec![answering(0, sender.clone()), silent], answers);
         let wait = Duration::from_millis(20);
         let partial = all_within(&mut cores, &Action::Report, wait).expect_err("core 1 is silent");
-        assert_eq!(partial.done, [0, 1]);
+        assert_eq!((partial.done, partial.silent), (vec![0], vec![1]));
         assert!(partial.error.to_string().starts_with("core 1 has not answered"));
     }
 
     #[test]
-    fn a_full_mailbox_is_a_silent_core_in_the_end() {
+    fn a_full_mailbox_was_not_asked() {
         let (_sender, answers) = mpsc::channel();
         let full: Sender = Box::new(Err);
         let mut cores = Mailboxes::new(vec![full], answers);
-        let results = cores.ask_within(&[0], &Action::Report, Duration::from_millis(5));
-        assert!(matches!(results[0], Err(CoreError::Silent { core: 0, .. })));
+        let wait = Duration::from_millis(5);
+        let partial = all_within(&mut cores, &Action::Report, wait).expect_err("no room");
+        assert!(matches!(partial.error, CoreError::Full { core: 0, .. }));
+        assert!(partial.done.is_empty() && partial.silent.is_empty());
+        assert_eq!(partial.unasked, [0]);
+    }
+
+    #[test]
+    fn what_a_core_is_told_comes_in_order_once_it_reads() {
+        let (sender, answers) = mpsc::channel();
+        let (room, got) = (Arc::new(AtomicUsize::new(1)), Arc::new(Mutex::new(Vec::new())));
+        let (places, seen) = (Arc::clone(&room), Arc::clone(&got));
+        let narrow: Sender = Box::new(move |message| {
+            let taken = places.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(1));
+            if taken.is_err() {
+                return Err(message);
+            }
+            let Message::Control { token, action } = message else { panic!("not for a core") };
+            seen.lock().expect("no panic").push(format!("{action:?}"));
+            let result = Ok(Report::default());
+            sender.send(Answer { core: 0, token, result }).expect("the control plane lives");
+            Ok(())
+        });
+        let mut cores = Mailboxes::new(vec![narrow], answers);
+        let unmap = |lun| Action::UnmapLun { target: "t".into(), lun };
+        let wait = Duration::from_millis(5);
+        for lun in [1, 2, 3] {
+            cores.tell(&[0], &unmap(lun));
+        }
+        let refused = all_within(&mut cores, &unmap(4), wait).expect_err("others come first");
+        assert!(matches!(refused.error, CoreError::Full { .. }));
+        let seen = || got.lock().expect("no panic").len();
+        assert_eq!(seen(), 1);
+        room.store(1, Relaxed);
+        cores.deliver();
+        assert_eq!(seen(), 2);
+        room.store(9, Relaxed);
+        all_within(&mut cores, &unmap(5), wait).expect("there is room");
+        let expected: Vec<_> = [1, 2, 3, 5].map(|lun| format!("{:?}", unmap(lun))).into();
+        assert_eq!(*got.lock().expect("no panic"), expected);
     }
 }

@@ -3,15 +3,17 @@
 //! A bdev has at most one logical unit, shared by every target that maps it: made with its first
 //! mapping, dropped with its last.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bdev::Bdev;
 use rustix::io::Errno;
 
-use super::{Control, Refused};
+use super::cores;
+use super::{Control, Refused, refusal};
 use crate::scsi::{Identity, IdentityError};
 use crate::target::lun::{LUN_MAX, LogicalUnit, MAPPINGS_MAX};
-use crate::target::message::Action;
+use crate::target::message::{Action, Report};
 
 /// Who claims a bdev while it is a logical unit.
 const CLAIM: &str = "srpt_tgt";
@@ -32,6 +34,8 @@ pub struct Overrides {
 pub struct Unit {
     pub(super) lu: Arc<LogicalUnit>,
     pub(super) overrides: Overrides,
+    /// Where it is mapped: target names and LUNs.
+    places: BTreeSet<(String, u16)>,
 }
 
 /// One entry of a LUN map.
@@ -84,7 +88,7 @@ impl Control {
             let what = format!("{MAPPINGS_MAX} LUNs of all targets are mapped, the limit");
             return Err(Refused::new(Errno::NOSPC, what));
         }
-        let known = self.units.iter().find(|unit| unit.lu.bdev.name() == bdev.name());
+        let known = self.units.get(bdev.name());
         let is_new = known.is_none();
         let lu = match known {
             Some(unit) => {
@@ -99,16 +103,21 @@ impl Control {
             lu: Arc::clone(&lu),
             read_only: request.read_only,
         };
-        let mapped = self.all_or_undo(&map, &Action::UnmapLun { target: target.clone(), lun });
-        if mapped.is_err() {
-            self.close_unused_units();
+        if let Err(partial) = cores::all(self.cores.as_mut(), &map) {
+            self.undo(&partial, &Action::UnmapLun { target: target.clone(), lun });
+            if is_new {
+                let reports = self.undo(&partial, &Action::CloseBdev { bdev: Arc::clone(&bdev) });
+                self.forget_unit(bdev.name(), &reports);
+            }
+            return Err(refusal(&partial.error));
         }
-        mapped?;
         if is_new {
             self.begin_histogram(bdev.name());
         }
         tracing::info!("target {target}: bdev {} mapped as LUN {lun}", bdev.name());
         self.target_mut(target)?.luns.insert(lun, Mapping { lu, read_only: request.read_only });
+        let unit = self.units.get_mut(bdev.name()).expect("known or made above");
+        unit.places.insert((target.clone(), lun));
         self.luns_changed(target);
         Ok(lun)
     }
@@ -120,51 +129,70 @@ impl Control {
             return Err(Refused::missing(format!("LUN {lun} of target {target}")));
         }
         self.all(&Action::UnmapLun { target: target.to_owned(), lun })?;
-        self.target_mut(target)?.luns.remove(&lun);
+        let bdev = self.take_lun(target, lun)?;
         tracing::info!("target {target}: LUN {lun} unmapped");
         self.luns_changed(target);
-        self.close_unused_units();
+        self.close_unused(&bdev);
         Ok(())
     }
 
     /// A target and LUN that show a bdev, if any do.
     pub fn mapping_of(&self, bdev_name: &str) -> Option<(&str, u16)> {
-        self.targets.iter().find_map(|target| {
-            let (lun, _) =
-                target.luns.iter().find(|(_, mapping)| mapping.bdev_name() == bdev_name)?;
-            Some((target.name(), *lun))
-        })
+        let (target, lun) = self.units.get(bdev_name)?.places.first()?;
+        Some((target, *lun))
     }
 
     /// What the logical unit of a mapped bdev says instead of the defaults.
     pub fn overrides_of(&self, bdev_name: &str) -> Option<&Overrides> {
-        let unit = self.units.iter().find(|unit| unit.lu.bdev.name() == bdev_name)?;
-        Some(&unit.overrides)
+        self.units.get(bdev_name).map(|unit| &unit.overrides)
     }
 
-    fn free_lun(&self, request: &MapRequest, name: &str) -> Result<u16, Refused> {
+    fn free_lun(&mut self, request: &MapRequest, name: &str) -> Result<u16, Refused> {
         let target = &request.target;
-        let luns = self.target(target)?.luns();
-        if let Some((lun, _)) = luns.iter().find(|(_, mapping)| mapping.bdev_name() == name) {
+        let all = (target.clone(), 0)..=(target.clone(), u16::MAX);
+        let unit = self.units.get(name);
+        if let Some((_, lun)) = unit.and_then(|unit| unit.places.range(all).next()) {
             return Err(Refused::exists(format!(
                 "bdev {name} is LUN {lun} of target {target} already"
             )));
         }
+        let map = self.target_mut(target)?;
         match request.lun {
-            Some(lun) => match luns.get(&lun) {
+            Some(lun) => match map.luns.get(&lun) {
                 None => Ok(lun),
                 Some(mapping) => Err(Refused::exists(format!(
                     "LUN {lun} of target {target} is bdev {}",
                     mapping.bdev_name()
                 ))),
             },
-            None => (0..=LUN_MAX).find(|lun| !luns.contains_key(lun)).ok_or_else(|| {
-                Refused::new(
-                    Errno::NOSPC,
-                    format!("all {} LUNs of target {target} are in use", u32::from(LUN_MAX) + 1),
-                )
-            }),
+            None => {
+                let free = (map.full_to..=LUN_MAX).find(|lun| !map.luns.contains_key(lun));
+                map.full_to = free.unwrap_or(LUN_MAX);
+                free.ok_or_else(|| {
+                    let count = u32::from(LUN_MAX) + 1;
+                    let what = format!("all {count} LUNs of target {target} are in use");
+                    Refused::new(Errno::NOSPC, what)
+                })
+            }
         }
+    }
+
+    /// Takes a LUN out of the map that no core has any more. The bdev that was there.
+    fn take_lun(&mut self, target: &str, lun: u16) -> Result<String, Refused> {
+        let map = self.target_mut(target)?;
+        map.full_to = map.full_to.min(lun);
+        let mapping = map.luns.remove(&lun).expect("asked for by the LUN");
+        let name = mapping.bdev_name().to_owned();
+        let unit = self.units.get_mut(&name).expect("a mapped bdev has a unit");
+        unit.places.remove(&(target.to_owned(), lun));
+        Ok(name)
+    }
+
+    /// The same, and closes the bdev if this was its last LUN.
+    pub(super) fn forget_lun(&mut self, target: &str, lun: u16) -> Result<(), Refused> {
+        let name = self.take_lun(target, lun)?;
+        self.close_unused(&name);
+        Ok(())
     }
 
     /// A second mapping may repeat the identity or leave it out, but not change it.
@@ -205,7 +233,8 @@ impl Control {
         let limits = self.limits_of_unit(bdev.name());
         let lu = Arc::new(LogicalUnit::new(self.units_made, bdev, identity));
         lu.limiter.set(&limits);
-        self.units.push(Unit { lu: Arc::clone(&lu), overrides: request.overrides.clone() });
+        let (name, overrides) = (lu.bdev.name().to_owned(), request.overrides.clone());
+        self.units.insert(name, Unit { lu: Arc::clone(&lu), overrides, places: BTreeSet::new() });
         Ok(lu)
     }
 
@@ -215,21 +244,24 @@ impl Control {
         }
     }
 
-    /// Closes the channels of bdevs that no LUN uses any more.
-    pub(super) fn close_unused_units(&mut self) {
-        let units = std::mem::take(&mut self.units);
-        let (used, unused): (Vec<Unit>, Vec<Unit>) =
-            units.into_iter().partition(|unit| self.mapping_of(unit.lu.bdev.name()).is_some());
-        self.units = used;
-        for unit in unused {
-            let bdev = Arc::clone(&unit.lu.bdev);
-            let name = bdev.name().to_owned();
-            match self.all(&Action::CloseBdev { bdev }) {
-                Ok(reports) => self.keep_counts(&name, &reports),
-                Err(error) => tracing::warn!("bdev {name}: {error}"),
-            }
-            self.bdevs.release(&name).expect("a claimed bdev is not deleted");
-        }
+    /// Closes the channels of a bdev if no LUN uses it any more.
+    fn close_unused(&mut self, name: &str) {
+        let Some(unit) = self.units.get(name).filter(|unit| unit.places.is_empty()) else { return };
+        let bdev = Arc::clone(&unit.lu.bdev);
+        let close = Action::CloseBdev { bdev };
+        let reports = cores::all(self.cores.as_mut(), &close).unwrap_or_else(|partial| {
+            tracing::warn!("bdev {name}: {}", partial.error);
+            self.cores.tell(&partial.unasked, &close);
+            Vec::new()
+        });
+        self.forget_unit(name, &reports);
+    }
+
+    /// The channels of a bdev are closed, or will be.
+    fn forget_unit(&mut self, name: &str, reports: &[Report]) {
+        self.units.remove(name);
+        self.keep_counts(name, reports);
+        self.bdevs.release(name).expect("a claimed bdev is not deleted");
     }
 }
 

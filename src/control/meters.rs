@@ -49,9 +49,7 @@ impl Control {
         affected.push(name.to_owned());
         for name in affected {
             let limits = self.limits_of_unit(&name);
-            let Some(unit) = self.units.iter().find(|unit| unit.lu.bdev.name() == name) else {
-                continue;
-            };
+            let Some(unit) = self.units.get(&name) else { continue };
             unit.lu.limiter.set(&limits);
             self.all(&Action::RateLimits { bdev: name, limited: limits.is_on() })?;
         }

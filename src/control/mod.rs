@@ -38,6 +38,7 @@ mod watch;
 pub use crate::target::limiter::RateLimits;
 pub use crate::target::meter;
 pub use agents::{AgentPort, Agents};
+use cores::{CoreError, Partial};
 pub use cores::{Cores, Mailboxes};
 pub use listeners::{ListenError, Listener, Listeners};
 pub use luns::{MapRequest, Mapping, Overrides, Unit};
@@ -72,7 +73,8 @@ pub struct Control {
     raise: Box<dyn Fn(Signal) -> Result<(), Errno> + Send>,
     listeners: BTreeMap<&'static str, Box<dyn Listeners>>,
     targets: Vec<Target>,
-    units: Vec<Unit>,
+    /// By the names of their bdevs.
+    units: BTreeMap<String, Unit>,
     units_made: u32,
     /// By the names of bdevs.
     meters: BTreeMap<String, meters::Meters>,
@@ -93,7 +95,7 @@ impl Control {
             raise: parts.raise,
             listeners: BTreeMap::new(),
             targets: Vec::new(),
-            units: Vec::new(),
+            units: BTreeMap::new(),
             units_made: 0,
             meters: BTreeMap::new(),
             options: Options::default(),
@@ -246,13 +248,30 @@ impl Control {
         cores::all(self.cores.as_mut(), action).map_err(|partial| refusal(&partial.error))
     }
 
-    /// Asks every core; when one fails, sends `undo` to those that have done it.
+    /// Asks every core; when one fails, sends `undo` to those that have done it, or yet may.
     fn all_or_undo(&mut self, action: &Action, undo: &Action) -> Result<(), Refused> {
         let Err(partial) = cores::all(self.cores.as_mut(), action) else { return Ok(()) };
-        for error in self.cores.ask(&partial.done, undo).into_iter().filter_map(Result::err) {
-            tracing::warn!("while undoing a change that failed: {error}");
-        }
+        self.undo(&partial, undo);
         Err(refusal(&partial.error))
+    }
+
+    /// Asks the cores that have done something to undo it, and tells those that yet may.
+    fn undo(&mut self, partial: &Partial, undo: &Action) -> Vec<Report> {
+        self.cores.tell(&partial.silent, undo);
+        let mut reports = Vec::new();
+        for (core, answer) in partial.done.iter().zip(self.cores.ask(&partial.done, undo)) {
+            match answer {
+                Ok(report) => reports.push(report),
+                Err(CoreError::Full { .. }) => self.cores.tell(&[*core], undo),
+                Err(error) => tracing::warn!("while undoing a change that failed: {error}"),
+            }
+        }
+        reports
+    }
+
+    /// Tells cores what they could not be told when it happened.
+    pub fn deliver(&mut self) {
+        self.cores.deliver();
     }
 
     fn target(&self, name: &str) -> Result<&Target, Refused> {
@@ -282,7 +301,7 @@ fn refusal(error: &cores::CoreError) -> Refused {
     use crate::target::message::ActionError;
     let errno = match error {
         cores::CoreError::Refused(ActionError::OpenChannel { .. }) => Errno::IO,
-        cores::CoreError::Silent { .. } => Errno::TIMEDOUT,
+        cores::CoreError::Silent { .. } | cores::CoreError::Full { .. } => Errno::TIMEDOUT,
         cores::CoreError::Stopped { .. } => Errno::SRCH,
     };
     Refused::new(errno, error.to_string())

@@ -29,6 +29,8 @@ pub struct Target {
     /// The service GUID was given, not derived.
     pub(super) guid_given: bool,
     pub(super) luns: BTreeMap<u16, Mapping>,
+    /// All LUNs below are mapped.
+    pub(super) full_to: u16,
     pub(super) listeners: Vec<Listener>,
     /// The cores were told to forget it, and not all have done so.
     deleting: bool,
@@ -92,6 +94,7 @@ impl Control {
             spec,
             guid_given: given.is_some(),
             luns: BTreeMap::new(),
+            full_to: 0,
             listeners: Vec::new(),
             deleting: false,
         });
@@ -118,20 +121,13 @@ impl Control {
     /// step fails the target is still there, without what was removed before, and the call can be
     /// repeated; in the last step nothing else can be done with it.
     pub fn delete_target(&mut self, name: &str) -> Result<(), Refused> {
-        let ended = self.end_target(name);
-        // After a failure too: what was unmapped before it is free.
-        self.close_unused_units();
-        ended
-    }
-
-    fn end_target(&mut self, name: &str) -> Result<(), Refused> {
         for listener in self.target(name)?.listeners.clone() {
             self.remove_listener(name, &listener)?;
         }
         let luns: Vec<u16> = self.target(name)?.luns.keys().copied().collect();
         for lun in luns {
             self.all(&Action::UnmapLun { target: name.to_owned(), lun })?;
-            self.target_mut(name)?.luns.remove(&lun);
+            self.forget_lun(name, lun)?;
         }
         self.target_mut(name)?.deleting = true;
         self.all(&Action::DeleteTarget { target: name.to_owned() })?;

@@ -1,7 +1,8 @@
 //! Looks at the media behind the bdevs now and then: a file that grew, a disk that is gone or back.
 //!
 //! [`Watch`] is a thread of its own, because a look at a sick device can take long: it holds
-//! nothing meanwhile, and only brings in what it found with the control plane locked.
+//! nothing meanwhile, and only brings in what it found with the control plane locked. It also
+//! brings to the cores what they could not be told at once.
 //!
 //! One look at a device is one or two system calls a second. Nothing here runs on a core.
 
@@ -42,7 +43,10 @@ impl Watch {
 /// Looks at every medium once.
 fn look(locked: &impl Fn(&mut dyn FnMut(&mut Control))) {
     let mut media = Vec::new();
-    locked(&mut |control| media = control.bdevs().media());
+    locked(&mut |control| {
+        control.deliver();
+        media = control.bdevs().media();
+    });
     for medium in media {
         let Some(medium) = medium.upgrade() else { continue };
         let Some(change) = medium.look() else { continue };

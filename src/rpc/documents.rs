@@ -42,11 +42,12 @@ pub struct Documents {
     start: usize,
     scanned: usize,
     state: State,
+    count: u64,
 }
 
 impl Default for Documents {
     fn default() -> Self {
-        Documents { bytes: Vec::new(), start: 0, scanned: 0, state: State::Between }
+        Documents { bytes: Vec::new(), start: 0, scanned: 0, state: State::Between, count: 0 }
     }
 }
 
@@ -83,7 +84,13 @@ impl Documents {
         if self.state == State::Bare { self.cut() } else { Next::More }
     }
 
+    /// Documents so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     fn cut(&mut self) -> Next {
+        self.count += 1;
         let document = self.bytes[self.start..self.scanned].to_vec();
         self.start = self.scanned;
         self.state = State::Between;

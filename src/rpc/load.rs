@@ -128,7 +128,7 @@ struct Step<'a> {
     change: Change,
     method: String,
     params: Option<&'a RawValue>,
-    line: usize,
+    raw: &'a RawValue,
     place: String,
 }
 
@@ -163,7 +163,8 @@ pub fn load(control: &mut Control, text: &str) -> Result<(), LoadError> {
                     }
                 }
                 let why = format!("{} ({}): {error}", step.place, step.method);
-                return Err(LoadError { line: Some(step.line), why, code: error.code });
+                let line = Some(line_of(text, step.raw));
+                return Err(LoadError { line, why, code: error.code });
             }
         }
     }
@@ -203,19 +204,20 @@ fn step<'a>(
     raw: &'a RawValue,
 ) -> Result<Step<'a>, LoadError> {
     let place = format!("entry {index} of subsystem {subsystem}");
-    let line = line_of(text, raw);
+    // Counting lines takes as long as the document is: only for those that are told.
+    let line = || line_of(text, raw);
     let entry: Entry<'a> = serde_json::from_str(raw.get()).map_err(|error| {
-        LoadError::at(line + error.line() - 1, format!("{place}: {}", without_place(&error)))
+        LoadError::at(line() + error.line() - 1, format!("{place}: {}", without_place(&error)))
     })?;
     let method = entry.method;
     let own = if subsystem == "bdev" { "bdev_" } else { "srpt_" };
     match methods::change_named(&method).filter(|_| method.starts_with(own)) {
-        Some(change) => Ok(Step { change, method, params: entry.params, line, place }),
+        Some(change) => Ok(Step { change, method, params: entry.params, raw, place }),
         None => {
             let known: Vec<&str> =
                 methods::changes().filter(|name| name.starts_with(own)).collect();
             let known = known.join(", ");
-            Err(LoadError::at(line, format!("{place}: method {method:?} is not one of {known}")))
+            Err(LoadError::at(line(), format!("{place}: method {method:?} is not one of {known}")))
         }
     }
 }

@@ -7,11 +7,11 @@
 //! A client can send anything and stop anywhere: requests, answers, clients and the time for a
 //! write are bounded, and a client harms only its own connection. Nothing here runs on a core.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use crate::control::Control;
+use crate::control::{Control, Refused};
 
 pub mod dispatch;
 mod documents;
@@ -32,10 +32,15 @@ pub use error::RpcError;
 pub use server::Server;
 pub use socket::BindError;
 
+/// Requests that may wait for a change at a time: fewer than there are clients, so that those who
+/// wait can't lock others out.
+pub const WAITING_MAX: usize = 32;
+
 /// The control plane as the threads of all clients see it.
 pub struct Shared {
     control: Mutex<Control>,
     changed: Condvar,
+    waiting: AtomicUsize,
     stopping: AtomicBool,
 }
 
@@ -45,6 +50,7 @@ impl Shared {
         Shared {
             control: Mutex::new(control),
             changed: Condvar::new(),
+            waiting: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
         }
     }
@@ -68,22 +74,46 @@ impl Shared {
     }
 
     /// Waits, without holding the lock, until `ready` gives something or `deadline` has passed.
+    /// Refused when [`WAITING_MAX`] others wait already.
     fn wait_for<T>(
         &self,
         deadline: Instant,
         mut ready: impl FnMut(&mut Control) -> Option<T>,
-    ) -> Option<T> {
+    ) -> Result<Option<T>, Refused> {
         let mut control = self.control();
+        let mut place = None;
         loop {
             if let Some(found) = ready(&mut control) {
-                return Some(found);
+                return Ok(Some(found));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.stopping.load(Ordering::Acquire) {
-                return None;
+                return Ok(None);
+            }
+            if place.is_none() {
+                place = Some(Place::among(&self.waiting)?);
             }
             let waited = self.changed.wait_timeout(control, left);
             control = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
+    }
+}
+
+/// Of a request that waits.
+struct Place<'a>(&'a AtomicUsize);
+
+impl Place<'_> {
+    fn among(waiting: &AtomicUsize) -> Result<Place<'_>, Refused> {
+        let place = Place(waiting);
+        if waiting.fetch_add(1, Ordering::Relaxed) < WAITING_MAX {
+            return Ok(place);
+        }
+        Err(Refused::busy(format!("{WAITING_MAX} requests wait already, the limit")))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -1,4 +1,8 @@
 //! Clients: one blocking thread each.
+//!
+//! There is room for [`CLIENTS_MAX`]. When it is taken, or descriptors run out, the client that has
+//! been without a request for longest makes room for the new one, so that idle clients never lock
+//! an operator out. A client whose request is being carried out stays.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -11,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::Shared;
@@ -30,13 +34,19 @@ const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long what follows a refused request is thrown away before the connection closes.
 const DISCARD_WAIT_MAX: Duration = Duration::from_secs(5);
 
+/// How long a stop waits for answers to be taken. Less than a second.
+const PARTING_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// When accepting is tried again that failed with nobody to make room: others may have closed
+/// descriptors, or a client has left, which ends the wait at once.
+const RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+
 /// Bytes of one read.
 const READ_BYTES: usize = 64 * 1024;
 
 /// A running server. Dropping it ends all connections and removes the socket.
 pub struct Server {
     clients: Arc<Clients>,
-    wake: Option<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,19 +54,84 @@ struct Clients {
     shared: Arc<Shared>,
     write_wait_max: Duration,
     stopping: AtomicBool,
+    /// An eventfd: a client has left, or the server stops.
+    wake: OwnedFd,
     open: Mutex<Open>,
 }
 
 #[derive(Default)]
 struct Open {
     next: u64,
-    streams: BTreeMap<u64, UnixStream>,
+    /// Rises whenever a client becomes idle.
+    moment: u64,
+    clients: BTreeMap<u64, Client>,
     threads: Vec<JoinHandle<()>>,
+}
+
+struct Client {
+    stream: Arc<UnixStream>,
+    /// When it became idle; `None` while a request is carried out.
+    idle_since: Option<u64>,
+}
+
+impl Open {
+    fn idle(&mut self, number: u64) {
+        self.moment += 1;
+        if let Some(client) = self.clients.get_mut(&number) {
+            client.idle_since = Some(self.moment);
+        }
+    }
+
+    /// Ends the client that has been idle for longest; false when none is.
+    fn make_room(&mut self) -> bool {
+        let idle = self.clients.iter().filter_map(|(number, c)| Some((c.idle_since?, *number)));
+        let Some((_, number)) = idle.min() else { return false };
+        if let Some(client) = self.clients.remove(&number) {
+            tracing::debug!("RPC client {number}: idle for longest, makes room for another one");
+            let _ = client.stream.shutdown(Shutdown::Both);
+        }
+        true
+    }
 }
 
 impl Clients {
     fn open(&self) -> MutexGuard<'_, Open> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client has sent something: since when it was idle. `None`: it has made room for another
+    /// one, and nothing of it is done.
+    fn begin(&self, number: u64) -> Option<u64> {
+        self.open().clients.get_mut(&number)?.idle_since.take()
+    }
+
+    /// Its requests have been answered; or there was none, and it is idle as before.
+    fn end(&self, number: u64, idle_since: Option<u64>) {
+        let mut open = self.open();
+        open.idle(number);
+        if let (Some(client), Some(moment)) = (open.clients.get_mut(&number), idle_since) {
+            client.idle_since = Some(moment);
+        }
+    }
+
+    /// Waits until all clients have left, but not for those that don't take their answers.
+    fn wait_until_gone(&self) {
+        let deadline = Instant::now() + PARTING_WAIT_MAX;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.open().clients.is_empty() {
+                return;
+            }
+            let wait = Timespec { tv_sec: 0, tv_nsec: i64::from(left.subsec_nanos()) };
+            let mut ready = [PollFd::new(&self.wake, PollFlags::IN)];
+            let _ = rustix::event::poll(&mut ready, Some(&wait));
+            let _ = rustix::io::read(&self.wake, &mut [0; 8]);
+        }
+    }
+
+    fn wake(&self) {
+        // It can only fail when it is readable already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
     }
 }
 
@@ -75,23 +150,24 @@ impl Server {
         let socket = Socket::bind(path)?;
         let failed =
             |what: &'static str, errno: Errno| BindError::Os { path: path.to_owned(), what, errno };
-        let (woken, wake) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
-            .map_err(|errno| failed("pipe", errno))?;
+        let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| failed("eventfd", errno))?;
         let clients = Arc::new(Clients {
             shared,
             write_wait_max,
             stopping: AtomicBool::new(false),
+            wake,
             open: Mutex::default(),
         });
         let acceptor = Arc::clone(&clients);
         let thread = std::thread::Builder::new()
             .name("rpc".to_owned())
-            .spawn(move || accept(&socket, &woken, &acceptor))
+            .spawn(move || accept(&socket, &acceptor))
             .map_err(|error| {
                 failed("thread", Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
             })?;
         tracing::info!("RPC socket {}: listening", path.display());
-        Ok(Server { clients, wake: Some(wake), thread: Some(thread) })
+        Ok(Server { clients, thread: Some(thread) })
     }
 
     /// Ends all connections and removes the socket. A request in progress is finished first.
@@ -102,15 +178,21 @@ impl Server {
     fn end(&mut self) {
         self.clients.stopping.store(true, Ordering::Release);
         self.clients.shared.stop_waiting();
-        drop(self.wake.take());
+        self.clients.wake();
         if let Some(thread) = self.thread.take() {
             // Its panic has been reported by the panic hook.
             let _ = thread.join();
         }
+        for client in self.clients.open().clients.values() {
+            // Who has asked gets the answer.
+            let how = if client.idle_since.is_some() { Shutdown::Both } else { Shutdown::Read };
+            let _ = client.stream.shutdown(how);
+        }
+        self.clients.wait_until_gone();
         let threads = {
             let mut open = self.clients.open();
-            for stream in open.streams.values() {
-                let _ = stream.shutdown(Shutdown::Both);
+            for client in open.clients.values() {
+                let _ = client.stream.shutdown(Shutdown::Both);
             }
             std::mem::take(&mut open.threads)
         };
@@ -126,11 +208,16 @@ impl Drop for Server {
     }
 }
 
-fn accept(socket: &Socket, woken: &OwnedFd, clients: &Arc<Clients>) {
+fn accept(socket: &Socket, clients: &Arc<Clients>) {
+    let mut starved = false;
     loop {
-        let mut ready =
-            [PollFd::new(&socket.listener, PollFlags::IN), PollFd::new(woken, PollFlags::IN)];
-        match rustix::event::poll(&mut ready, None) {
+        let wake = PollFd::new(&clients.wake, PollFlags::IN);
+        let mut ready = [wake, PollFd::new(&socket.listener, PollFlags::IN)];
+        let polled = match starved {
+            true => rustix::event::poll(&mut ready[..1], Some(&RETRY)),
+            false => rustix::event::poll(&mut ready, None),
+        };
+        match polled {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => {
                 tracing::error!("RPC socket: no more clients: {errno}");
@@ -140,13 +227,21 @@ fn accept(socket: &Socket, woken: &OwnedFd, clients: &Arc<Clients>) {
         if clients.stopping.load(Ordering::Acquire) {
             return;
         }
+        let _ = rustix::io::read(&clients.wake, &mut [0; 8]);
         match socket.listener.accept() {
-            Ok((stream, _)) => welcome(stream, clients),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Ok((stream, _)) => {
+                starved = false;
+                welcome(stream, clients);
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => starved = false,
             Err(error) => {
-                // Out of descriptors, most likely: the client stays in the backlog meanwhile.
-                tracing::warn!("RPC socket: {error}");
-                std::thread::sleep(Duration::from_millis(100));
+                // Out of descriptors, most likely: the client stays in the backlog until one that
+                // makes room has left.
+                if !starved {
+                    tracing::warn!("RPC socket: {error}");
+                    clients.open().make_room();
+                }
+                starved = true;
             }
         }
     }
@@ -155,36 +250,39 @@ fn accept(socket: &Socket, woken: &OwnedFd, clients: &Arc<Clients>) {
 fn welcome(stream: UnixStream, clients: &Arc<Clients>) {
     let mut open = clients.open();
     open.threads.retain(|thread| !thread.is_finished());
-    if open.streams.len() >= CLIENTS_MAX {
+    if open.clients.len() >= CLIENTS_MAX && !open.make_room() {
         drop(open);
-        let refused = Refused::busy(format!("{CLIENTS_MAX} clients are connected, the limit"));
+        let what = format!("{CLIENTS_MAX} clients have requests in progress, the limit");
+        let refused = RpcError::from(Refused::busy(what));
         // The answer is smaller than any socket buffer, so this does not block.
-        let _ = (&stream).write_all(&dispatch::refuse_document(&RpcError::from(refused)));
+        let _ = (&stream).write_all(&dispatch::refuse_document(&refused));
         return;
     }
     let ready = stream
         .set_nonblocking(false)
-        .and_then(|()| stream.set_write_timeout(Some(clients.write_wait_max)))
-        .and_then(|()| stream.try_clone());
-    let twin = match ready {
-        Ok(twin) => twin,
-        Err(error) => return tracing::warn!("RPC client: {error}"),
-    };
+        .and_then(|()| stream.set_write_timeout(Some(clients.write_wait_max)));
+    if let Err(error) = ready {
+        return tracing::warn!("RPC client: {error}");
+    }
+    let stream = Arc::new(stream);
     let number = open.next;
     open.next += 1;
-    open.streams.insert(number, twin);
+    open.clients.insert(number, Client { stream: Arc::clone(&stream), idle_since: None });
+    open.idle(number);
     let mine = Arc::clone(clients);
     let spawned =
         std::thread::Builder::new().name(format!("rpc client {number}")).spawn(move || {
-            let _leaving = Leaving { clients: &mine, number };
-            if let Err(error) = serve(&stream, &mine.shared) {
+            let leaving = Leaving { clients: &mine, number };
+            // Closed before room is announced.
+            let stream = stream;
+            if let Err(error) = serve(&stream, &leaving) {
                 tracing::debug!("RPC client {number}: {error}");
             }
         });
     match spawned {
         Ok(thread) => open.threads.push(thread),
         Err(error) => {
-            open.streams.remove(&number);
+            open.clients.remove(&number);
             tracing::warn!("RPC client: {error}");
         }
     }
@@ -198,13 +296,14 @@ struct Leaving<'a> {
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        if let Some(stream) = self.clients.open().streams.remove(&self.number) {
-            let _ = stream.shutdown(Shutdown::Both);
+        if let Some(client) = self.clients.open().clients.remove(&self.number) {
+            let _ = client.stream.shutdown(Shutdown::Both);
         }
+        self.clients.wake();
     }
 }
 
-fn serve(mut stream: &UnixStream, shared: &Shared) -> io::Result<()> {
+fn serve(mut stream: &UnixStream, client: &Leaving<'_>) -> io::Result<()> {
     let mut documents = Documents::default();
     let mut bytes = vec![0; READ_BYTES];
     loop {
@@ -220,8 +319,15 @@ fn serve(mut stream: &UnixStream, shared: &Shared) -> io::Result<()> {
             }
             return Ok(());
         }
+        let Some(idle_since) = client.clients.begin(client.number) else { return Ok(()) };
+        let before = documents.count();
         let mut write = |answer: &[u8]| stream.write_all(answer);
-        if dispatch::received(shared, &mut documents, &bytes[..len], &mut write)? == Then::Close {
+        let shared = &client.clients.shared;
+        let then = dispatch::received(shared, &mut documents, &bytes[..len], &mut write);
+        // Bytes that make no request are no reason to stay.
+        let idle_since = (documents.count() == before).then_some(idle_since);
+        client.clients.end(client.number, idle_since);
+        if then? == Then::Close {
             return discard(stream, &mut bytes);
         }
     }

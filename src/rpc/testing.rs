@@ -87,6 +87,10 @@ impl Cores for FakeCores {
         };
         cores.iter().map(|core| answer(*core)).collect()
     }
+
+    fn tell(&mut self, cores: &[usize], action: &Action) {
+        self.ask(cores, action);
+    }
 }
 
 struct FakeListeners(Record);

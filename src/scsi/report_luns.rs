@@ -25,18 +25,21 @@ impl LunSelect {
 
 /// Writes the parameter data for `luns` (ascending, each at most 16383) to the front of `out`, cut
 /// off at its end; LUN LIST LENGTH counts all of them (SPC-4 6.33). Returns the bytes written.
-pub fn report_luns(select: LunSelect, luns: impl Iterator<Item = u16>, out: &mut [u8]) -> usize {
-    let mut at = 8;
-    if select != LunSelect::WellKnown {
-        for lun in luns {
-            put(out, at, &lun_bytes(lun));
-            at += 8;
-        }
+/// Costs as many steps as LUNs have room.
+pub fn report_luns(
+    select: LunSelect,
+    luns: impl ExactSizeIterator<Item = u16>,
+    out: &mut [u8],
+) -> usize {
+    let count = if select == LunSelect::WellKnown { 0 } else { luns.len() };
+    let list_bytes = u32::try_from(8 * count).expect("16384 LUNs at most");
+    let (header, list) = out.split_at_mut(out.len().min(8));
+    put(header, 0, &list_bytes.to_be_bytes());
+    put(header, 4, &[0; 4]);
+    for (place, lun) in list.chunks_mut(8).zip(luns.take(count)) {
+        put(place, 0, &lun_bytes(lun));
     }
-    let list_bytes = u32::try_from(at - 8).expect("16384 LUNs at most");
-    put(out, 0, &list_bytes.to_be_bytes());
-    put(out, 4, &[0; 4]);
-    at.min(out.len())
+    out.len().min(8 + 8 * count)
 }
 
 /// Copies as much of `bytes` to `out[at..]` as has room.
@@ -98,6 +101,17 @@ mod tests {
                 assert_eq!(out[..4], [0, 0, 0, 16]);
             }
         }
+    }
+
+    #[test]
+    fn what_has_no_room_is_not_looked_at() {
+        let mut seen = 0;
+        let luns = (0..16384u16).inspect(|_| seen += 1);
+        let mut out = [0xff; 8 + 8 + 3];
+        assert_eq!(report_luns(LunSelect::All, luns, &mut out), 19);
+        assert_eq!(out[..4], [0, 2, 0, 0]);
+        assert_eq!(out[16..], [0, 1, 0]);
+        assert!(seen <= 3, "{seen} LUNs");
     }
 
     #[test]

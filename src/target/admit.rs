@@ -345,7 +345,7 @@ impl<F: Fabric> Shard<F> {
     ) -> Option<Buf> {
         let connection = self.connections[conn.index as usize].as_ref().expect("live channel");
         let whole = match content {
-            Content::Luns(_) => 8 + 8 * self.luns.lun_count(connection.target),
+            Content::Luns(_) => 8 + 8 * self.luns.lun_list(connection.target).len(),
             Content::Unit(_) | Content::Sense { .. } => ANSWER_BYTES_MAX,
         };
         let bytes = whole.min(usize::try_from(allocation).unwrap_or(usize::MAX));

@@ -1,99 +1,25 @@
-//! Logical units, the LUN map, and one core's channels to the devices behind them.
+//! The LUN map, and one core's channels to the devices behind it.
 //!
-//! A [`LogicalUnit`] is shared by cores and targets. [`Luns`] is one core's copy of the map: the
-//! path of a command reads only that. A mapping that commands still use stays until the last one
-//! has ended, invisible to new ones.
+//! [`Luns`] is one core's copy of the map: the path of a command reads only that. A mapping that
+//! commands still use stays until the last one has ended, invisible to new ones.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, IoOp, OpenError, ScsiEnd, ScsiIo};
 use reactor::{Batch, Buf, Instant, Slab, Tag};
 
-use super::limiter::Limiter;
 use super::mark::{Mark, mark};
 use super::message::{IoCounts, Report, Token};
 use super::meter::{Histogram, Meter, OpKind};
-use crate::scsi::Identity;
+
+pub use super::unit::LogicalUnit;
 
 /// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
 pub const LUN_MAX: u16 = 16383;
 
 /// Mappings of all targets together: every core has a place for each.
 pub const MAPPINGS_MAX: usize = 16384;
-
-/// A logical unit: one bdev with its SCSI identity. The same for every target that maps the bdev.
-#[derive(Debug)]
-pub struct LogicalUnit {
-    /// Number among all logical units of the process, never reused.
-    pub id: u32,
-    /// The device.
-    pub bdev: Arc<dyn Bdev>,
-    /// Vendor, product, serial number and designators.
-    pub identity: Identity,
-    /// A command that must not be interrupted (COMPARE AND WRITE) is under way, on any core.
-    exclusive: AtomicBool,
-    /// The session that has reserved the unit, or [`NOBODY`].
-    reserved_by: AtomicU64,
-    /// Rate limits of the device.
-    pub limiter: Arc<Limiter>,
-}
-
-/// No session: their numbers begin with 1.
-const NOBODY: u64 = 0;
-
-impl LogicalUnit {
-    /// A logical unit for a device.
-    pub fn new(id: u32, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
-        LogicalUnit {
-            id,
-            bdev,
-            identity,
-            exclusive: AtomicBool::new(false),
-            reserved_by: AtomicU64::new(NOBODY),
-            limiter: Arc::default(),
-        }
-    }
-
-    /// Begins an uninterrupted command; false while another one is under way.
-    pub fn try_enter(&self) -> bool {
-        self.exclusive.compare_exchange(false, true, Ordering::AcqRel, Ordering::Relaxed).is_ok()
-    }
-
-    /// Ends an uninterrupted command.
-    pub fn leave(&self) {
-        let was = self.exclusive.swap(false, Ordering::AcqRel);
-        assert!(was, "left a logical unit that nobody had entered");
-    }
-
-    /// Reserves the unit for a session (SPC-2 7.21); again is fine. False: another one has it.
-    pub fn reserve(&self, session: u64) -> bool {
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        match self.reserved_by.compare_exchange(NOBODY, session, order.0, order.1) {
-            Ok(_) => true,
-            Err(holder) => holder == session,
-        }
-    }
-
-    /// Ends a session's reservation, if it has one.
-    pub fn release(&self, session: u64) {
-        let order = (Ordering::AcqRel, Ordering::Relaxed);
-        let _ = self.reserved_by.compare_exchange(session, NOBODY, order.0, order.1);
-    }
-
-    /// Ends whatever reservation there is: after a reset.
-    pub fn release_all(&self) {
-        self.reserved_by.store(NOBODY, Ordering::Release);
-    }
-
-    /// True when another session than this one has reserved the unit.
-    #[inline]
-    pub fn is_reserved_by_other(&self, session: u64) -> bool {
-        let holder = self.reserved_by.load(Ordering::Acquire);
-        holder != NOBODY && holder != session
-    }
-}
 
 /// An SRP target as the cores see it: its service GUID is both halves of the target port ID.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -145,6 +71,8 @@ pub struct Device {
     channel: Box<dyn IoChannel>,
     mappings: u32,
     active: bool,
+    /// The control plane has let go of it; commands of its last mapping have not.
+    closing: bool,
 }
 
 impl Device {
@@ -171,6 +99,8 @@ const LOW_LUNS: usize = 256;
 pub struct Luns {
     targets: Vec<Option<Target>>,
     mappings: Slab<Mapping>,
+    /// The mappings of each logical unit that are in the map, by its number.
+    units: BTreeMap<u32, Vec<Tag>>,
     devices: Vec<Option<Device>>,
     active: Vec<usize>,
     context: CoreContext,
@@ -182,6 +112,7 @@ impl Luns {
         Luns {
             targets: Vec::new(),
             mappings: Slab::new(MAPPINGS_MAX),
+            units: BTreeMap::new(),
             devices: Vec::new(),
             active: Vec::new(),
             context,
@@ -201,6 +132,7 @@ impl Luns {
     pub fn delete_target(&mut self, index: usize) {
         let Some(target) = self.targets[index].take() else { return };
         for tag in target.luns.into_values() {
+            self.hide(tag);
             self.drop_mapping(tag);
         }
     }
@@ -242,10 +174,12 @@ impl Luns {
             uses: 0,
             leaving: Vec::new(),
         };
+        let unit = mapping.lu.id;
         let tag = self
             .mappings
             .insert(mapping)
             .unwrap_or_else(|_| panic!("the control plane keeps to the limit"));
+        self.units.entry(unit).or_default().push(tag);
         self.devices[device].as_mut().expect("just opened").mappings += 1;
         let target = self.target_mut(target);
         let old = target.luns.insert(lun, tag);
@@ -261,9 +195,9 @@ impl Luns {
     pub fn unmap(&mut self, target: &str, lun: u16, token: Token) -> bool {
         let Some(index) = self.target_index(target) else { return true };
         let target = self.target_mut(index);
-        let Some(tag) = target.luns.remove(&lun).or_else(|| self.leaving(index, lun)) else {
-            return true;
-        };
+        let mapped = target.luns.remove(&lun);
+        mapped.inspect(|tag| self.hide(*tag));
+        let Some(tag) = mapped.or_else(|| self.leaving(index, lun)) else { return true };
         let target = self.target_mut(index);
         if let Some(slot) = target.low.get_mut(usize::from(lun)) {
             *slot = None;
@@ -278,6 +212,16 @@ impl Luns {
         true
     }
 
+    /// A mapping is no longer in the map.
+    fn hide(&mut self, tag: Tag) {
+        let unit = self.mapping(tag).lu.id;
+        let tags = self.units.get_mut(&unit).expect("of a mapping in the map");
+        tags.retain(|other| *other != tag);
+        if tags.is_empty() {
+            self.units.remove(&unit);
+        }
+    }
+
     /// What was mapped under a LUN until it was taken out, and commands still use.
     fn leaving(&self, target: usize, lun: u16) -> Option<Tag> {
         let left = |mapping: &Mapping| {
@@ -286,13 +230,8 @@ impl Luns {
         self.mappings.iter().find_map(|(tag, mapping)| left(mapping).then_some(tag))
     }
 
-    /// Number of LUNs of a target.
-    pub fn lun_count(&self, target: usize) -> usize {
-        self.target(target).luns.len()
-    }
-
     /// The LUNs of a target, ascending.
-    pub fn lun_list(&self, target: usize) -> impl Iterator<Item = u16> + '_ {
+    pub fn lun_list(&self, target: usize) -> impl ExactSizeIterator<Item = u16> + '_ {
         self.target(target).luns.keys().copied()
     }
 
@@ -351,23 +290,19 @@ impl Luns {
 
     /// Where a logical unit is mapped: pairs of target name and LUN.
     pub fn places_of(&self, unit: u32) -> Vec<(String, u16)> {
-        self.places(|mapping| mapping.lu.id == unit)
+        let tags = self.units.get(&unit).into_iter().flatten();
+        tags.map(|tag| self.place(self.mapping(*tag))).collect()
     }
 
     /// Where a device is mapped: pairs of target name and LUN.
     pub fn places_of_bdev(&self, bdev: &str) -> Vec<(String, u16)> {
-        self.places(|mapping| mapping.lu.bdev.name() == bdev)
+        let of = |mapping: &&Mapping| mapping.lu.bdev.name() == bdev && mapping.leaving.is_empty();
+        let mappings = self.mappings.iter().map(|(_, mapping)| mapping);
+        mappings.filter(of).map(|mapping| self.place(mapping)).collect()
     }
 
-    fn places(&self, wanted: impl Fn(&Mapping) -> bool) -> Vec<(String, u16)> {
-        let wanted = &wanted;
-        let places = self.targets.iter().flatten().flat_map(|target| {
-            target.luns.iter().filter_map(move |(lun, tag)| {
-                let mapping = self.mappings.get(*tag)?;
-                wanted(mapping).then(|| (target.spec.name.clone(), *lun))
-            })
-        });
-        places.collect()
+    fn place(&self, mapping: &Mapping) -> (String, u16) {
+        (self.target(mapping.target).spec.name.clone(), mapping.lun)
     }
 
     /// Looks again at a device's size and abilities, and whether its medium is there.
@@ -548,26 +483,33 @@ impl Luns {
         self.mappings.get(mapping).map(|mapping| mapping.lu.id)
     }
 
-    /// Closes a device's channel if no mapping uses it; what the channel did.
+    /// Closes a device's channel; what the channel did. A mapping that commands still use closes it
+    /// with its end, and what it did is not told.
     pub fn close(&mut self, bdev: &str) -> Report {
         let mut report = Report::default();
         for slot in &mut self.devices {
-            if slot.as_ref().is_some_and(|d| d.mappings == 0 && d.bdev.name() == bdev)
-                && let Some(device) = slot.take()
-            {
-                report.bdevs.push(device.named_counts());
-                report.histogram = device.meter.histogram;
+            let Some(device) = slot.take_if(|device| device.bdev.name() == bdev) else { continue };
+            if device.mappings > 0 {
+                *slot = Some(Device { closing: true, ..device });
+                continue;
             }
+            report.bdevs.push(device.named_counts());
+            report.histogram = device.meter.histogram;
         }
+        self.drop_inactive();
+        report
+    }
+
+    fn drop_inactive(&mut self) {
         let devices = &self.devices;
         self.active.retain(|device| devices[*device].is_some());
-        report
     }
 
     fn open(&mut self, bdev: &Arc<dyn Bdev>) -> Result<usize, OpenError> {
         let same =
             |slot: &Option<Device>| slot.as_ref().is_some_and(|d| Arc::ptr_eq(&d.bdev, bdev));
         if let Some(index) = self.devices.iter().position(same) {
+            self.devices[index].as_mut().expect("found by what it is").closing = false;
             return Ok(index);
         }
         let channel = bdev.open_channel(&mut self.context)?;
@@ -578,6 +520,7 @@ impl Luns {
             channel,
             mappings: 0,
             active: false,
+            closing: false,
         };
         match self.devices.iter().position(Option::is_none) {
             Some(index) => {
@@ -593,6 +536,12 @@ impl Luns {
 
     fn drop_mapping(&mut self, tag: Tag) {
         let mapping = self.mappings.remove(tag).expect("a live mapping");
-        self.devices[mapping.device].as_mut().expect("still open").mappings -= 1;
+        let slot = &mut self.devices[mapping.device];
+        let device = slot.as_mut().expect("still open");
+        device.mappings -= 1;
+        if device.mappings == 0 && device.closing {
+            *slot = None;
+            self.drop_inactive();
+        }
     }
 }

@@ -312,6 +312,17 @@ pub enum AbortScope {
     },
 }
 
+impl AbortScope {
+    /// True when commands of this session can be meant.
+    pub fn concerns(&self, session: Option<u64>) -> bool {
+        match self {
+            AbortScope::Task { session: asked, .. }
+            | AbortScope::TaskSet { session: asked, .. } => session == Some(*asked),
+            AbortScope::Unit { .. } => true,
+        }
+    }
+}
+
 /// Core to core.
 #[derive(Debug)]
 pub enum CoreMessage {

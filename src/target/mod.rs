@@ -18,5 +18,6 @@ pub mod shard;
 mod task;
 mod throttle;
 mod transfer;
+pub mod unit;
 
 pub use shard::Shard;

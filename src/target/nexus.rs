@@ -31,6 +31,10 @@ pub struct Nexus {
     /// Initiator port identifier.
     pub initiator_port_id: PortId,
     attentions: Box<[AtomicU8]>,
+    /// Every bit that may be set at some LUN.
+    raised: AtomicU8,
+    /// The session may have reserved a logical unit.
+    reserves: AtomicBool,
     /// An operator ends the session: channels that come to it leave at once.
     ended: AtomicBool,
 }
@@ -38,7 +42,15 @@ pub struct Nexus {
 impl Nexus {
     fn new(id: u64, target: Arc<TargetSpec>, initiator_port_id: PortId) -> Nexus {
         let attentions = (0..=LUN_MAX).map(|_| AtomicU8::new(Attention::PowerOn.bit())).collect();
-        Nexus { id, target, initiator_port_id, attentions, ended: AtomicBool::new(false) }
+        Nexus {
+            id,
+            target,
+            initiator_port_id,
+            attentions,
+            raised: AtomicU8::new(Attention::PowerOn.bit()),
+            reserves: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+        }
     }
 
     /// True once an operator ends the session.
@@ -60,21 +72,36 @@ impl Nexus {
     /// Raises attentions at a LUN.
     pub fn raise(&self, lun: u16, bits: u8) {
         self.attentions[usize::from(lun)].fetch_or(bits, Ordering::AcqRel);
+        self.raised.fetch_or(bits, Ordering::AcqRel);
     }
 
-    /// Forgets attentions at all LUNs: they were reported in another way.
-    pub fn clear_all(&self, bits: u8) {
+    /// Forgets attentions at all LUNs: they were reported in another way. Looks at the LUNs only if
+    /// one was raised since the last time. True if so.
+    pub fn clear_all(&self, bits: u8) -> bool {
+        // What is raised meanwhile is looked at the next time.
+        if self.raised.load(Ordering::Relaxed) & bits == 0
+            || self.raised.fetch_and(!bits, Ordering::AcqRel) & bits == 0
+        {
+            return false;
+        }
         for cell in &self.attentions {
             if cell.load(Ordering::Relaxed) & bits != 0 {
                 cell.fetch_and(!bits, Ordering::AcqRel);
             }
         }
+        true
     }
 
     fn raise_all(&self, bits: u8) {
         for cell in &self.attentions {
             cell.fetch_or(bits, Ordering::AcqRel);
         }
+        self.raised.fetch_or(bits, Ordering::AcqRel);
+    }
+
+    /// The session reserves a logical unit.
+    pub fn note_reservation(&self) {
+        self.reserves.store(true, Ordering::Release);
     }
 }
 
@@ -140,7 +167,7 @@ impl Registry {
     }
 
     /// A channel ended, in a session or while its login waited. Answers the session's number if
-    /// the session has ended with it.
+    /// the session has ended with it and may have reserved something.
     pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) -> Option<u64> {
         self.takeovers.retain(|takeover| takeover.ask.channel != channel);
         let at = self.sessions.iter().position(|s| s.channels.contains(&channel))?;
@@ -149,7 +176,8 @@ impl Registry {
         if !session.channels.is_empty() {
             return None;
         }
-        let ended = self.sessions.swap_remove(at).nexus.id;
+        let nexus = self.sessions.swap_remove(at).nexus;
+        let ended = nexus.id;
         let mut ready: Vec<_> = self.takeovers.extract_if(.., |t| t.old == ended).collect();
         // Of several logins that wait for the same session the last one holds.
         ready.sort_unstable_by_key(|takeover| takeover.ask.arrival);
@@ -165,7 +193,7 @@ impl Registry {
                 out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
             }
         }
-        Some(ended)
+        nexus.reserves.load(Ordering::Acquire).then_some(ended)
     }
 
     /// A session is to end: no channel joins it any more.
@@ -211,4 +239,30 @@ impl Registry {
 fn grant(ask: &LoginAsk, nexus: Arc<Nexus>, others: OtherChannels, out: &mut Outbox) {
     let conn = ask.channel.conn;
     out.send(ask.channel.core, CoreMessage::LoginGranted { conn, nexus, others });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nexus() -> Nexus {
+        let spec = TargetSpec { name: "t".into(), service_guid: 1, relative_port: 1 };
+        Nexus::new(1, Arc::new(spec), [0; 16])
+    }
+
+    #[test]
+    fn the_luns_are_gone_through_once_for_what_was_raised() {
+        let (nexus, changed) = (nexus(), Attention::LunsChanged.bit());
+        assert!(!nexus.clear_all(changed), "nothing was raised");
+        nexus.raise_all(changed);
+        nexus.raise(9, Attention::CapacityChanged.bit());
+        assert!(nexus.clear_all(changed));
+        assert!((0..100).all(|_| !nexus.clear_all(changed)));
+        assert_eq!(nexus.attentions(0), Attention::PowerOn.bit());
+        assert_eq!(nexus.attentions(9) & changed, 0);
+        assert_ne!(nexus.attentions(9) & Attention::CapacityChanged.bit(), 0);
+        nexus.raise(LUN_MAX, changed);
+        assert!(nexus.clear_all(changed));
+        assert_eq!(nexus.attentions(LUN_MAX) & changed, 0);
+    }
 }

@@ -54,7 +54,10 @@ pub(super) fn pass_plan(
         Pass::Here => None,
         Pass::RequestSense if is_attention_pending(connection, unit) => None,
         // Repeated when the plan is made again: the holder's own RESERVE changes nothing.
-        Pass::Reserve if unit.lu.reserve(session) => end(Outcome::GOOD),
+        Pass::Reserve if unit.lu.reserve(session) => {
+            connection.nexus.as_ref().inspect(|nexus| nexus.note_reservation());
+            end(Outcome::GOOD)
+        }
         Pass::Reserve => end(Outcome { status: ScsiStatus::ReservationConflict, sense: None }),
         Pass::Release => {
             unit.lu.release(session);

@@ -194,6 +194,9 @@ impl<F: Fabric> Shard<F> {
         let core = self.out.core();
         let Some(connection) = &mut self.connections[index] else { return 0 };
         let (conn, session, target) = (connection.id, connection.session(), connection.target);
+        if !scope.concerns(session) {
+            return 0;
+        }
         let mut count = 0;
         let paid = connection.paid;
         for place in 0..connection.waiting.len() as u32 {

@@ -47,7 +47,7 @@ impl Registry {
 
     /// Changes one latency of a slow device, in microseconds (`bdev_delay_update_latency`).
     pub fn update_latency(&self, name: &str, which: LatencyType, us: u64) -> Result<(), BdevError> {
-        let entry = &self.entries[self.position(name)?];
+        let entry = self.entry(name)?;
         match &entry.kind {
             Kind::Delay(delay) => delay.update(which, us),
             _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_delay_update_latency")),
@@ -78,7 +78,7 @@ impl Registry {
 
     /// Ends all injections of all devices and lets pending operations go on.
     pub fn end_injections(&self) {
-        for entry in &self.entries {
+        for entry in self.entries.iter() {
             if let Kind::Error(error) = &entry.kind {
                 error.clear();
                 error.resume_pending();
@@ -88,24 +88,17 @@ impl Registry {
 
     /// The names of the virtual devices over a device, from the lowest to the highest.
     pub fn names_over(&self, name: &str) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
-        // A base is created before what is over it.
-        for entry in &self.entries {
-            let below = entry.base.as_deref();
-            if below.is_some_and(|base| base == name || names.iter().any(|over| over == base)) {
-                names.push(entry.bdev.name().to_owned());
-            }
-        }
-        names
+        let over = |name: &str| self.entry(name).ok()?.over.clone();
+        std::iter::successors(over(name), |name| over(name)).collect()
     }
 
     /// The device that a virtual device is over.
     pub fn base_of(&self, name: &str) -> Option<&str> {
-        self.entries[self.position(name).ok()?].base.as_deref()
+        self.entry(name).ok()?.base.as_deref()
     }
 
     fn error_injection(&self, name: &str, method: &str) -> Result<&ErrorInjection, BdevError> {
-        let entry = &self.entries[self.position(name)?];
+        let entry = self.entry(name)?;
         match &entry.kind {
             Kind::Error(error) => Ok(error),
             _ => Err(wrong_kind(entry.bdev.as_ref(), method)),
@@ -120,7 +113,7 @@ impl Registry {
         uuid: Option<Uuid>,
     ) -> Result<Parts, BdevError> {
         let at = self.position(base)?;
-        let name = self.fresh_name(Some(name), "")?;
+        let name = self.checked_name(name)?;
         let uuid = self.fresh_uuid(uuid, module, &name)?;
         self.refuse_claimed(at)?;
         let below = &self.entries[at].bdev;
@@ -135,11 +128,12 @@ impl Registry {
 
     /// Claims the base and takes the device in.
     fn stack(&mut self, kind: Kind, module: &str, base: &dyn Bdev) -> Arc<dyn Bdev> {
-        let bdev = kind.bdev();
-        let by = format!("{module} bdev {}", bdev.name());
-        self.claim(base.name(), &by).expect("found and free just now");
-        let base = Some(base.name().to_owned());
-        self.entries.push(Entry { kind, bdev: Arc::clone(&bdev), claimed_by: None, base });
+        let entry = Entry::new(kind, Some(base.name().to_owned()));
+        let bdev = Arc::clone(&entry.bdev);
+        let below = self.position(base.name()).expect("found just now");
+        self.entries[below].over = Some(bdev.name().to_owned());
+        self.entries[below].claimed_by = Some(format!("{module} bdev {}", bdev.name()));
+        self.entries.push(entry);
         bdev
     }
 }

@@ -27,6 +27,21 @@ fn names_are_unique_and_given_when_absent() {
 }
 
 #[test]
+fn a_name_that_is_given_has_the_lowest_free_number() {
+    let mut registry = Registry::with_host("host");
+    for number in 0..20 {
+        assert_eq!(registry.create_null(null(None)).unwrap().name(), format!("Null{number}"));
+    }
+    for name in ["Null7", "Null3"] {
+        registry.delete(name, "bdev_null_delete").unwrap();
+    }
+    registry.create_null(null(Some("Null3"))).unwrap();
+    for next in ["Null7", "Null20"] {
+        assert_eq!(registry.create_null(null(None)).unwrap().name(), next);
+    }
+}
+
+#[test]
 fn names_are_printable() {
     let mut registry = Registry::with_host("host");
     let long = "x".repeat(256);

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # SCSI devices passed through, seen at the initiator as they are seen locally: a disk of scsi_debug
-# with errors and delays, what else scsi_debug plays, and a tape of tgt behind iSCSI.
+# with errors and delays, what else scsi_debug plays, and a tape of tgt behind iSCSI. The contract
+# suite of block devices runs on the disk first: srp-sg.sh FULL CONTRACT-BINARY.
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 # shellcheck source=target.sh
@@ -8,6 +9,7 @@
 # Process substitution looks there, and no udevd has made it.
 [ -e /dev/fd ] || ln --symbolic /proc/self/fd /dev/fd
 SIZE=8M TREE=etc SECTORS="512"
+contract=$2
 [ "${1:-no}" = no ] || SIZE=48M TREE="etc usr/bin" SECTORS="512 4096"
 debug=/sys/bus/pseudo/drivers/scsi_debug
 rxe_up || fail "soft-RoCE"
@@ -86,6 +88,9 @@ disk() { # SECTOR-BYTES
     here=$(local_sg 0)
     until_true 10 test -d "/sys/class/scsi_generic/$here/device/block" || fail "no disk"
     block=$(ls "/sys/class/scsi_generic/$here/device/block")
+    SRPT_SG_DEVICE=/dev/$here run "$contract" --exact a_scsi_disk_obeys_every_rule --nocapture
+    say "$1: the contract: $(grep --count '^sg: .*: passed' /tmp/out) checks passed"
+    grep --quiet 'sg: faults are seen: passed' /tmp/out || { cat /tmp/out; fail "the contract did not run"; }
     # What moves more than this is done in parts.
     echo 64 >"/sys/block/$block/queue/max_sectors_kb"
     if [ "$1" = 512 ]; then

@@ -281,7 +281,7 @@ fn list(on: &Shared, params: Params<'_>) -> Outcome {
         Some(json!([shown(control, bdev.as_ref(), by)]))
     };
     let wait_ms = timeout.map_or(0, |timeout| timeout.0);
-    let found = on.wait_for(Instant::now() + Duration::from_millis(wait_ms), look);
+    let found = on.wait_for(Instant::now() + Duration::from_millis(wait_ms), look)?;
     found.ok_or_else(|| match wait_ms {
         0 => Refused::missing(format!("bdev {name}")).into(),
         _ => {

@@ -43,11 +43,6 @@ fn set_limit(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo),
     let params: LimitParams = params::parse(params)?;
     let bdev = control.bdev(&params.name.0)?;
     let name = bdev.name().to_owned();
-    if bdev.scsi().is_some() {
-        return Err(RpcError::invalid_params(format!(
-            "name: {name} is a SCSI device, which takes commands as they are: no limits for them"
-        )));
-    }
     let before = control.rate_limits(&name);
     let bytes = |given: Option<Mbytes>, before| given.map_or(before, |given| given.0 * MBYTE);
     let mbytes = [params.rw_mbytes_per_sec, params.r_mbytes_per_sec, params.w_mbytes_per_sec];

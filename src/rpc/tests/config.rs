@@ -218,7 +218,6 @@ fn a_failure_takes_everything_back_and_names_the_line() {
             "1: map t 1 M unit 2 read_only false",
             "0: unmap t 1",
             "0: close M",
-            "1: close M",
             "0: unmap t 0",
             "1: unmap t 0",
             "0: changed t",

@@ -74,13 +74,7 @@ fn a_core_that_refuses_a_lun_leaves_no_trace() {
     let map = "map t0 1 N2 unit 3 read_only false";
     assert_eq!(
         bench.actions(),
-        [
-            format!("0: {map}"),
-            format!("1: {map}"),
-            "0: unmap t0 1".into(),
-            "0: close N2".into(),
-            "1: close N2".into()
-        ]
+        [format!("0: {map}"), format!("1: {map}"), "0: unmap t0 1".into(), "0: close N2".into(),]
     );
     assert_eq!(bench.saved(), before);
     bench.ok("bdev_null_delete", r#"{"name":"N2"}"#);
@@ -173,10 +167,10 @@ fn two_targets_share_one_logical_unit_until_the_last_unmap() {
         [
             "0: unmap t1 0",
             "1: unmap t1 0",
+            "0: close Null0",
+            "1: close Null0",
             "0: delete t1",
             "1: delete t1",
-            "0: close Null0",
-            "1: close Null0"
         ]
     );
     bench.ok("bdev_null_delete", r#"{"name":"Null0"}"#);

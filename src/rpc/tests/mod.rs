@@ -1,5 +1,7 @@
+mod claims;
 mod config;
 mod discovery;
+mod many;
 mod meters;
 mod methods;
 mod options;

@@ -4,13 +4,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::rpc::server::CLIENTS_MAX;
 use crate::rpc::testing::{Bench, Served};
-use crate::rpc::{BindError, Server};
+use crate::rpc::{BindError, Server, WAITING_MAX};
 
 const VERSION: &str = r#"{"jsonrpc":"2.0","id":1,"method":"spdk_get_version"}"#;
 
@@ -166,32 +167,73 @@ fn a_client_that_never_reads_is_closed_and_harms_nobody() {
     assert_eq!(lines(&served.talk(VERSION.as_bytes())).len(), 1);
 }
 
-#[test]
-fn one_client_too_many_is_told_so() {
-    let served = Served::start();
-    let mut clients: Vec<UnixStream> = Vec::new();
-    for _ in 0..CLIENTS_MAX {
+/// Clients that have each been served once, the longest idle first.
+fn idle_clients(served: &Served, count: usize) -> Vec<UnixStream> {
+    let client = |_| {
         let mut client = served.connect();
-        client.write_all(VERSION.as_bytes()).expect("open");
-        client.read_exact(&mut [0; 8]).expect("served");
-        clients.push(client);
+        client.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+        ask(&mut client);
+        client
+    };
+    (0..count).map(client).collect()
+}
+
+/// One request and its answer, up to the line's end.
+fn ask(client: &mut UnixStream) -> String {
+    client.write_all(VERSION.as_bytes()).expect("open");
+    line(client)
+}
+
+fn line(client: &mut UnixStream) -> String {
+    let (mut answer, mut byte) = (String::new(), [0]);
+    while !answer.ends_with('\n') && client.read(&mut byte).expect("an answer") == 1 {
+        answer.push(char::from(byte[0]));
     }
-    let mut answer = String::new();
-    served.connect().read_to_string(&mut answer).expect("told");
-    assert!(answer.contains("\"code\":-16") && answer.contains("64 clients"), "{answer}");
-    drop(clients);
+    answer
+}
+
+#[test]
+fn the_client_that_is_idle_for_longest_makes_room() {
+    let served = Served::start();
+    let mut clients = idle_clients(&served, CLIENTS_MAX);
+    // Half a request keeps no place, and the first one is idle no longer than the second.
+    clients[1].write_all(b"{\"id\":1,").expect("open");
+    ask(&mut clients[0]);
+    for gone in [1, 2] {
+        assert_eq!(lines(&served.talk(VERSION.as_bytes())).len(), 1);
+        assert_eq!(clients[gone].read(&mut [0; 8]).expect("closed in order"), 0);
+        // What has left again gives its place back.
+        clients.push(idle_clients(&served, 1).remove(0));
+    }
+    for (number, client) in clients.iter_mut().enumerate().filter(|(n, _)| ![1, 2].contains(n)) {
+        assert!(ask(client).contains("fields"), "client {number}");
+    }
+}
+
+#[test]
+fn a_client_that_waits_for_an_answer_keeps_its_place() {
+    let served = Served::start();
+    let wait = |name: &str, ms: u32| {
+        format!(
+            r#"{{"id":1,"method":"bdev_get_bdevs","params":{{"name":"{name}","timeout":{ms}}}}}"#
+        )
+    };
+    let mut waiting = idle_clients(&served, WAITING_MAX);
+    for client in &mut waiting {
+        client.write_all(wait("late", 600_000).as_bytes()).expect("open");
+    }
     let started = Instant::now();
-    loop {
-        // A refused client may be closed while it still writes.
-        let mut client = served.connect();
-        let mut answer = String::new();
-        let wrote = client.write_all(VERSION.as_bytes());
-        let _ = client.shutdown(std::net::Shutdown::Write);
-        if wrote.is_ok() && client.read_to_string(&mut answer).is_ok() && answer.contains("fields")
-        {
-            break;
-        }
-        assert!(started.elapsed() < Duration::from_secs(10), "places are not given back");
+    while served.bench.shared.waiting.load(Ordering::Relaxed) < WAITING_MAX {
+        assert!(started.elapsed() < Duration::from_secs(60), "they do not wait");
+        std::thread::yield_now();
+    }
+    let refused = served.talk(wait("x", 1).as_bytes());
+    assert_eq!(error_code(&lines(&refused)[0]), -16, "{refused}");
+    // Those that do nothing come and go.
+    let _idle = idle_clients(&served, CLIENTS_MAX);
+    served.bench.ok("bdev_null_create", r#"{"name":"late","num_blocks":8,"block_size":512}"#);
+    for client in &mut waiting {
+        assert!(line(client).contains("\"name\":\"late\""));
     }
 }
 

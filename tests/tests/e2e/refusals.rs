@@ -44,6 +44,81 @@ fn files_that_are_no_disks() {
 }
 
 #[test]
+fn what_is_no_disk_at_all() {
+    let target = Target::start();
+    let pipe = target.path("pipe");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &pipe,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR,
+        0,
+    )
+    .unwrap();
+    let socket = target.path("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    // To open a pipe must not wait for its other end.
+    for (path, words) in [
+        (pipe.as_path(), "not a regular file or block device"),
+        (std::path::Path::new("/dev/null"), "not a regular file or block device"),
+        (&socket, "socket"),
+    ] {
+        let refusal = uring(&target, path);
+        assert!(refusal.message.contains(words), "{}: {refusal:?}", path.display());
+        assert!(refusal.message.contains(path.to_str().unwrap()), "{refusal:?}");
+    }
+    // A file that not even root may write.
+    let fixed = std::path::Path::new("/sys/kernel/notes");
+    if fixed.exists() {
+        let refusal = uring(&target, fixed);
+        assert_eq!(refusal.code, code(Errno::ACCESS), "{refusal:?}");
+        assert!(refusal.message.contains("/sys/kernel/notes"), "{refusal:?}");
+    }
+    let file = target.path("name.img");
+    std::fs::write(&file, [0; 65536]).unwrap();
+    for name in ["a\nb", "a\u{7f}", "\u{1b}[2J", "\u{0}", "", "\u{e4}", &"x".repeat(256)] {
+        let params = json!({ "name": name, "filename": file });
+        let refusal = target.refused("bdev_uring_create", params);
+        assert_eq!(refusal.code, INVALID_PARAMS, "{name:?}: {refusal:?}");
+        assert!(!refusal.message.contains(|c: char| c.is_control()), "{refusal:?}");
+    }
+    for filename in ["", "relative.img", "/a\u{0}b", "/dev"] {
+        let params = json!({ "name": "Bad0", "filename": filename });
+        target.refused("bdev_uring_create", params.clone());
+        target.refused("bdev_sg_create", params);
+    }
+    for filename in [file.to_str().unwrap(), "/dev/null", "/dev/sg4711"] {
+        let refusal = target.refused("bdev_sg_create", json!({ "filename": filename }));
+        assert!(refusal.message.contains(filename), "{refusal:?}");
+    }
+    assert_eq!(target.rpc("bdev_get_bdevs", Value::Null), json!([]));
+}
+
+#[test]
+fn limits_of_zero_are_none_or_refused() {
+    let target = Target::start();
+    target.malloc_bdev("Malloc0", 4);
+    let blocks = |count: u64| json!({ "name": "Bad0", "num_blocks": count, "block_size": 512 });
+    let over = |name: &str| json!({ "name": name, "new_size": 0, "timeout_ms": 0 });
+    for (method, params, named) in [
+        ("bdev_null_create", blocks(0), "num_blocks"),
+        ("bdev_malloc_create", blocks(0), "num_blocks"),
+        ("bdev_null_resize", json!({ "name": "Malloc0", "new_size": 0 }), "new_size"),
+        ("bdev_sg_create", json!({ "filename": "/dev/sg0", "timeout_ms": 0 }), "timeout_ms"),
+        ("bdev_set_qos_limit", json!({ "name": "Malloc0" }), "at least one"),
+        ("bdev_set_qos_limit", over("Malloc0"), "unknown field"),
+    ] {
+        let refusal = target.refused(method, params);
+        assert!(refusal.message.contains(named), "{method}: {refusal:?}");
+    }
+    // Of a rate, zero says that there is no limit.
+    let limit = json!({ "name": "Malloc0", "rw_ios_per_sec": 0, "w_mbytes_per_sec": 0 });
+    target.rpc("bdev_set_qos_limit", limit);
+    target.export(&["Malloc0"]);
+    Initiator::login(&target.srp_socket(), 1, 1).ready(1);
+}
+
+#[test]
 fn a_file_belongs_to_one_bdev_of_one_target() {
     let (first, second) = (Target::start(), Target::start());
     let file = first.file_bdev("File0", 4);

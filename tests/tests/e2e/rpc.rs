@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit};
 use serde_json::Value;
 use srpt_tests::process::{Rpc, Target};
 
@@ -93,4 +94,29 @@ fn clients_that_never_read_block_nobody() {
     target.null_bdev("Null0");
     let (code, out, err) = target.rpc_py(&["bdev_get_bdevs", "--name", "Null0"]);
     assert!(code == 0 && out.contains("Null0"), "{err}");
+}
+
+#[test]
+fn without_descriptors_an_idle_client_makes_room() {
+    let target = Target::start();
+    let mut idle = target.client();
+    idle.call("spdk_get_version", &Value::Null).unwrap();
+    let pid = target.process.pid();
+    let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
+    let numbers = open.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap());
+    // What is open stays so; another one is to be had while there are gaps below, and then only for
+    // one that is closed.
+    let all = numbers.max().map(|highest: u64| highest + 1);
+    let limit = Rlimit { current: all, maximum: all };
+    rustix::process::prlimit(Some(pid), Resource::Nofile, limit).unwrap();
+    let held: Vec<Rpc> = (0..40)
+        .map(|_| {
+            let mut client = target.client();
+            client.call("spdk_get_version", &Value::Null).expect("served");
+            client
+        })
+        .collect();
+    assert!(idle.answer().is_none(), "the first to be idle has made room");
+    drop(held);
+    is_served(&target);
 }

@@ -352,3 +352,38 @@ fn a_function_that_began_before_a_shutdown_ends_on_every_core() {
     assert!(port.closed());
     world.end();
 }
+
+/// What a core was told while it was silent: a map, its undoing and the closing, all at once, with
+/// commands that came between the first two.
+#[test]
+fn a_channel_that_is_closed_while_commands_use_it_is_gone_with_the_last() {
+    let open = |world: &mut World| {
+        let devices = world.control(Action::Report).remove(0).bdevs;
+        devices.iter().any(|(name, _)| name == "late")
+    };
+    for mapped_again in [false, true] {
+        let (mut world, _gate, port) = crate::common::single();
+        let late = Gate::new("late", 64);
+        world.add(1, std::sync::Arc::new(late.clone()));
+        while world.run(&port, 1, &TUR, Data::None).status != GOOD {}
+        late.shut();
+        let read = port.submit(1, &cdb::read10(0, 1), Data::In(&seg(&port, 0, 512)));
+        world.until("the read is with the device", |_| late.held() == 1);
+        let unmap = world.begin(Action::UnmapLun { target: "t".into(), lun: 1 });
+        world.control(Action::CloseBdev { bdev: world.device("late") });
+        assert!(open(&mut world) && !world.answered(unmap));
+        if mapped_again {
+            world.map("t", 2, "late");
+        }
+        late.open();
+        assert!(matches!(world.wait(&port, read), End::Answered(_)));
+        world.until("the answer", |world| world.answered(unmap));
+        assert_eq!(open(&mut world), mapped_again, "closed, unless it is wanted again");
+        if mapped_again {
+            while world.run(&port, 2, &TUR, Data::None).status != GOOD {}
+            let again = world.run(&port, 2, &cdb::read10(0, 1), Data::In(&seg(&port, 0, 512)));
+            assert_eq!(again.status, GOOD);
+        }
+        world.assert_home();
+    }
+}

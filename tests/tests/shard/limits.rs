@@ -6,6 +6,7 @@ use std::time::Duration;
 use reactor::{Clock, Instant, Service, Tag};
 use srpt_tests::gate::Gate;
 use srpt_tests::port::{End, Port};
+use srpt_tests::scripted::Scripted;
 use srpt_tests::world::{Login, Options, World};
 use srpt_tgt::target::limiter::{BURST_NS, RateLimits};
 use srpt_tgt::target::message::Action;
@@ -112,6 +113,45 @@ fn bytes_are_counted_over_all_sessions_and_cores() {
     close_to(all, 12_800 + 128);
     assert!(loads[0].done.abs_diff(all / 2) < all / 100, "{} of {all}", loads[0].done);
     settle(world);
+}
+
+/// Of a device that takes commands as they are, each one with data counts.
+#[test]
+fn commands_that_are_passed_on_are_limited_by_their_data() {
+    for (limits, expected) in [
+        (ios(1000), 1000 + 10),
+        (RateLimits { w_bytes: 512_000, ..OFF }, 1000 + 10),
+        (RateLimits { r_bytes: 1, ..OFF }, u64::MAX),
+    ] {
+        let mut world = World::new(&Options::default());
+        world.add(0, Arc::new(Scripted::new("gate", 1)));
+        let port = world.ready(0, &Login::of(1), &[0]);
+        limit(&mut world, limits);
+        let end = world.clock.now().after(Duration::from_secs(1));
+        let (mut written, mut asked) = (0, 0);
+        let mut write = None;
+        while world.clock.now() < end && written < 5000 {
+            let data = seg(&port, 0, 512);
+            let tag = *write
+                .get_or_insert_with(|| port.submit(0, &[0x0a, 0, 0, 2, 0, 0], Data::Out(&data)));
+            if port.take_end(tag).is_some() {
+                written += 1;
+                write = None;
+            }
+            if written % 100 == 0 {
+                assert_eq!(world.run(&port, 0, &TUR, Data::None).status, GOOD);
+                asked += 1;
+            }
+            world.clock.advance(Duration::from_micros(20));
+            world.step();
+        }
+        assert!(asked > 0, "what moves nothing is free");
+        match expected {
+            u64::MAX => assert_eq!(written, 5000),
+            expected => close_to(written, expected),
+        }
+        settle(world);
+    }
 }
 
 #[test]

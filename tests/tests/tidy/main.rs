@@ -17,7 +17,6 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     // on but time.
     ("sleeps", "bdev/src/uring/medium.rs", "", 1),
     ("sleeps", "src/control/cores.rs", "", 1),
-    ("sleeps", "src/rpc/server.rs", "", 1),
     ("sleeps", "transport/src/shm/connector.rs", "", 1),
 ];
 

@@ -3,6 +3,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
+use reactor::Lines;
 use rustix::event::{Timespec, epoll};
 
 use super::super::ListenAddress;
@@ -89,6 +90,8 @@ pub(super) struct Control {
     again: Option<Instant>,
     options: ListenerOptions,
     counters: Arc<Counters>,
+    started: Instant,
+    lines: Lines,
 }
 
 fn token(core: usize, conn: ConnId) -> u64 {
@@ -130,6 +133,8 @@ impl Control {
             again: None,
             options,
             counters,
+            started: Instant::now(),
+            lines: Lines::default(),
         }
     }
 
@@ -291,7 +296,10 @@ impl Control {
         if let Err(why) = self.offer(number, id, data) {
             let (id, data, why) = *why;
             bump(&self.counters.refused);
-            tracing::warn!(peer = %id.peer_address(), why, "login refused");
+            let now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            if let Some(left_out) = self.lines.take(now_ns) {
+                tracing::warn!(peer = %id.peer_address(), why, left_out, "login refused");
+            }
             reject_for_want_of_resources(&id, &login_tag(&data));
         }
     }
