@@ -38,6 +38,8 @@ def ways(setup, target, files, plan, cell):
         found["fio io_uring"] = lambda: tools.fio(setup, files[1], size, mix, depth)
 
     def shm(channels):
+        # Writes to files end in the kernel's workers, which need the core too.
+        target.run_ahead(device != "file")
         target.resume()
         try:
             return tools.srpt_perf(setup, target.address, DEVICES.index(device), size, mix,

@@ -166,7 +166,7 @@ class Target:
                 {"subsystem": "bdev", "config": bdev_entries(file, read_only) + [*more_bdevs]},
                 {"subsystem": "srpt", "config": srpt}]}, out)
         self.log = open(f"{setup.scratch}/target.log", "w", encoding="utf-8")
-        prefix = setup.ahead if ahead else setup.favoured
+        prefix = [*setup.favoured, *(setup.ahead if ahead else [])]
         command = [*prefix, f"{setup.binaries}/srpt_tgt", "-m",
                    setup.mask(setup.target_core), "-s", "256", *setup.pages(), "-r",
                    self.rpc_path, "-c", config, *options]
@@ -191,6 +191,15 @@ class Target:
                 time.sleep(0.05)
         with open(self.log.name, encoding="utf-8") as log:
             raise Failed(f"the target did not start: {log.read()[-2000:]}")
+
+    def run_ahead(self, ahead):
+        """As started with `ahead`, for all threads from now on."""
+        if not self.setup.ahead:
+            return
+        for task in map(int, os.listdir(f"/proc/{self.process.pid}/task")):
+            policy = os.SCHED_FIFO if ahead else os.SCHED_OTHER
+            os.sched_setscheduler(task, policy, os.sched_param(1 if ahead else 0))
+            os.setpriority(os.PRIO_PROCESS, task, 0 if ahead else -10)
 
     def reactor(self):
         """Thread of the core."""
