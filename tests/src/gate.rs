@@ -14,8 +14,7 @@ use serde_json::{Map, Value, json};
 use transport::sim::Rng;
 use uuid::Uuid;
 
-/// Bytes of a block.
-pub const BLOCK_BYTES: u32 = 512;
+use crate::medium::{assert_buf, bytes_of, geometry};
 
 /// When operations end.
 enum Mode {
@@ -53,7 +52,7 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// An open gate of so many blocks of [`BLOCK_BYTES`] that read as zero.
+    /// An open gate of so many blocks of 512 bytes that read as zero.
     pub fn new(name: &str, blocks: u64) -> Gate {
         let state = State {
             mode: Mode::Open,
@@ -63,7 +62,7 @@ impl Gate {
             held: 0,
             blocks,
             lost: false,
-            medium: vec![0; (blocks * u64::from(BLOCK_BYTES)) as usize],
+            medium: vec![0; bytes_of(0, blocks).len()],
         };
         let uuid = Uuid::new_v5(&Uuid::NAMESPACE_OID, name.as_bytes());
         Gate { name: name.to_owned(), uuid, state: Arc::new(Mutex::new(state)) }
@@ -123,13 +122,8 @@ impl Gate {
     pub fn resize(&self, blocks: u64) {
         let mut state = self.state();
         state.blocks = blocks;
-        state.medium.resize((blocks * u64::from(BLOCK_BYTES)) as usize, 0);
+        state.medium.resize(bytes_of(0, blocks).len(), 0);
     }
-}
-
-fn bytes_of(lba: u64, blocks: u64) -> std::ops::Range<usize> {
-    let start = (lba * u64::from(BLOCK_BYTES)) as usize;
-    start..start + (blocks * u64::from(BLOCK_BYTES)) as usize
 }
 
 impl State {
@@ -191,18 +185,7 @@ impl Bdev for Gate {
     }
 
     fn geometry(&self) -> Geometry {
-        Geometry {
-            block_bytes: BLOCK_BYTES,
-            blocks: self.state().blocks,
-            physical_exponent: 0,
-            buf_align: 1,
-            write_cache: true,
-            read_only: false,
-            unmap: true,
-            unmap_zeroes: true,
-            unmap_granularity: BLOCK_BYTES,
-            rotational: false,
-        }
+        geometry(self.state().blocks)
     }
 
     fn ready(&self) -> bool {
@@ -240,14 +223,8 @@ struct GateChannel {
 
 impl IoChannel for GateChannel {
     fn submit(&mut self, io: Io) {
+        assert_buf(&io);
         let mut state = self.gate.state();
-        let bytes = match io.op {
-            IoOp::Read { blocks, .. } | IoOp::Write { blocks, .. } => {
-                Some((blocks * BLOCK_BYTES) as usize)
-            }
-            _ => None,
-        };
-        assert_eq!(io.buf.as_ref().map(|buf| buf.len()), bytes, "buffer of {:?}", io.op);
         let polls = match &mut state.mode {
             Mode::Random { rng, polls_max, .. } => rng.below(*polls_max + 1),
             _ => 0,

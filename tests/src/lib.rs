@@ -6,6 +6,7 @@
 pub mod fuzz;
 pub mod gate;
 pub mod hostile;
+mod medium;
 pub mod port;
 pub mod process;
 pub mod scripted;

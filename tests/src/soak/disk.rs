@@ -14,6 +14,7 @@ use transport::sim::Rng;
 use uuid::Uuid;
 
 use super::blocks::BLOCK;
+use crate::medium::{assert_buf, bytes_of, geometry};
 
 /// How often operations go wrong: one in so many, 0 for never.
 #[derive(Debug, Clone, Copy, Default)]
@@ -71,10 +72,6 @@ impl fmt::Debug for Disk {
     }
 }
 
-fn bytes_of(lba: u64, blocks: u64) -> std::ops::Range<usize> {
-    lba as usize * BLOCK..(lba + blocks) as usize * BLOCK
-}
-
 impl Disk {
     /// A device without troubles that reads as zeros.
     pub fn new(name: &str, blocks: u64, rng: Rng) -> Disk {
@@ -83,8 +80,8 @@ impl Disk {
             troubles: Troubles::default(),
             struck: Struck::default(),
             blocks,
-            cached: vec![0; blocks as usize * BLOCK],
-            durable: vec![0; blocks as usize * BLOCK],
+            cached: vec![0; bytes_of(0, blocks).len()],
+            durable: vec![0; bytes_of(0, blocks).len()],
             dirty: vec![false; blocks as usize],
             dying: false,
             wrong: Vec::new(),
@@ -294,18 +291,7 @@ impl Bdev for Disk {
     }
 
     fn geometry(&self) -> Geometry {
-        Geometry {
-            block_bytes: BLOCK as u32,
-            blocks: self.blocks(),
-            physical_exponent: 0,
-            buf_align: 1,
-            write_cache: true,
-            read_only: false,
-            unmap: true,
-            unmap_zeroes: true,
-            unmap_granularity: BLOCK as u32,
-            rotational: false,
-        }
+        geometry(self.blocks())
     }
 
     fn open_channel(&self, _core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
@@ -333,11 +319,7 @@ struct DiskChannel {
 
 impl IoChannel for DiskChannel {
     fn submit(&mut self, io: Io) {
-        let bytes = match io.op {
-            IoOp::Read { blocks, .. } | IoOp::Write { blocks, .. } => Some(blocks as usize * BLOCK),
-            _ => None,
-        };
-        assert_eq!(io.buf.as_ref().map(|buf| buf.len()), bytes, "buffer of {:?}", io.op);
+        assert_buf(&io);
         self.held.push((self.disk.state().draw(), io));
     }
 
