@@ -78,6 +78,11 @@ direct() {
 direct "malloc bdev in fio's process" "malloc:128m"
 direct "file bdev in fio's process" "file:$scratch/direct.img"
 
+echo "fio-verify: a job of a given rate ends"
+timeout 60 fio --minimal --output="$scratch/fio.out" --name=rate --filename="$scratch/srp.sock" \
+    --ioengine="external:$PWD/$bin/libsrpt_fio.so" --rw=randread --bs=4k --rate_iops=1000 \
+    --time_based --runtime=1
+
 # What is damaged behind the target's back must be found, or all of the above proves nothing.
 echo "fio-verify: a damaged block is found"
 python3 - "$scratch/disk.img" <<'PYTHON'

@@ -222,10 +222,9 @@ static int commit(struct thread_data *td)
 	struct job *job = td->io_ops_data;
 	int result = srpt_fio_commit(job->way);
 
-	if (result == 0) {
+	/* fio counts what is in flight by io_u_queued after this. */
+	if (result == 0)
 		io_u_mark_submit(td, td->io_u_queued);
-		td->io_u_queued = 0;
-	}
 	return result;
 }
 
