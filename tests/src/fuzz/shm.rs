@@ -133,7 +133,10 @@ impl Rig {
                 let mut ready =
                     [PollFd::new(&self.wake, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
                 let wait = Timespec { tv_sec: 10, tv_nsec: 0 };
-                let count = rustix::event::poll(&mut ready, Some(&wait)).expect("poll");
+                // The fuzzer's own timer interrupts.
+                let count =
+                    rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, Some(&wait)))
+                        .expect("poll");
                 assert!(count > 0, "no answer to a hello");
                 let answered = !ready[1].revents().is_empty();
                 let _ = rustix::io::read(&self.wake, &mut [0; 8]);
