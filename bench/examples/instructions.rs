@@ -9,10 +9,10 @@
 //! ```
 //!
 //! The arguments are `read` or `write`, the depth, the number of commands, and the device: `null`,
-//! `malloc`, or `passthru` over null, which does nothing at once; then `on`, a rate limit that holds
-//! nothing back, or `removed`, one that was set and taken away. A command moves 4 KiB; the sum that
-//! callgrind prints, divided by the commands, is the cost of one. `scripts/instructions.sh` compares
-//! it with the figures that are checked in.
+//! `malloc`, or `passthru` over null, which does nothing at once; then `on`, a rate limit that
+//! holds nothing back, or `removed`, one that was set and taken away. A command moves 4 KiB; the
+//! sum that callgrind prints, divided by the commands, is the cost of one.
+//! `scripts/instructions.sh` compares it with the figures that are checked in.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
