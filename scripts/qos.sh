@@ -36,6 +36,7 @@ bin="${CARGO_TARGET_DIR:-target}/release"
 
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/srpt-qos.XXXXXX")
 target_pid=""
+# shellcheck disable=SC2317  # the trap calls it
 cleanup() {
     local status=$?
     if [ -n "$target_pid" ]; then

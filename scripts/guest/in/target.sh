@@ -30,7 +30,8 @@ fail() {
 # One call, its answer on standard output: rpc METHOD [PARAMETERS as JSON]. In Perl, because each
 # start of rpc.py takes seconds under emulation. No answer within 30 s is a failure.
 rpc() {
-    timeout 30 perl -MIO::Socket::UNIX -e '
+    perl -MIO::Socket::UNIX -e '
+        alarm 30;
         my $s = IO::Socket::UNIX->new($ARGV[0]) or die "no target\n";
         my $params = defined $ARGV[2] ? qq(,"params":$ARGV[2]) : "";
         print $s qq({"jsonrpc":"2.0","id":1,"method":"$ARGV[1]"$params}\n);
