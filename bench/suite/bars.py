@@ -1,5 +1,6 @@
 """The bar table: what is measured, against what, in alternating order."""
 
+import concurrent.futures
 import json
 import os
 import re
@@ -193,17 +194,23 @@ def nothing_else(setup, say):
         return
     # Nothing is ahead of strace, which needs a core too.
     with tools.Target(setup, ahead=False) as target:
-        before = target.ios()
         trace = f"{setup.scratch}/calls"
-        strace = subprocess.Popen(["strace", "-c", "-o", trace, "-p", str(target.reactor())],
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        attached = strace.stderr.readline()
-        if "attached" not in attached:
-            raise tools.Failed(f"strace: {attached}")
-        tools.srpt_perf(setup, target.address, 0, "4k", "read", 32, ahead=False)
-        strace.send_signal(subprocess.signal.SIGINT)
-        strace.communicate(timeout=10)
-        ios = target.ios() - before
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            load = pool.submit(tools.srpt_perf, setup, target.address, 0, "4k", "read", 32,
+                               ahead=False)
+            # Logins, logouts and answers to RPCs wake other threads: between them, nothing does.
+            while not load.done() and (before := target.ios()) == 0:
+                pass
+            strace = subprocess.Popen(["strace", "-c", "-o", trace, "-p", str(target.reactor())],
+                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            attached = strace.stderr.readline()
+            if "attached" not in attached:
+                raise tools.Failed(f"strace: {attached}")
+            time.sleep(setup.seconds / 2)
+            strace.send_signal(subprocess.signal.SIGINT)
+            strace.communicate(timeout=10)
+            ios = target.ios() - before
+            load.result()
         with open(trace, encoding="utf-8") as file:
             total = re.search(r"(\d+)\s+(?:\d+\s+)?total", file.read())
         calls = int(total.group(1)) if total else 0

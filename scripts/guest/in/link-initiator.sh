@@ -6,7 +6,8 @@ GUID=00000000deadbeef
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 rxe_up || fail "soft-RoCE"
-initiator_up || fail "ib_srp"
+# One channel, which always has something in flight: one without traffic would not be missed.
+initiator_up ch_count=1 || fail "ib_srp"
 until_true 20 ping -c 1 -W 1 $TARGET_ADDRESS >/dev/null || fail "no cable"
 # Both ends try that often before they give a connection up; soft-RoCE takes 7, the default, for ever.
 srp_login $GUID tl_retry_count=3 && wait_disks 1 || fail "login"
@@ -15,7 +16,7 @@ disk=$(srp_disk 0)
 completed() { awk '{ print $1 + $5 }' "/sys/block/$disk/stat"; }
 progressed() { [ "$(completed)" -gt "$1" ]; }
 fio --name=load --filename="/dev/$disk" --direct=1 --ioengine=libaio --rw=randwrite \
-    --bsrange=512-64k --iodepth=8 --size=32M --loops=1000 --verify=md5 --verify_backlog=256 \
+    --bsrange=512-64k --iodepth=32 --size=32M --loops=1000 --verify=md5 --verify_backlog=256 \
     --time_based --runtime=3600 --verify_state_save=0 >/tmp/fio 2>&1 &
 fio_pid=$!
 before=$(completed)

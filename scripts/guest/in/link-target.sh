@@ -27,5 +27,6 @@ home() {
 until_true 30 home || { rpc srpt_get_stats; fail "resources are missing: $(queue_pairs) queue pairs of $pairs"; }
 say "queue pairs, slots and buffers are home"
 target_stop || fail "target stop"
-kernel_is_clean || fail "dmesg"
+# What was resent to the machine that is gone.
+kernel_is_clean "make_send_cqe: non-flush error" || fail "dmesg"
 say "done"
