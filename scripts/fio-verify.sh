@@ -28,34 +28,16 @@ cargo build --quiet "${cargo_flags[@]}" --package srpt_tgt
 scripts/fio-engine.sh "${engine_flags[@]}"
 bin="${CARGO_TARGET_DIR:-target}/$profile"
 
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/srpt-fio.XXXXXX")
-target_pid=""
-cleanup() {
-    local status=$?
-    if [ -n "$target_pid" ]; then
-        kill -TERM "$target_pid" 2>/dev/null || true
-        wait "$target_pid" 2>/dev/null || true
-        [ "$status" -eq 0 ] || tail -20 "$scratch/target.log" >&2
-    fi
-    rm -rf "$scratch"
-}
-trap cleanup EXIT
-
-"$bin/srpt_tgt" -m 0x1 -s 64 --no-huge --idle adaptive -r "$scratch/rpc.sock" \
-    >"$scratch/target.log" 2>&1 &
-target_pid=$!
-rpc() { python3 scripts/rpc.py -s "$scratch/rpc.sock" "$@" >>"$scratch/rpc.log"; }
-for _ in $(seq 100); do
-    ! rpc rpc_get_methods 2>/dev/null || break
-    sleep 0.1
-done
+# shellcheck source=scripts/target.sh
+. scripts/target.sh
+target_start -m 0x1 -s 64 --no-huge --idle adaptive
 truncate -s 128M "$scratch/disk.img" "$scratch/direct.img"
 rpc bdev_malloc_create -b Malloc0 128 512
 rpc bdev_uring_create "$scratch/disk.img" File0 512
 rpc srpt_create_target fio
 rpc srpt_map_lun fio Malloc0 --lun 0
 rpc srpt_map_lun fio File0 --lun 1
-rpc srpt_add_listener fio -t shm -a "$scratch/srp.sock"
+rpc srpt_add_listener fio -t shm -a "$srp_socket"
 
 # job NAME FILENAME [option of fio]..
 job() {
@@ -65,8 +47,8 @@ job() {
         { cat "$scratch/fio.out" >&2; echo "fio-verify: $1 FAILED" >&2; exit 1; }
     ! grep -q 'verify\|error' "$scratch/fio.out" || { cat "$scratch/fio.out" >&2; exit 1; }
 }
-job "malloc LUN over shared memory" "$scratch/srp.sock"
-job "file LUN over shared memory" "$scratch/srp.sock,1"
+job "malloc LUN over shared memory" "$srp_socket"
+job "file LUN over shared memory" "$srp_socket,1"
 # The engine's own options can't stand in a job file that other engines run, too.
 direct() {
     sed "s|^ioengine=.*|&\nbdev=$2|" bench/fio/verify.fio >"$scratch/direct.fio"
@@ -79,7 +61,7 @@ direct "malloc bdev in fio's process" "malloc:128m"
 direct "file bdev in fio's process" "file:$scratch/direct.img"
 
 echo "fio-verify: a job of a given rate ends"
-timeout 60 fio --minimal --output="$scratch/fio.out" --name=rate --filename="$scratch/srp.sock" \
+timeout 60 fio --minimal --output="$scratch/fio.out" --name=rate --filename="$srp_socket" \
     --ioengine="external:$PWD/$bin/libsrpt_fio.so" --rw=randread --bs=4k --rate_iops=1000 \
     --time_based --runtime=1
 
@@ -92,7 +74,7 @@ with open(sys.argv[1], "r+b") as file:
         file.seek(block + 100)
         file.write(b"damage")
 PYTHON
-if IOENGINE="external:$PWD/$bin/libsrpt_fio.so" FILENAME="$scratch/srp.sock,1" fio --minimal \
+if IOENGINE="external:$PWD/$bin/libsrpt_fio.so" FILENAME="$srp_socket,1" fio --minimal \
     --section=small --verify_only --output="$scratch/fio.out" bench/fio/verify.fio 2>"$scratch/err"; then
     echo "fio-verify: fio did not find the damage" >&2
     exit 1

@@ -34,38 +34,20 @@ cargo build --quiet --release --package srpt_tgt --package srpt_bench
 [ $cost = no ] || cargo build --quiet --release --package srpt_bench --example instructions
 bin="${CARGO_TARGET_DIR:-target}/release"
 
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/srpt-qos.XXXXXX")
-target_pid=""
-# shellcheck disable=SC2317  # the trap calls it
-cleanup() {
-    local status=$?
-    if [ -n "$target_pid" ]; then
-        kill -TERM "$target_pid" 2>/dev/null || true
-        wait "$target_pid" 2>/dev/null || true
-        [ "$status" -eq 0 ] || tail -20 "$scratch/target.log" >&2
-    fi
-    rm -rf "$scratch"
-}
-trap cleanup EXIT
-
-"$bin/srpt_tgt" -m 0x1 -s 64 --no-huge -r "$scratch/rpc.sock" >"$scratch/target.log" 2>&1 &
-target_pid=$!
-rpc() { python3 scripts/rpc.py -s "$scratch/rpc.sock" "$@" >>"$scratch/rpc.log"; }
-for _ in $(seq 100); do
-    ! rpc rpc_get_methods 2>/dev/null || break
-    sleep 0.1
-done
+# shellcheck source=scripts/target.sh
+. scripts/target.sh
+target_start -m 0x1 -s 64 --no-huge
 rpc bdev_null_create Null0 1024 512
 rpc srpt_create_target qos
 rpc srpt_map_lun qos Null0 --lun 0
-rpc srpt_add_listener qos -t shm -a "$scratch/srp.sock"
+rpc srpt_add_listener qos -t shm -a "$srp_socket"
 
 failed=0
 printf '%-14s %14s %12s\n' limit measured deviation
 # limited NAME OPTION VALUE FIGURE WANTED [option of srpt_perf]..: FIGURE is a member of the report.
 limited() {
     rpc bdev_set_qos_limit Null0 "$2" "$3"
-    "$bin/srpt_perf" -r "shm:$scratch/srp.sock" -P 1 -w randrw -t "$seconds" "${@:6}" \
+    "$bin/srpt_perf" -r "shm:$srp_socket" -P 1 -w randrw -t "$seconds" "${@:6}" \
         --json "$scratch/run.json" >"$scratch/run.log" || { cat "$scratch/run.log" >&2; exit 1; }
     rpc bdev_set_qos_limit Null0 "$2" 0
     python3 - "$scratch/run.json" "$1" "$4" "$5" <<'PYTHON' || failed=1
@@ -83,7 +65,7 @@ limited "100 IOPS" --rw-ios-per-sec 100 iops 100
 limited "10,000 IOPS" --rw-ios-per-sec 10000 iops 10000
 limited "500,000 IOPS" --rw-ios-per-sec 500000 iops 500000 -q 64
 limited "50 MB/s" --rw-mbytes-per-sec 50 mib_per_s 50 -o 64k
-"$bin/srpt_perf" -r "shm:$scratch/srp.sock" -P 1 -w randrw -t 2 --json "$scratch/run.json" >/dev/null
+"$bin/srpt_perf" -r "shm:$srp_socket" -P 1 -w randrw -t 2 --json "$scratch/run.json" >/dev/null
 python3 - "$scratch/run.json" <<'PYTHON'
 import json
 import sys

@@ -43,23 +43,8 @@ say "Building"
 cargo build --release --workspace --bins
 bin="${CARGO_TARGET_DIR:-target}/release"
 
-scratch=$(mktemp -d "${TMPDIR:-/tmp}/srpt-quickstart.XXXXXX")
-target_pid=""
-cleanup() {
-    local status=$?
-    if [ -n "$target_pid" ] && kill -0 "$target_pid" 2>/dev/null; then
-        kill -TERM "$target_pid" 2>/dev/null || true
-        wait "$target_pid" 2>/dev/null || true
-    fi
-    if [ "$status" -ne 0 ] && [ -s "$scratch/target.log" ]; then
-        echo "--- the target's log ---" >&2
-        tail -40 "$scratch/target.log" >&2
-    fi
-    rm -rf "$scratch"
-}
-trap cleanup EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
+# shellcheck source=scripts/target.sh
+. scripts/target.sh
 started=$SECONDS
 
 # The target gets the first allowed core, the load generator the last.
@@ -76,18 +61,7 @@ if [ "$huge_kb" -lt $((MEMORY_MB * 1024)) ]; then
 fi
 
 say "Starting the target on core $target_core"
-rpc_socket="$scratch/rpc.sock"
-srp_socket="$scratch/srp.sock"
-"$bin/srpt_tgt" -m "$(printf '0x%x' $((1 << target_core)))" "${memory_args[@]}" -r "$rpc_socket" \
-    >"$scratch/target.log" 2>&1 &
-target_pid=$!
-rpc() { python3 scripts/rpc.py -s "$rpc_socket" "$@" >>"$scratch/rpc.log"; }
-for _ in $(seq 100); do
-    kill -0 "$target_pid" 2>/dev/null || fail "the target ended at its start"
-    ! rpc rpc_get_methods 2>/dev/null || break
-    sleep 0.1
-done
-rpc rpc_get_methods || fail "the target does not answer on $rpc_socket"
+target_start -m "$(printf '0x%x' $((1 << target_core)))" "${memory_args[@]}"
 
 say "Exporting three logical units: 0 null, 1 malloc, 2 file"
 truncate -s "${IMAGE_MB}M" "$scratch/backing.img"
