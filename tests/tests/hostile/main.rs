@@ -33,11 +33,14 @@ const PEACE_TIME: Duration = Duration::from_millis(100);
 
 /// How often a case may be measured, and how often it may be unfair: what the target does to a
 /// session it does every time, other work on the machine comes and goes.
-const ROUNDS_MAX: usize = 10;
+const ROUNDS_MAX: usize = 8;
 const UNFAIR_MAX: usize = 5;
 
 /// Commands of the good session that its slowest hundredth can be told from.
 const COMMANDS_MIN: u64 = 20_000;
+
+/// Peace lasts so many times longer on a busy machine, at most.
+const PEACES_MAX: u32 = 8;
 
 /// How much longer the good session's p99 may be beside an offender.
 const SLOWER_MAX: u64 = 2;
@@ -78,6 +81,7 @@ struct Measured {
     times: u32,
     /// The good session's p99 in peace and in the case: at the target, and as it saw it itself.
     calm_ns: (u64, u64),
+    calm_commands: u64,
     storm_ns: (u64, u64),
     /// The same at the target, in peace after the case.
     after_ns: u64,
@@ -88,29 +92,38 @@ struct Measured {
 }
 
 impl Measured {
+    /// The good session did not wait, and there was enough peace to compare with.
     fn is_fair(&self) -> bool {
-        self.storm_ns.0 <= SLOWER_MAX * self.calm_ns.0
+        self.storm_ns.0 <= SLOWER_MAX * self.calm_ns.0 && self.calm_commands >= COMMANDS_MIN
     }
 
     /// Nothing but the offender came and went, as far as can be seen, and the good session had a
     /// processor to work on.
     fn is_quiet(&self) -> bool {
-        self.after_ns <= SLOWER_MAX * self.calm_ns.0 && self.commands >= COMMANDS_MIN
+        self.after_ns <= SLOWER_MAX * self.calm_ns.0
+            && self.calm_commands.min(self.commands) >= COMMANDS_MIN
     }
 }
 
-/// The good session's p99 in peace: at the target, and as it saw it itself.
-fn peace(rig: &Rig, meter: &Meter) -> (u64, u64) {
+/// The good session's p99 in peace: at the target, and as it saw it itself. With its commands.
+fn peace(rig: &Rig, meter: &Meter) -> ((u64, u64), u64) {
     let (began, before) = (Instant::now(), rig.core());
-    while began.elapsed() < PEACE_TIME {
-        std::thread::yield_now();
+    for looks in 1.. {
+        while began.elapsed() < looks * PEACE_TIME {
+            std::thread::yield_now();
+        }
+        let after = rig.core();
+        let commands = after.commands - before.commands;
+        if commands >= COMMANDS_MIN || looks == PEACES_MAX {
+            let seen = until("windows", PATIENCE, || meter.pace(began));
+            return ((after.since(&before).0, seen.p99_ns), commands);
+        }
     }
-    let seen = until("windows", PATIENCE, || meter.pace(began));
-    (rig.core().since(&before).0, seen.p99_ns)
+    unreachable!("the last look returns")
 }
 
 fn measure(rig: &Rig, meter: &Meter, case: &Case) -> Measured {
-    let calm_ns = peace(rig, meter);
+    let (calm_ns, calm_commands) = peace(rig, meter);
     let before = rig.core();
     let (began, mut times, mut did) = (Instant::now(), 0, String::new());
     while began.elapsed() < CASE_TIME {
@@ -121,11 +134,12 @@ fn measure(rig: &Rig, meter: &Meter, case: &Case) -> Measured {
     let after = rig.core();
     let ((storm_ns, turn_ns), commands) = (after.since(&before), after.commands - before.commands);
     rig.only_the_good_session_is_left();
-    let (after_ns, _) = peace(rig, meter);
+    let ((after_ns, _), _) = peace(rig, meter);
     Measured {
         did,
         times,
         calm_ns,
+        calm_commands,
         storm_ns: (storm_ns, storm.p99_ns),
         after_ns,
         turn_ns,
