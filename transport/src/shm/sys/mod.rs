@@ -1,11 +1,11 @@
-//! The unsafe part of the shared-memory fabric: mappings, and copies from and to them.
+//! The unsafe part of the shared-memory fabric: slots of rings, and who a peer is.
 
 mod credentials;
-mod mapping;
-mod regions;
+mod slots;
 
 pub use credentials::peer_pid;
+pub use slots::{INLINE_BYTES, SLOT_BYTES, SlotArray};
+
 #[cfg(test)]
-pub use mapping::MapError;
-pub use mapping::{INLINE_BYTES, Mapping, SLOT_BYTES, SlotArray, sealed_file};
-pub use regions::{Regions, Returned};
+pub use crate::shared::MapError;
+pub use crate::shared::{Mapping, Regions, Returned, sealed_file};
