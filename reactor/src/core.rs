@@ -236,7 +236,7 @@ pub fn run_loop<C: Clock, S: Service>(
         let end = clock.now();
         stats.turns.add(1);
         match progress {
-            Progress::Busy => stats.busy_ns.add(end.ns_since(now)),
+            Progress::Busy => stats.add_busy(end.ns_since(now)),
             Progress::Idle => stats.idle_ns.add(end.ns_since(now)),
         }
         now = end;

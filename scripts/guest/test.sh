@@ -10,6 +10,7 @@
 # removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
 # initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return), sg
 # (SCSI devices passed through: disks, a tape, a changer; the contract of block devices). Then:
+# hostile (initiators that break every rule),
 # aborts (of commands that are stuck in a device), agent (options, login lines, device management),
 # reset, multipath, link (two guests, each switched off under load), perf (srpt_perf over RDMA), fio
 # (the fio engine's job file), compare (with the kernel's own target), kernel (the harness itself).
@@ -26,7 +27,7 @@ for option; do
         -*) sed --quiet '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
         *)
             case $option in
-                agent | contract | kernel | link) ;;
+                agent | contract | hostile | kernel | link) ;;
                 *)
                     if ! [ -f "scripts/guest/in/srp-$option.sh" ]; then
                         echo "test.sh: no suite $option" >&2
@@ -40,7 +41,7 @@ for option; do
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(aborts agent reset multipath link perf fio compare kernel)
+    [ $full = no ] || suites+=(hostile aborts agent reset multipath link perf fio compare kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile
@@ -71,6 +72,7 @@ run() {
         kernel) guest kernel-smoke.sh ;;
         agent) guest dm-agent.sh ;;
         link) scripts/guest/link.sh "$bin" "$bin/guest/link" ;;
+        hostile) guest hostile.sh "$(test_binary srpt_tests hostile)" ;;
         contract) guest rdma.sh "$(test_binary transport rdma_contract)" --test-threads=1 ;;
         sg) guest srp-sg.sh $full "$(test_binary bdev contract)" ;;
         *) guest "srp-$suite.sh" $full ;;

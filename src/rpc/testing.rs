@@ -160,9 +160,11 @@ impl Bench {
     pub fn new() -> Self {
         let seen = Record::default();
         let signals = Arc::clone(&seen);
+        let busy = CoreStats::default();
+        [600, 700, 1 << 40].into_iter().for_each(|turn_ns| busy.add_busy(turn_ns));
         let mut control = Control::new(Parts {
             cores: Box::new(FakeCores(Arc::clone(&seen))),
-            stats: vec![(0, Arc::new(CoreStats::default())), (5, Arc::new(CoreStats::default()))],
+            stats: vec![(0, Arc::new(CoreStats::default())), (5, Arc::new(busy))],
             bdevs: Registry::with_host("test host"),
             host_id: "test host".to_owned(),
             logs: Logs::new(Level::Notice, |_| {}),

@@ -1,5 +1,6 @@
 //! Resources and events of the cores.
 
+use reactor::stats::{CoreStats, turn_ns_end};
 use serde_json::{Map, Value, json};
 use transport::CloseReason;
 
@@ -31,8 +32,9 @@ fn iobuf(control: &mut Control, params: Params<'_>) -> Outcome {
     }]))
 }
 
-/// Per core: buffers of each size, request slots, information units that wait for either,
-/// connections closed by reason, and named counters of what went wrong.
+/// Per core: turns that moved something by their length, buffers of each size, request slots,
+/// information units that wait for either, connections closed by reason, and named counters of
+/// what went wrong.
 fn stats(control: &mut Control, params: Params<'_>) -> Outcome {
     params::none("srpt_get_stats", params)?;
     let reports = control.reports()?;
@@ -40,14 +42,23 @@ fn stats(control: &mut Control, params: Params<'_>) -> Outcome {
         .iter()
         .enumerate()
         .map(|(core, report)| {
-            let cpu = control.stats().get(core).map(|(cpu, _)| *cpu);
-            self::core(core, cpu, report)
+            let (cpu, stats) = control.stats().get(core).map(|(cpu, stats)| (*cpu, stats)).unzip();
+            let turns = stats.map_or_else(Vec::new, |stats| busy_turns(stats));
+            self::core(core, cpu, turns, report)
         })
         .collect();
     Ok(json!({ "cores": cores }))
 }
 
-fn core(core: usize, cpu: Option<usize>, report: &Report) -> Value {
+/// What others waited for on a core: how many turns were shorter than so many nanoseconds, and not
+/// shorter than the entry before says. Lengths without a turn are left out; the last has no end.
+fn busy_turns(stats: &CoreStats) -> Vec<Value> {
+    let lengths = stats.busy_turns.iter().map(|count| count.value()).enumerate();
+    let some = lengths.filter(|(_, turns)| *turns > 0);
+    some.map(|(at, turns)| json!({ "below_ns": turn_ns_end(at), "turns": turns })).collect()
+}
+
+fn core(core: usize, cpu: Option<usize>, busy_turns: Vec<Value>, report: &Report) -> Value {
     let buffers: Vec<Value> = report
         .buffers
         .iter()
@@ -61,6 +72,7 @@ fn core(core: usize, cpu: Option<usize>, report: &Report) -> Value {
     json!({
         "core": core,
         "lcore": cpu,
+        "busy_turns": busy_turns,
         "channels": report.channels.len(),
         "buffers": buffers,
         "slots": { "total": report.slots_total, "used": report.slots_used },

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use reactor::stats::CoreStats;
+use reactor::stats::{CoreStats, Counter};
 use serde_json::{Value, json};
 
 use super::{Method, Outcome, locked};
@@ -134,13 +134,9 @@ fn pollers(control: &mut Control, params: Params<'_>) -> Outcome {
     }))
 }
 
-/// Turns that moved something, as the share of busy time in all turns: busy turns are not counted
-/// one by one.
+/// Turns that moved something.
 fn busy_turns(stats: &CoreStats) -> u64 {
-    let (busy, idle) = (stats.busy_ns.value(), stats.idle_ns.value());
-    let share = u128::from(stats.turns.value()) * u128::from(busy)
-        / u128::from((busy.saturating_add(idle)).max(1));
-    u64::try_from(share).unwrap_or(u64::MAX)
+    stats.busy_turns.iter().map(Counter::value).sum()
 }
 
 fn io_channels(control: &mut Control, params: Params<'_>) -> Outcome {

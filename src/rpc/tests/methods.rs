@@ -305,6 +305,10 @@ fn stats_have_the_members_that_monitors_read() {
     assert_eq!(stats["cores"][1]["lcore"], 5);
     assert_eq!(stats["cores"][1]["closed"], json!({"protocol": 5}));
     assert_eq!(stats["cores"][0]["counters"], json!({"login_rejected": 2}));
+    let turns = json!([{"below_ns": 1024, "turns": 2}, {"below_ns": null, "turns": 1}]);
+    assert_eq!(stats["cores"][1]["busy_turns"], turns);
+    assert_eq!(stats["cores"][0]["busy_turns"], json!([]));
+    assert_eq!(pollers["threads"][1]["active_pollers"][0]["busy_count"], 3);
 }
 
 #[test]

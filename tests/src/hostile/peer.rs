@@ -1,30 +1,20 @@
-//! An initiator over shared memory that is free to lie.
+//! An initiator that is free to lie, whatever the fabric.
 
-use std::io::IoSlice;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::fd::OwnedFd;
 
-use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-};
+use rustix::fs::SealFlags;
 use transport::srp::{
-    Cmd, CredRsp, DataDesc, LoginForm, LoginRej, LoginReq, LoginRsp, Lun, Opcode, RejectReason,
-    Residual, Rsp, SolNot, TaskAttr,
+    Cmd, CredRsp, DataDesc, LoginForm, LoginReq, LoginRsp, Lun, Opcode, RejectReason, Residual,
+    Rsp, SolNot, TaskAttr,
 };
 
+use super::rdma::RdmaWire;
+use super::shm::{ShmWire, memory};
+use super::way::Way;
 use crate::process::{PATIENCE, until};
 
 /// Bytes of the memory that a peer registers.
 pub const DATA_BYTES: usize = 4 << 20;
-
-/// Layout of the ring file: the head, then slots of both directions, then units that are longer.
-const HEAD_BYTES: u64 = 4096;
-const SLOT_BYTES: u64 = 128;
-const INLINE_BYTES: usize = 120;
 
 /// Where immediate data begins in the commands of a peer.
 const IMM_DATA_OFFSET: u16 = 68;
@@ -74,69 +64,8 @@ impl Reply {
     }
 }
 
-/// Connects to a listener.
-pub fn dial(path: &Path) -> OwnedFd {
-    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
-    let socket =
-        rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).expect("a socket");
-    let address = SocketAddrUnix::new(path).expect("a path that fits");
-    rustix::net::connect(&socket, &address).expect("a listener");
-    socket
-}
-
-/// HELLO of the handshake: magic, version, kind, regions, login length, login.
-pub fn hello(version: u32, regions: u32, login: &[u8]) -> Vec<u8> {
-    let mut bytes = b"SRPTSHM\n".to_vec();
-    for word in [version, 1, regions, login.len() as u32] {
-        bytes.extend_from_slice(&word.to_ne_bytes());
-    }
-    bytes.extend_from_slice(login);
-    bytes
-}
-
-/// Says something on the socket, with files. False: the other end is closed.
-pub fn say(socket: &OwnedFd, bytes: &[u8], files: &[BorrowedFd<'_>]) -> bool {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(20))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() {
-        assert!(control.push(SendAncillaryMessage::ScmRights(files)));
-    }
-    let flags = SendFlags::NOSIGNAL;
-    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, flags).is_ok()
-}
-
-/// What the target says: bytes and files; no bytes when it closes the connection.
-pub fn told(socket: &OwnedFd) -> (Vec<u8>, Vec<OwnedFd>) {
-    let wait = Timespec { tv_sec: PATIENCE.as_secs() as i64, tv_nsec: 0 };
-    let ready = rustix::event::poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&wait));
-    assert_eq!(ready, Ok(1), "no answer");
-    let (mut bytes, mut files) = (vec![0; 4096], Vec::new());
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
-    let slices = &mut [std::io::IoSliceMut::new(&mut bytes)];
-    let Ok(message) = rustix::net::recvmsg(socket, slices, &mut control, RecvFlags::empty()) else {
-        return (Vec::new(), files);
-    };
-    for part in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = part {
-            files.extend(rights);
-        }
-    }
-    bytes.truncate(message.bytes);
-    (bytes, files)
-}
-
-/// A memory file, sealed as asked.
-pub fn memory(bytes: usize, seals: SealFlags) -> OwnedFd {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = rustix::fs::memfd_create("hostile", flags).expect("a memory file");
-    rustix::fs::ftruncate(&file, bytes as u64).expect("its size");
-    rustix::fs::fcntl_add_seals(&file, seals).expect("its seals");
-    file
-}
-
-/// A login as the initiator port `number`, with immediate data.
-pub fn login(number: u64) -> LoginReq {
+/// A login at a target as the initiator port `number`, with immediate data.
+pub fn login(way: &Way, number: u64) -> LoginReq {
     let port = u128::from(number) << 64 | 0xBAD;
     LoginReq {
         form: LoginForm::Ib,
@@ -146,7 +75,7 @@ pub fn login(number: u64) -> LoginReq {
         req_flags: LoginReq::FLAG_IMMEDIATE_DATA,
         imm_data_offset: IMM_DATA_OFFSET,
         initiator_port_id: port.to_be_bytes(),
-        target_port_id: [0; 16],
+        target_port_id: way.target_port(),
     }
 }
 
@@ -167,29 +96,15 @@ pub fn command(tag: u64, lun: u16, cdb: &[u8], out: DataDesc<'_>, into: DataDesc
     bytes
 }
 
-/// One direction's place in the ring file.
-struct Lane {
-    slots_at: u64,
-    overflow_at: u64,
-    stride: u64,
-    next: u64,
-}
-
-impl Lane {
-    fn stride(unit_bytes_max: u32) -> u64 {
-        (u64::from(unit_bytes_max).div_ceil(64) | 1) * 64
-    }
+/// What carries the units of a peer.
+enum Wire {
+    Shm(ShmWire),
+    Rdma(Box<RdmaWire>),
 }
 
 /// One channel.
 pub struct Peer {
-    socket: OwnedFd,
-    ring: OwnedFd,
-    bell: OwnedFd,
-    data: OwnedFd,
-    slots: u64,
-    out: Lane,
-    into: Lane,
+    wire: Wire,
     /// Credits by what the target granted and the peer sent.
     pub credits: i64,
     /// What the target agreed to.
@@ -198,98 +113,61 @@ pub struct Peer {
 
 impl Peer {
     /// Logs in with [`DATA_BYTES`] of memory.
-    pub fn login(path: &Path, login: &LoginReq) -> Result<Peer, Refused> {
-        let data = memory(DATA_BYTES, SealFlags::SHRINK | SealFlags::GROW);
-        Peer::with_memory(path, login, data)
+    pub fn login(way: &Way, login: &LoginReq) -> Result<Peer, Refused> {
+        match way {
+            Way::Shm(_) => {
+                let data = memory(DATA_BYTES, SealFlags::SHRINK | SealFlags::GROW);
+                Peer::with_memory(way, login, data)
+            }
+            Way::Rdma(_) => {
+                let mut request = [0; LoginReq::LEN_IB];
+                let len = login.emit(&mut request);
+                Peer::with_request(way, &request[..len])
+            }
+        }
     }
 
-    /// Logs in with memory of the caller's.
-    pub fn with_memory(path: &Path, login: &LoginReq, data: OwnedFd) -> Result<Peer, Refused> {
+    /// Logs in with memory of the caller's, which only shared memory can register.
+    pub fn with_memory(way: &Way, login: &LoginReq, data: OwnedFd) -> Result<Peer, Refused> {
+        let Way::Shm(path) = way else { panic!("no memory file can be registered") };
         let mut request = [0; LoginReq::LEN_IB];
         let len = login.emit(&mut request);
-        let socket = dial(path);
-        say(&socket, &hello(1, 1, &request[..len]), &[data.as_fd()]);
-        let (bytes, files) = told(&socket);
-        if bytes.len() < 16 {
-            return Err(Refused::Closed);
-        }
-        let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("a word"));
-        match word(12) {
-            2 => {}
-            3 => {
-                return Err(Refused::Rejected(
-                    LoginRej::parse(&bytes[20..]).expect("a reject").reason,
-                ));
-            }
-            _ => return Err(Refused::Error(String::from_utf8_lossy(&bytes[20..]).into_owned())),
-        }
-        let (slots, to_target, to_initiator) = (u64::from(word(16)), word(20), word(24));
-        let agreed = LoginRsp::parse(&bytes[32..]).expect("a login response");
-        let [ring, bell] = files.try_into().expect("the ring file and the bell");
-        let overflow_at = HEAD_BYTES + slots * 2 * SLOT_BYTES;
-        let out =
-            Lane { slots_at: HEAD_BYTES, overflow_at, stride: Lane::stride(to_target), next: 0 };
-        let into = Lane {
-            slots_at: HEAD_BYTES + slots * SLOT_BYTES,
-            overflow_at: overflow_at + slots * out.stride,
-            stride: Lane::stride(to_initiator),
-            next: 0,
-        };
-        let credits = i64::from(agreed.req_lim_delta);
-        Ok(Peer { socket, ring, bell, data, slots, out, into, credits, agreed })
+        let (wire, agreed) = ShmWire::login(path, &request[..len], data)?;
+        Ok(Peer { wire: Wire::Shm(wire), credits: i64::from(agreed.req_lim_delta), agreed })
     }
 
-    /// A channel to `path` as port `number`, with the unit attentions of LUNs below `luns` taken.
-    pub fn ready(path: &Path, number: u64, luns: u16) -> Peer {
-        let mut peer = Peer::login(path, &login(number)).expect("a login that is in order");
+    /// Logs in over RDMA with these bytes, whatever they are.
+    pub fn with_request(way: &Way, request: &[u8]) -> Result<Peer, Refused> {
+        let Way::Rdma(port) = way else { panic!("a handshake goes around the login") };
+        let (wire, agreed) = RdmaWire::login(port, request)?;
+        let wire = Wire::Rdma(Box::new(wire));
+        Ok(Peer { wire, credits: i64::from(agreed.req_lim_delta), agreed })
+    }
+
+    /// A channel as port `number`, with the unit attentions of LUNs below `luns` taken.
+    pub fn ready(way: &Way, number: u64, luns: u16) -> Peer {
+        let mut peer = Peer::login(way, &login(way, number)).expect("a login that is in order");
         for lun in 0..luns {
             peer.run(&command(0, lun, &[0; 16], DataDesc::None, DataDesc::None));
         }
         peer
     }
 
-    /// Sends a unit of any length that has a place in the ring.
+    /// Sends a unit of any length that the wire has a place for.
     pub fn send(&mut self, unit: &[u8]) {
-        self.send_as(unit, unit.len() as u32);
-    }
-
-    /// Sends a unit that says it had `len` bytes.
-    pub fn send_as(&mut self, unit: &[u8], len: u32) {
-        let (slot, lap) = (self.out.next % self.slots, (self.out.next / self.slots + 1) as u32);
-        let header_at = self.out.slots_at + slot * SLOT_BYTES;
-        let inside = len as usize <= INLINE_BYTES;
-        let at = if inside { header_at + 8 } else { self.out.overflow_at + slot * self.out.stride };
-        rustix::io::pwrite(&self.ring, unit, at).expect("the ring file takes writes");
-        let header = u64::from(lap) << 32 | u64::from(len);
-        rustix::io::pwrite(&self.ring, &header.to_ne_bytes(), header_at).expect("a header");
-        self.out.next += 1;
         self.credits -= 1;
-        self.ring_bell();
-    }
-
-    /// Wakes the target, wanted or not.
-    pub fn ring_bell(&self) {
-        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        match &mut self.wire {
+            Wire::Shm(wire) => wire.send_as(unit, unit.len() as u32),
+            Wire::Rdma(wire) => wire.send(unit),
+        }
     }
 
     /// The next unit from the target.
     pub fn take(&mut self) -> Option<Vec<u8>> {
-        let (slot, lap) = (self.into.next % self.slots, (self.into.next / self.slots + 1) as u32);
-        let header_at = self.into.slots_at + slot * SLOT_BYTES;
-        let mut header = [0; 8];
-        rustix::io::pread(&self.ring, &mut header, header_at).expect("a header");
-        let header = u64::from_ne_bytes(header);
-        if (header >> 32) as u32 != lap {
-            return None;
+        match &mut self.wire {
+            Wire::Shm(wire) => wire.take(),
+            Wire::Rdma(wire) => wire.take(),
         }
-        let len = header as u32 as usize;
-        let inside = len <= INLINE_BYTES;
-        let at =
-            if inside { header_at + 8 } else { self.into.overflow_at + slot * self.into.stride };
-        let mut unit = vec![0; len];
-        rustix::io::pread(&self.ring, &mut unit[..], at).expect("a unit");
-        self.into.next += 1;
-        Some(unit)
     }
 
     /// Waits for a response. Credits that the target returns by a request of its own are taken.
@@ -336,9 +214,11 @@ impl Peer {
     }
 
     /// The target has closed the channel.
-    pub fn ended(&self) -> bool {
-        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
-        matches!(rustix::net::recv(&self.socket, &mut [0u8; 1][..], flags), Ok((_, 0)))
+    pub fn ended(&mut self) -> bool {
+        match &mut self.wire {
+            Wire::Shm(wire) => wire.ended(),
+            Wire::Rdma(wire) => wire.ended(),
+        }
     }
 
     /// Waits until the target closes the channel; responses that come before are forgotten.
@@ -351,42 +231,33 @@ impl Peer {
 
     /// Writes into the registered memory.
     pub fn put(&self, at: usize, bytes: &[u8]) {
-        rustix::io::pwrite(&self.data, bytes, at as u64).expect("inside the memory");
+        match &self.wire {
+            Wire::Shm(wire) => wire.put(at, bytes),
+            Wire::Rdma(wire) => wire.put(at, bytes),
+        }
     }
 
     /// Reads from the registered memory.
     pub fn look(&self, at: usize, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        rustix::io::pread(&self.data, &mut bytes[..], at as u64).expect("inside the memory");
-        bytes
+        match &self.wire {
+            Wire::Shm(wire) => wire.look(at, len),
+            Wire::Rdma(wire) => wire.look(at, len),
+        }
     }
 
-    /// The registered memory's file.
-    pub fn data(&self) -> &OwnedFd {
-        &self.data
+    /// What only shared memory has. Panics over RDMA.
+    pub fn shm(&mut self) -> &mut ShmWire {
+        match &mut self.wire {
+            Wire::Shm(wire) => wire,
+            Wire::Rdma(_) => panic!("not over RDMA"),
+        }
     }
 
-    /// Everything in the ring file, the target's half included.
-    pub fn ring_bytes(&self) -> Vec<u8> {
-        let len = rustix::fs::fstat(&self.ring).expect("a file").st_size as usize;
-        let mut bytes = vec![0; len];
-        rustix::io::pread(&self.ring, &mut bytes[..], 0).expect("the ring file");
-        bytes
-    }
-
-    /// Writes a word anywhere into the ring file.
-    pub fn scribble(&self, offset: u64, word: u64) {
-        rustix::io::pwrite(&self.ring, &word.to_ne_bytes(), offset).expect("inside the ring file");
-    }
-
-    /// Bytes of the ring file up to where the longer units begin.
-    pub fn slots_end(&self) -> u64 {
-        self.out.overflow_at
-    }
-
-    /// Chatter on the socket. False: nobody takes it.
-    pub fn chatter(&self, bytes: &[u8]) -> bool {
-        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
-        rustix::net::send(&self.socket, bytes, flags).is_ok()
+    /// What only RDMA has. Panics over shared memory.
+    pub fn rdma(&mut self) -> &mut RdmaWire {
+        match &mut self.wire {
+            Wire::Shm(_) => panic!("not over shared memory"),
+            Wire::Rdma(wire) => wire,
+        }
     }
 }

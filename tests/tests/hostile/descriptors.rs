@@ -1,22 +1,22 @@
 //! Descriptors of memory that is not there, not enough, or twice.
 
-use srpt_tests::hostile::{DATA_BYTES, Peer, command, login};
+use srpt_tests::hostile::{DATA_BYTES, Peer, command};
 use transport::initiator::cdb;
 use transport::srp::{DESCRIPTOR_BYTES, DataDesc, Indirect, Seg, encode_table};
 
-use crate::rig::{Case, INVALID_FIELD, LUN, Rig, check, good, read, seg, write};
+use crate::rig::{Case, INVALID_FIELD, LUN, Rig, both, check, good, read, write};
 
 pub const CASES: &[Case] = &[
-    ("ranges at and beyond the end of the memory", outside),
-    ("ranges of no bytes", nothing),
-    ("ranges of 4294967295 bytes", huge),
-    ("ranges that overlap", overlapping),
-    ("tables that hold less than they say", short_sum),
-    ("tables of wrong lengths, or nowhere", tables),
-    ("descriptors beyond the end of the unit", cut),
-    ("data both ways, formats that are none", formats),
-    ("immediate data beyond the end of the unit", immediate),
-    ("transfers at and above the longest", transfers),
+    both("ranges at and beyond the end of the memory", outside),
+    both("ranges of no bytes", nothing),
+    both("ranges of 4294967295 bytes", huge),
+    both("ranges that overlap", overlapping),
+    both("tables that hold less than they say", short_sum),
+    both("tables of wrong lengths, or nowhere", tables),
+    both("descriptors beyond the end of the unit", cut),
+    both("data both ways, formats that are none", formats),
+    both("immediate data beyond the end of the unit", immediate),
+    both("transfers at and above the longest", transfers),
 ];
 
 const BLOCKS: u16 = 8;
@@ -32,7 +32,7 @@ fn writing(desc: DataDesc<'_>) -> Vec<u8> {
 
 /// An indirect descriptor with entries in the unit.
 fn table<'a>(entries: &'a [[u8; DESCRIPTOR_BYTES]], total_len: u32) -> DataDesc<'a> {
-    let table = seg(0, (entries.len() * DESCRIPTOR_BYTES) as u32);
+    let table = Seg { addr: 0, key: 0, len: (entries.len() * DESCRIPTOR_BYTES) as u32 };
     DataDesc::Indirect(Indirect { table, total_len, in_iu: entries })
 }
 
@@ -43,11 +43,11 @@ fn entries(segs: &[Seg]) -> Vec<[u8; DESCRIPTOR_BYTES]> {
 fn outside(rig: &Rig) -> String {
     let last = DATA_BYTES - BYTES as usize;
     let mut peer = rig.peer();
-    good(&peer.run(&reading(DataDesc::Direct(seg(last, BYTES)))));
-    good(&peer.run(&writing(DataDesc::Direct(seg(last, BYTES)))));
+    good(&peer.run(&reading(DataDesc::Direct(rig.seg(last, BYTES)))));
+    good(&peer.run(&writing(DataDesc::Direct(rig.seg(last, BYTES)))));
     let wrong = [
-        seg(last + 1, BYTES),
-        seg(DATA_BYTES, BYTES),
+        rig.seg(last + 1, BYTES),
+        rig.seg(DATA_BYTES, BYTES),
         Seg { addr: u64::MAX - 100, key: 0, len: BYTES },
         Seg { addr: u64::MAX, key: 0, len: BYTES },
         Seg { addr: 0, key: 1, len: BYTES },
@@ -66,50 +66,56 @@ fn outside(rig: &Rig) -> String {
 fn nothing(rig: &Rig) -> String {
     let mut peer = rig.peer();
     peer.put(0, &[0xEE; 512]);
-    let reply = peer.run(&reading(DataDesc::Direct(seg(0, 0))));
+    let reply = peer.run(&reading(DataDesc::Direct(rig.seg(0, 0))));
     good(&reply);
     assert!(reply.residual.is_some_and(|residual| residual.overflow && residual.count == BYTES));
     assert_eq!(peer.look(0, 512), [0xEE; 512]);
-    check(&peer.run(&writing(DataDesc::Direct(seg(0, 0)))), Some((5, 0x0e, 3)));
+    check(&peer.run(&writing(DataDesc::Direct(rig.seg(0, 0)))), Some((5, 0x0e, 3)));
     // Entries of no bytes name nothing, wherever that is.
-    let entries = entries(&[Seg { addr: u64::MAX, key: 9, len: 0 }, seg(0, BYTES)]);
+    let entries = entries(&[Seg { addr: u64::MAX, key: 9, len: 0 }, rig.seg(0, BYTES)]);
     good(&peer.run(&reading(table(&entries, BYTES))));
     "read nothing with a residual; write: CHECK CONDITION 5/0e".into()
 }
 
 /// Rule 4: a length is no reason to have so much memory.
 fn huge(rig: &Rig) -> String {
-    let all = seg(0, DATA_BYTES as u32);
+    let all = rig.seg(0, DATA_BYTES as u32);
     let mut peer = rig.peer();
     let reply = peer.run(&reading(DataDesc::Direct(all)));
     good(&reply);
     let unused = DATA_BYTES as u32 - BYTES;
     assert!(reply.residual.is_some_and(|residual| !residual.overflow && residual.count == unused));
     good(&peer.run(&writing(DataDesc::Direct(all))));
-    for desc in
-        [DataDesc::Direct(seg(0, u32::MAX)), DataDesc::Direct(seg(0, DATA_BYTES as u32 + 1))]
-    {
-        rig.thrown_out("remote_access", "", |peer| peer.send(&reading(desc)));
-        rig.thrown_out("remote_access", "", |peer| peer.send(&writing(desc)));
+    for len in [u32::MAX, DATA_BYTES as u32 + 1] {
+        let desc = DataDesc::Direct(rig.seg(0, len));
+        for unit in [reading(desc), writing(desc)] {
+            if rig.is_rdma() {
+                // The device looks at the bytes that move.
+                good(&peer.run(&unit));
+            } else {
+                rig.thrown_out("remote_access", "", |peer| peer.send(&unit));
+            }
+        }
     }
-    let entries = entries(&[seg(0, BYTES)]);
+    let entries = entries(&[rig.seg(0, BYTES)]);
     check(&peer.run(&reading(table(&entries, u32::MAX))), INVALID_FIELD);
-    "took all its memory, closed it beyond: remote_access".into()
+    let beyond = if rig.is_rdma() { "moved 4096 bytes" } else { "closed it: remote_access" };
+    format!("took all its memory; beyond: {beyond}")
 }
 
 fn overlapping(rig: &Rig) -> String {
     let mut peer = rig.peer();
     peer.put(0, &[1; 2048]);
     peer.put(2048, &[2; 2048]);
-    good(&peer.run(&writing(DataDesc::Direct(seg(0, BYTES)))));
+    good(&peer.run(&writing(DataDesc::Direct(rig.seg(0, BYTES)))));
     // The second range lies over the end of the first.
-    let segs = entries(&[seg(8192, 2048), seg(8192 + 1024, 2048)]);
+    let segs = entries(&[rig.seg(8192, 2048), rig.seg(8192 + 1024, 2048)]);
     good(&peer.run(&reading(table(&segs, BYTES))));
     assert_eq!(peer.look(8192, 1024), [1; 1024]);
     assert_eq!(peer.look(8192 + 1024, 2048), [2; 2048]);
-    let twice = entries(&[seg(0, 2048), seg(0, 2048)]);
+    let twice = entries(&[rig.seg(0, 2048), rig.seg(0, 2048)]);
     good(&peer.run(&writing(table(&twice, BYTES))));
-    good(&peer.run(&reading(DataDesc::Direct(seg(16384, BYTES)))));
+    good(&peer.run(&reading(DataDesc::Direct(rig.seg(16384, BYTES)))));
     assert_eq!(peer.look(16384, BYTES as usize), [1; BYTES as usize]);
     "did as told, in order".into()
 }
@@ -118,12 +124,12 @@ fn overlapping(rig: &Rig) -> String {
 fn short_sum(rig: &Rig) -> String {
     let mut peer = rig.peer();
     for (last, allowed) in [(2048, true), (2047, false), (0, false)] {
-        let segs = [seg(0, 2048), seg(4096, last)];
+        let segs = [rig.seg(0, 2048), rig.seg(4096, last)];
         let inside = entries(&segs);
         let mut bytes = [0; 2 * DESCRIPTOR_BYTES];
         encode_table(&segs, &mut bytes);
         peer.put(65536, &bytes);
-        let outside = Indirect { table: seg(65536, 32), total_len: BYTES, in_iu: &[] };
+        let outside = Indirect { table: rig.seg(65536, 32), total_len: BYTES, in_iu: &[] };
         for desc in [table(&inside, BYTES), DataDesc::Indirect(outside)] {
             for unit in [reading(desc), writing(desc)] {
                 let reply = peer.run(&unit);
@@ -137,13 +143,13 @@ fn short_sum(rig: &Rig) -> String {
 fn tables(rig: &Rig) -> String {
     let mut peer = rig.peer();
     let external =
-        |at: usize, len: u32| Indirect { table: seg(at, len), total_len: BYTES, in_iu: &[] };
+        |at: usize, len: u32| Indirect { table: rig.seg(at, len), total_len: BYTES, in_iu: &[] };
     for len in [0, 1, 15, 17, 2049 * 16, u32::MAX, u32::MAX - 15] {
         let desc = DataDesc::Indirect(external(0, len));
         check(&peer.run(&reading(desc)), INVALID_FIELD);
         check(&peer.run(&writing(desc)), INVALID_FIELD);
     }
-    let segs: Vec<Seg> = (0..2048).map(|number| seg(131_072 + number * 2, 2)).collect();
+    let segs: Vec<Seg> = (0..2048).map(|number| rig.seg(131_072 + number * 2, 2)).collect();
     let mut bytes = vec![0; 2048 * DESCRIPTOR_BYTES];
     encode_table(&segs, &mut bytes);
     peer.put(0, &bytes);
@@ -160,12 +166,12 @@ fn tables(rig: &Rig) -> String {
 /// Rule 2.
 fn cut(rig: &Rig) -> String {
     let mut peer = rig.peer();
-    let segs = entries(&[seg(0, 2048), seg(4096, 1024), seg(8192, 1024)]);
+    let segs = entries(&[rig.seg(0, 2048), rig.seg(4096, 1024), rig.seg(8192, 1024)]);
     for whole in [
         reading(table(&segs, BYTES)),
         writing(table(&segs, BYTES)),
-        reading(DataDesc::Direct(seg(0, BYTES))),
-        writing(DataDesc::Direct(seg(0, BYTES))),
+        reading(DataDesc::Direct(rig.seg(0, BYTES))),
+        writing(DataDesc::Direct(rig.seg(0, BYTES))),
     ] {
         good(&peer.run(&whole));
         for len in [whole.len() - 1, 49, 48] {
@@ -180,7 +186,7 @@ fn cut(rig: &Rig) -> String {
 
 fn formats(rig: &Rig) -> String {
     let mut peer = rig.peer();
-    let direct = DataDesc::Direct(seg(0, BYTES));
+    let direct = DataDesc::Direct(rig.seg(0, BYTES));
     check(&peer.run(&command(1, LUN, &cdb::read10(0, BLOCKS), direct, direct)), INVALID_FIELD);
     for format in 4..16 {
         for byte in [format, format << 4] {
@@ -207,9 +213,9 @@ fn immediate(rig: &Rig) -> String {
         unit[48..52].copy_from_slice(&len.to_be_bytes());
         check(&peer.run(&unit), INVALID_FIELD);
     }
-    let mut plain = login(rig.number());
+    let mut plain = rig.login();
     (plain.req_flags, plain.imm_data_offset) = (0, 0);
-    let mut peer = Peer::login(&rig.socket, &plain).expect("a login without immediate data");
+    let mut peer = Peer::login(&rig.way, &plain).expect("a login without immediate data");
     peer.run(&crate::rig::ready(1));
     check(&peer.run(&unit), INVALID_FIELD);
     "took the exact length, a byte more: CHECK CONDITION 5/24".into()
@@ -218,7 +224,7 @@ fn immediate(rig: &Rig) -> String {
 /// Rule 4: the CDB's length is checked before anything is taken.
 fn transfers(rig: &Rig) -> String {
     let mut peer = rig.peer();
-    let desc = DataDesc::Direct(seg(0, DATA_BYTES as u32));
+    let desc = DataDesc::Direct(rig.seg(0, DATA_BYTES as u32));
     good(&peer.run(&read(1, &cdb::read16(0, 2048), desc)));
     good(&peer.run(&write(1, &cdb::write16(0, 2048, false), desc)));
     for blocks in [2049, 4096, u32::MAX] {

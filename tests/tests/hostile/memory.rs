@@ -8,24 +8,27 @@ use std::time::Instant;
 
 use rustix::fs::{FallocateFlags, SealFlags};
 use rustix::process::Signal;
-use srpt_tests::hostile::{DATA_BYTES, Peer, Refused, command, login, memory};
+use srpt_tests::hostile::{DATA_BYTES, Peer, Refused, Way, command, login, memory};
 use srpt_tests::process::{PATIENCE, Process};
 use transport::initiator::cdb;
 use transport::sim::Rng;
 use transport::srp::{DataDesc, Indirect};
 
-use crate::rig::{A_WHILE, Case, HELD_LUN, LUN, LUNS, Rig, good, read, seg, write};
+use crate::rig::{A_WHILE, Case, HELD_LUN, LUN, LUNS, Rig, both, good, read, shm, write};
 
 pub const CASES: &[Case] = &[
-    ("memory that may shrink, is empty or too large", unsealed),
-    ("memory cut and punched under its commands", punched),
-    ("a table that changes while it is used", changing_table),
-    ("a process that scribbles on rings and bells", scribbler),
-    ("a process that stops with commands under way", stopped),
-    ("a process that dies with commands under way", killed),
+    shm("memory that may shrink, is empty or too large", unsealed, PINNED),
+    shm("memory cut and punched under its commands", punched, PINNED),
+    both("a table that changes while it is used", changing_table),
+    shm("a process that scribbles on rings and bells", scribbler, "no memory is shared"),
+    both("a process that stops with commands under way", stopped),
+    both("a process that dies with commands under way", killed),
 ];
 
-/// What a child is: `KIND SOCKET NUMBER`.
+/// Why memory is no matter over RDMA.
+const PINNED: &str = "the device pins what is registered";
+
+/// What a child is: `KIND WAY NUMBER`.
 const ROLE: &str = "HOSTILE_PEER";
 
 /// Plays the role of a child, if this process is one.
@@ -33,10 +36,10 @@ pub fn is_child() -> bool {
     let Ok(role) = std::env::var(ROLE) else { return false };
     let mut words = role.split(' ');
     let mut word = || words.next().expect("three words");
-    let (kind, socket, number) = (word(), word(), word().parse().expect("a number"));
+    let (kind, way, number) = (word(), Way::parse(word()), word().parse().expect("a number"));
     match kind {
-        "scribble" => scribble(socket.as_ref(), number),
-        "hang" => hang(socket.as_ref(), number),
+        "scribble" => scribble(&way, number),
+        "hang" => hang(&way, number),
         other => panic!("no role {other}"),
     }
     true
@@ -45,12 +48,12 @@ pub fn is_child() -> bool {
 fn child(rig: &Rig, kind: &str, number: u64) -> Process {
     let mut command = Command::new(std::env::current_exe().expect("this test"));
     command.args(["--exact", "every_hostile_peer_harms_itself_only", "--nocapture"]);
-    command.env(ROLE, format!("{kind} {} {number}", rig.socket.display()));
+    command.env(ROLE, format!("{kind} {} {number}", rig.way));
     Process::spawn(command, rig.target.dir())
 }
 
 fn unsealed(rig: &Rig) -> String {
-    let try_with = |file| match Peer::with_memory(&rig.socket, &login(rig.number()), file) {
+    let try_with = |file| match Peer::with_memory(&rig.way, &rig.login(), file) {
         Ok(_) => String::new(),
         Err(Refused::Error(why)) => why,
         Err(other) => panic!("{other:?}"),
@@ -74,15 +77,15 @@ fn unsealed(rig: &Rig) -> String {
 
 fn punched(rig: &Rig) -> String {
     let mut peer = rig.peer();
-    let refused = rustix::fs::ftruncate(peer.data(), 0);
+    let refused = rustix::fs::ftruncate(peer.shm().data(), 0);
     assert!(refused.is_err(), "the seal holds");
     let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     for round in 0..40 {
         let at = (round % 4) << 20;
-        let desc = DataDesc::Direct(seg(at, 1 << 20));
+        let desc = DataDesc::Direct(rig.seg(at, 1 << 20));
         peer.send(&read(1, &cdb::read10(0, 2048), desc));
         peer.send(&write(2, &cdb::write10(0, 2048, false), desc));
-        rustix::fs::fallocate(peer.data(), punch, 0, DATA_BYTES as u64).expect("a hole");
+        rustix::fs::fallocate(peer.shm().data(), punch, 0, DATA_BYTES as u64).expect("a hole");
         good(&peer.reply());
         good(&peer.reply());
     }
@@ -92,10 +95,11 @@ fn punched(rig: &Rig) -> String {
 /// The table is checked in the target's own copy.
 fn changing_table(rig: &Rig) -> String {
     let mut peer = rig.peer();
-    let good_table = [seg(65536, 2048).to_bytes(), seg(131_072, 2048).to_bytes()].concat();
-    let bad_table = [seg(usize::MAX, u32::MAX).to_bytes(), seg(0, 2048).to_bytes()].concat();
+    let good_table = [rig.seg(65536, 2048).to_bytes(), rig.seg(131_072, 2048).to_bytes()].concat();
+    let bad_table =
+        [rig.seg(usize::MAX, u32::MAX).to_bytes(), rig.seg(0, 2048).to_bytes()].concat();
     let (mut answered, mut ended) = (0, 0);
-    let desc = DataDesc::Indirect(Indirect { table: seg(0, 32), total_len: 4096, in_iu: &[] });
+    let desc = DataDesc::Indirect(Indirect { table: rig.seg(0, 32), total_len: 4096, in_iu: &[] });
     for _ in 0..60 {
         peer.put(0, &good_table);
         peer.send(&read(1, &cdb::read10(0, 8), desc));
@@ -117,14 +121,14 @@ fn changing_table(rig: &Rig) -> String {
 }
 
 /// A child: writes random words over everything it shares with the target, again and again.
-fn scribble(socket: &std::path::Path, seed: u64) {
+fn scribble(way: &Way, seed: u64) {
     let mut rng = Rng::new(seed);
     let (began, mut logins, mut words) = (Instant::now(), 0u64, 0u64);
     while began.elapsed() < A_WHILE {
-        let Ok(mut peer) = Peer::login(socket, &login(0xBAD0_0000 + seed)) else { continue };
+        let Ok(mut peer) = Peer::login(way, &login(way, 0xBAD0_0000 + seed)) else { continue };
         logins += 1;
         peer.send(&command(1, LUN, &cdb::read10(0, 8), DataDesc::None, DataDesc::None));
-        let slots_end = peer.slots_end();
+        let slots_end = peer.shm().slots_end();
         while !peer.ended() && began.elapsed() < A_WHILE {
             for _ in 0..64 {
                 let random = rng.next_u64();
@@ -135,11 +139,11 @@ fn scribble(socket: &std::path::Path, seed: u64) {
                     _ => 4096 + rng.below((slots_end - 4096) / 128) * 128,
                 };
                 let lap = (1 << 32) | (u64::from(random as u32 >> 8) % 400);
-                peer.scribble(at, if random & 64 == 0 { random } else { lap });
+                peer.shm().scribble(at, if random & 64 == 0 { random } else { lap });
                 words += 1;
             }
-            peer.ring_bell();
-            peer.chatter(&random_bytes(&mut rng));
+            peer.shm().ring_bell();
+            peer.shm().chatter(&random_bytes(&mut rng));
         }
     }
     println!("seed {seed:#x}: {logins} logins, {words} words");
@@ -156,7 +160,9 @@ fn scribbler(rig: &Rig) -> String {
     let mut scribbler = child(rig, "scribble", seed);
     scribbler.succeed(PATIENCE);
     let said = scribbler.out();
-    let said = said.lines().find(|line| line.starts_with("seed ")).expect("its count").to_owned();
+    // The test's name may be in front.
+    let begins = said.find("seed ").expect("its count");
+    let said = said[begins..].lines().next().expect("a line").to_owned();
     rig.only_the_good_session_is_left();
     said
 }
@@ -165,9 +171,9 @@ fn scribbler(rig: &Rig) -> String {
 const HUNG: u64 = 100;
 
 /// A child: has reads and writes under way that are held, and takes their answers when they come.
-fn hang(socket: &std::path::Path, number: u64) {
-    let mut peer = Peer::ready(socket, number, LUNS);
-    let desc = DataDesc::Direct(seg(0, 1 << 16));
+fn hang(way: &Way, number: u64) {
+    let mut peer = Peer::ready(way, number, LUNS);
+    let desc = DataDesc::Direct(way.seg(0, 1 << 16));
     for tag in 0..HUNG {
         peer.send(&if tag % 2 == 0 {
             command(tag, HELD_LUN, &cdb::write10(0, 128, false), desc, DataDesc::None)
@@ -191,8 +197,8 @@ fn hanging(rig: &Rig) -> (Process, u64) {
     (child, number)
 }
 
-/// Over shared memory a fetch is a copy that the peer can't hold up, so a peer that stops has all
-/// its commands answered.
+/// Over shared memory a fetch is a copy that the peer can't hold up, and over RDMA its device
+/// answers without it, so a peer that stops has all its commands answered.
 fn stopped(rig: &Rig) -> String {
     let (mut child, number) = hanging(rig);
     child.stop(PATIENCE);

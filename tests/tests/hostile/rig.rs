@@ -2,17 +2,46 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
-use srpt_tests::hostile::{Peer, Reply, command, login};
-use srpt_tests::process::{PATIENCE, Target, until};
-use transport::srp::{DataDesc, Seg};
+use srpt_tests::hostile::{Meter, Peer, Reply, Way, command, login};
+use srpt_tests::process::{PATIENCE, Target, cores, until};
+use transport::srp::{DataDesc, LoginReq, Seg};
 
-/// A name, and something that a hostile peer does: it returns what the target did.
-pub type Case = (&'static str, fn(&Rig) -> String);
+/// Something that a hostile peer does.
+pub struct Case {
+    /// What.
+    pub name: &'static str,
+    /// Does it and returns what the target did.
+    pub run: fn(&Rig) -> String,
+    shm: Result<(), &'static str>,
+    rdma: Result<(), &'static str>,
+}
+
+impl Case {
+    /// Whether it can be done to this rig, or why not.
+    pub fn over(&self, rig: &Rig) -> Result<(), &'static str> {
+        if rig.is_rdma() { self.rdma } else { self.shm }
+    }
+}
+
+/// A case of every fabric.
+pub const fn both(name: &'static str, run: fn(&Rig) -> String) -> Case {
+    Case { name, run, shm: Ok(()), rdma: Ok(()) }
+}
+
+/// A case of shared memory, and why it is none of RDMA.
+pub const fn shm(name: &'static str, run: fn(&Rig) -> String, why: &'static str) -> Case {
+    Case { name, run, shm: Ok(()), rdma: Err(why) }
+}
+
+/// A case of RDMA, and why it is none of shared memory.
+pub const fn rdma(name: &'static str, run: fn(&Rig) -> String, why: &'static str) -> Case {
+    Case { name, run, shm: Err(why), rdma: Ok(()) }
+}
 
 /// In memory, for offenders.
 pub const LUN: u16 = 1;
@@ -26,20 +55,82 @@ pub const LUNS: u16 = 4;
 /// Invalid field in CDB.
 pub const INVALID_FIELD: Option<(u8, u8, u8)> = Some((5, 0x24, 0));
 
+/// What the target's core has done.
+#[derive(Debug, Clone)]
+pub struct Core {
+    /// Commands of the good session, answered.
+    pub commands: u64,
+    /// Busy turns, by where they end in nanoseconds.
+    turns: BTreeMap<u64, u64>,
+}
+
+impl Core {
+    /// Nanoseconds that at least 99 of 100 commands of the good session have not waited for the
+    /// core since `before`, and by which all turns since then were over. It has one command at a
+    /// time, and what arrives in a turn is looked at in the next one: so a turn makes at most one
+    /// of its commands wait, and the long turns that are fewer than one for a hundred commands
+    /// are those of the slowest hundredth.
+    pub fn since(&self, before: &Core) -> (u64, u64) {
+        let commands = self.commands - before.commands;
+        let before = |end: &u64| before.turns.get(end).copied().unwrap_or(0);
+        let mut longer = 0;
+        let (mut p99_ns, mut longest_ns) = (0, 0);
+        for (end, turns) in self.turns.iter().rev() {
+            longer += turns - before(end);
+            if longer > 0 {
+                longest_ns = longest_ns.max(*end);
+            }
+            if longer > commands / 100 {
+                p99_ns = *end;
+                break;
+            }
+        }
+        (p99_ns, longest_ns)
+    }
+}
+
 /// The target and the way in.
 pub struct Rig {
     /// The process.
     pub target: Target,
     /// Where offenders and the good session log in.
-    pub socket: PathBuf,
+    pub way: Way,
     /// The listener of a target that only [`crate::secrets`] uses.
-    pub secret_socket: PathBuf,
+    pub secret_way: Way,
     number: Cell<u64>,
 }
 
 impl Rig {
-    /// Starts a target.
+    /// Starts a target that is met over shared memory.
     pub fn start() -> Rig {
+        let target = Rig::target();
+        let secret = target.path("secret.sock");
+        let listener = json!({ "target": "t1", "trtype": "shm", "traddr": secret });
+        target.rpc("srpt_add_listener", listener);
+        let way = Way::Shm(target.srp_socket());
+        Rig { target, way, secret_way: Way::Shm(secret), number: Cell::new(1) }
+    }
+
+    /// Starts a target that is met over RDMA, at an address of a device of this machine.
+    pub fn start_rdma(address: &str) -> Rig {
+        let target = Rig::target();
+        let ways = [("t0", 5555), ("t1", 5556)].map(|(name, port): (&str, u16)| {
+            let (traddr, trsvcid) = (address, port.to_string());
+            target.rpc(
+                "srpt_add_listener",
+                json!({ "target": name, "trtype": "rdma", "traddr": traddr, "trsvcid": trsvcid }),
+            );
+            let targets = target.rpc("srpt_get_targets", Value::Null);
+            let targets = targets.as_array().expect("a list");
+            let found = targets.iter().find(|target| target["name"] == name).expect("just made");
+            let guid = found["service_guid"].as_str().expect("digits");
+            Way::parse(&format!("{address}:{port}/{guid}"))
+        });
+        let [way, secret_way] = ways;
+        Rig { target, way, secret_way, number: Cell::new(1) }
+    }
+
+    fn target() -> Target {
         let target = Target::start();
         for name in ["Good", "Bad", "Base", "Rotten", "Secret"] {
             target.malloc_bdev(name, 4);
@@ -49,14 +140,24 @@ impl Rig {
         }
         inject(&target, "EE_Rotten", "read", "failure");
         target.export(&["Good", "Bad", "EE_Base", "EE_Rotten"]);
-        let secret_socket = target.path("secret.sock");
         target.rpc("srpt_create_target", json!({ "name": "t1" }));
         target.rpc("srpt_map_lun", json!({ "target": "t1", "lun": 0, "bdev_name": "Secret" }));
-        target.rpc(
-            "srpt_add_listener",
-            json!({ "target": "t1", "trtype": "shm", "traddr": secret_socket }),
-        );
-        Rig { socket: target.srp_socket(), target, secret_socket, number: Cell::new(1) }
+        target
+    }
+
+    /// True when it is met over RDMA.
+    pub fn is_rdma(&self) -> bool {
+        matches!(self.way, Way::Rdma(_))
+    }
+
+    /// A login in order, of an initiator port that nobody has had.
+    pub fn login(&self) -> LoginReq {
+        login(&self.way, self.number())
+    }
+
+    /// A range of a peer's memory.
+    pub fn seg(&self, at: usize, len: u32) -> Seg {
+        self.way.seg(at, len)
     }
 
     /// The number of an initiator port that nobody has had.
@@ -66,7 +167,7 @@ impl Rig {
 
     /// A new session with its unit attentions taken.
     pub fn peer(&self) -> Peer {
-        Peer::ready(&self.socket, self.number(), LUNS)
+        Peer::ready(&self.way, self.number(), LUNS)
     }
 
     /// Everything that the target counts, by name; closed connections as `closed REASON`.
@@ -142,10 +243,58 @@ impl Rig {
 
     /// What the session of an initiator port says, by a field of its first channel.
     pub fn channel(&self, number: u64, field: &str) -> Option<u64> {
-        let port = format!("{:032x}", u128::from_be_bytes(login(number).initiator_port_id));
+        let port = login(&self.way, number).initiator_port_id;
+        self.channel_of(u128::from_be_bytes(port), field)
+    }
+
+    /// What the core has done so far.
+    pub fn core(&self) -> Core {
+        let commands = self.channel_of(Meter::PORT, "commands").expect("the good session");
+        Core { commands, turns: self.turns() }
+    }
+
+    fn channel_of(&self, port: u128, field: &str) -> Option<u64> {
+        let port = format!("{port:032x}");
         let sessions = self.target.sessions();
         let session = sessions.iter().find(|session| session["initiator_port_id"] == port)?;
         session["channels"][0][field].as_u64()
+    }
+
+    /// Leaves the target's core a processor of its own: everything else of the target, and this
+    /// process with what it starts from now on, goes to another one. False: there is none.
+    pub fn apart(&self) -> bool {
+        let (core, Some(other)) = (cores()[0], cores().last().copied()) else { return false };
+        if core == other {
+            return false;
+        }
+        let mut set = CpuSet::new();
+        set.set(other);
+        let reactors = self.target.rpc("framework_get_reactors", Value::Null);
+        let pinned = reactors["reactors"][0]["tid"].as_i64().expect("a number");
+        let tasks = format!("/proc/{}/task", Pid::as_raw_nonzero(self.target.process.pid()));
+        for task in std::fs::read_dir(tasks).expect("the target runs") {
+            let name = task.expect("a thread").file_name();
+            let tid = name.to_str().and_then(|name| name.parse().ok()).expect("a number");
+            if i64::from(tid) != pinned {
+                // One that answered a question of ours may have ended.
+                let _ = sched_setaffinity(Pid::from_raw(tid), &set);
+            }
+        }
+        sched_setaffinity(None, &set).expect("an allowed processor");
+        true
+    }
+
+    /// Busy turns of the target's core so far, by where they end in nanoseconds.
+    fn turns(&self) -> BTreeMap<u64, u64> {
+        let stats = self.target.rpc("srpt_get_stats", Value::Null);
+        let lengths = stats["cores"][0]["busy_turns"].as_array().expect("a list").iter();
+        let number = |value: &Value| value.as_u64();
+        lengths
+            .map(|length| {
+                let end = number(&length["below_ns"]).unwrap_or(u64::MAX);
+                (end, number(&length["turns"]).expect("a number"))
+            })
+            .collect()
     }
 
     /// Resident memory of the target in KiB.
@@ -167,11 +316,6 @@ fn inject(target: &Target, name: &str, io_type: &str, error_type: &str) {
         "bdev_error_inject_error",
         json!({ "name": name, "io_type": io_type, "error_type": error_type, "num": u32::MAX }),
     );
-}
-
-/// A range of the peer's memory.
-pub fn seg(at: usize, len: u32) -> Seg {
-    Seg { addr: at as u64, key: 0, len }
 }
 
 /// A read of [`LUN`] with these descriptors.

@@ -2,11 +2,11 @@
 
 use srpt_tests::hostile::{Peer, Reply, command, login};
 use transport::initiator::cdb;
-use transport::srp::{DESCRIPTOR_BYTES, DataDesc, Indirect};
+use transport::srp::{DESCRIPTOR_BYTES, DataDesc, Indirect, Seg};
 
-use crate::rig::{BROKEN_LUN, Case, LUN, LUNS, Rig, seg};
+use crate::rig::{BROKEN_LUN, Case, LUN, Rig, both};
 
-pub const CASES: &[Case] = &[("what another session wrote, looked for everywhere", secret)];
+pub const CASES: &[Case] = &[both("what another session wrote, looked for everywhere", secret)];
 
 /// What nobody else may ever see.
 const SECRET: [u8; 8] = *b"\xA5SECRET\x5A";
@@ -19,14 +19,14 @@ const BEHIND_BYTES: usize = 64 << 10;
 
 /// Fills buffers of every size with the secret: data in two pieces is never placed directly.
 fn poison(rig: &Rig) {
-    let mut owner =
-        Peer::login(&rig.secret_socket, &login(0x5EC0)).expect("a login to its own target");
+    let mut owner = Peer::login(&rig.secret_way, &login(&rig.secret_way, 0x5EC0))
+        .expect("a login to its own target");
     owner.run(&command(0, 0, &[0; 16], DataDesc::None, DataDesc::None));
     owner.put(0, &SECRET.repeat((1 << 20) / SECRET.len()));
     for (blocks, count) in [(2048u16, 8), (512, 16), (128, 32), (32, 64), (8, 120)] {
         let bytes = u32::from(blocks) * 512;
-        let halves = [seg(0, bytes / 2).to_bytes(), seg(0, bytes / 2).to_bytes()];
-        let table = seg(0, 32);
+        let half = rig.secret_way.seg(0, bytes / 2);
+        let (halves, table) = ([half.to_bytes(); 2], Seg { len: 32, ..half });
         let desc = DataDesc::Indirect(Indirect { table, total_len: bytes, in_iu: &halves });
         for (cdb, out) in [(cdb::write10(0, blocks, false), true), (cdb::read10(0, blocks), false)]
         {
@@ -38,12 +38,13 @@ fn poison(rig: &Rig) {
 }
 
 /// The session that looks.
-struct Pry {
+struct Pry<'a> {
+    rig: &'a Rig,
     peer: Peer,
     looked: usize,
 }
 
-impl Pry {
+impl Pry<'_> {
     fn look(&mut self, bytes: &[u8], what: &str) {
         self.looked += bytes.len();
         let part = |four: &[u8]| SECRET.contains(&four[0]) && SECRET.windows(4).any(|p| p == four);
@@ -57,8 +58,9 @@ impl Pry {
         let pried = offered as usize + BEHIND_BYTES;
         self.peer.put(0, &vec![BLANK; pried]);
         let first = offered / 2;
-        let halves = [seg(0, first).to_bytes(), seg(first as usize, offered - first).to_bytes()];
-        let table = seg(0, (2 * DESCRIPTOR_BYTES) as u32);
+        let halves = [self.rig.seg(0, first), self.rig.seg(first as usize, offered - first)];
+        let halves = halves.map(|seg| seg.to_bytes());
+        let table = self.rig.seg(0, (2 * DESCRIPTOR_BYTES) as u32);
         let desc = DataDesc::Indirect(Indirect { table, total_len: offered, in_iu: &halves });
         let (from, into) = if out { (desc, DataDesc::None) } else { (DataDesc::None, desc) };
         let reply = self.peer.run(&command(1, lun, cdb, from, into));
@@ -98,7 +100,7 @@ fn made(allocation: u16) -> Vec<Vec<u8>> {
 
 fn secret(rig: &Rig) -> String {
     poison(rig);
-    let mut pry = Pry { peer: Peer::ready(&rig.socket, rig.number(), LUNS), looked: 0 };
+    let mut pry = Pry { rig, peer: rig.peer(), looked: 0 };
     for allocation in [0, 5, 36, 255, 65535] {
         for cdb in made(allocation) {
             for offered in [3, 65536] {
@@ -126,8 +128,10 @@ fn secret(rig: &Rig) -> String {
         pry.run(LUN, &cdb::write_same16(0, 8, false), len, true);
         pry.run(LUN, &cdb::compare_and_write(0, 1), len, true);
     }
-    let ring = pry.peer.ring_bytes();
-    pry.look(&ring, "the ring file");
+    if !rig.is_rdma() {
+        let ring = pry.peer.shm().ring_bytes();
+        pry.look(&ring, "the ring file");
+    }
     // Whatever was written came from this session.
     for lba in (0..8192).step_by(2048) {
         assert_eq!(pry.run(LUN, &cdb::read10(lba, 2048), 1 << 20, false).status, 0);

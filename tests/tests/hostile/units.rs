@@ -4,19 +4,19 @@ use srpt_tests::hostile::{Peer, command};
 use transport::initiator::cdb;
 use transport::srp::{DataDesc, Tmf};
 
-use crate::rig::{Case, HELD_LUN, INVALID_FIELD, LUN, LUNS, Rig, check, good, read, ready, seg};
+use crate::rig::{Case, HELD_LUN, INVALID_FIELD, LUN, LUNS, Rig, both, check, good, read, ready};
 
 pub const CASES: &[Case] = &[
-    ("units of no opcode", no_opcode),
-    ("units that only a target sends", of_the_target),
-    ("units at and below their shortest length", shortest),
-    ("units at and above the agreed length", longest),
-    ("units of no bytes", empty),
-    ("additional CDB inside and beyond the unit", additional_cdb),
-    ("answers that nobody asked for", unasked),
-    ("more commands than credits", overrun),
-    ("the same tag for two commands at a time", same_tag),
-    ("all 256 task management functions", functions),
+    both("units of no opcode", no_opcode),
+    both("units that only a target sends", of_the_target),
+    both("units at and below their shortest length", shortest),
+    both("units at and above the agreed length", longest),
+    both("units of no bytes", empty),
+    both("additional CDB inside and beyond the unit", additional_cdb),
+    both("answers that nobody asked for", unasked),
+    both("more commands than credits", overrun),
+    both("the same tag for two commands at a time", same_tag),
+    both("all 256 task management functions", functions),
 ];
 
 fn no_opcode(rig: &Rig) -> String {
@@ -57,8 +57,14 @@ fn longest(rig: &Rig) -> String {
     let mut unit = ready(1);
     unit.resize(8276, 0xEE);
     good(&rig.peer().run(&unit));
+    if rig.is_rdma() {
+        unit.push(0xEE);
+        // Soft-RoCE says only that the connection has failed.
+        rig.thrown_out("link", "", |peer| peer.send(&unit));
+        return "took 8276 bytes, closed it above: link".into();
+    }
     for len in [8277, 1 << 20, u32::MAX] {
-        rig.thrown_out("protocol", "", |peer| peer.send_as(&unit, len));
+        rig.thrown_out("protocol", "", |peer| peer.shm().send_as(&unit, len));
     }
     "took 8276 bytes, closed it above: protocol".into()
 }
@@ -90,24 +96,25 @@ fn unasked(rig: &Rig) -> String {
 }
 
 /// A read that is held.
-fn held(tag: u64) -> Vec<u8> {
-    command(tag, HELD_LUN, &cdb::read10(0, 1), DataDesc::None, DataDesc::Direct(seg(0, 512)))
+fn held(rig: &Rig, tag: u64) -> Vec<u8> {
+    let into = DataDesc::Direct(rig.seg(0, 512));
+    command(tag, HELD_LUN, &cdb::read10(0, 1), DataDesc::None, into)
 }
 
 /// Rule 7: the last credit, and one that nobody gave.
 fn overrun(rig: &Rig) -> String {
     let number = rig.number();
-    let mut peer = Peer::ready(&rig.socket, number, LUNS);
+    let mut peer = Peer::ready(&rig.way, number, LUNS);
     let credits = peer.credits;
     rig.hold();
-    (0..credits as u64).for_each(|tag| peer.send(&held(tag)));
+    (0..credits as u64).for_each(|tag| peer.send(&held(rig, tag)));
     rig.in_flight(number, credits as u64);
     rig.resume();
     (0..credits).for_each(|_| good(&peer.reply()));
     assert_eq!(peer.credits, credits, "every credit comes back");
     rig.hold();
     rig.thrown_out("protocol", "credit_overrun", |peer| {
-        (0..=credits as u64).for_each(|tag| peer.send(&held(tag)));
+        (0..=credits as u64).for_each(|tag| peer.send(&held(rig, tag)));
     });
     rig.resume();
     format!("answered {credits}, closed it at one more: credit_overrun")
@@ -115,10 +122,10 @@ fn overrun(rig: &Rig) -> String {
 
 fn same_tag(rig: &Rig) -> String {
     let number = rig.number();
-    let mut peer = Peer::ready(&rig.socket, number, LUNS);
+    let mut peer = Peer::ready(&rig.way, number, LUNS);
     let credits = peer.credits;
     rig.hold();
-    (0..2).for_each(|_| peer.send(&held(7)));
+    (0..2).for_each(|_| peer.send(&held(rig, 7)));
     rig.in_flight(number, 2);
     rig.resume();
     for reply in [peer.reply(), peer.reply()] {
@@ -127,7 +134,7 @@ fn same_tag(rig: &Rig) -> String {
     }
     // An abort is for all that have the name.
     rig.hold();
-    (0..2).for_each(|_| peer.send(&held(8)));
+    (0..2).for_each(|_| peer.send(&held(rig, 8)));
     let mut abort = [0; 48];
     (abort[0], abort[21], abort[30], abort[39]) = (1, HELD_LUN as u8, Tmf::AbortTask as u8, 8);
     abort[8..16].copy_from_slice(&9u64.to_be_bytes());

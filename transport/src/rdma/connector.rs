@@ -71,6 +71,7 @@ pub struct RdmaLink {
     reposts: ReceiveChain,
     completions: [Completion; POLL_MAX],
     empty_polls: u32,
+    deaf: bool,
     gone: bool,
 }
 
@@ -145,6 +146,7 @@ impl RdmaConnector {
             reposts,
             completions: [Completion::default(); POLL_MAX],
             empty_polls: 0,
+            deaf: false,
             gone: false,
         })
     }
@@ -304,7 +306,9 @@ impl Link for RdmaLink {
                 let slot = done.id() as u32;
                 self.receives.hold(slot);
                 each(self.receives.bytes(slot, done.bytes()));
-                self.reposts.push(u64::from(slot), self.receives.local(slot));
+                if !self.deaf {
+                    self.reposts.push(u64::from(slot), self.receives.local(slot));
+                }
                 arrived += 1;
             }
         }
@@ -321,6 +325,12 @@ impl Link for RdmaLink {
 }
 
 impl RdmaLink {
+    /// From now on no receive is posted again: what the target sends beyond those that are posted
+    /// finds none (RNR). For tests of targets.
+    pub fn stop_receiving(&mut self) {
+        self.deaf = true;
+    }
+
     fn on_nothing(&mut self) {
         self.empty_polls += 1;
         if self.empty_polls > YIELD_POLLS {

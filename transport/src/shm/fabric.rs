@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
+use rustix::io::Errno;
 
 use super::door::{CoreDoor, Inside, Message, Prepared, door};
 use super::ring::{
     Arrival, Consumer, Ends, Geometry, INLINE_BYTES, before_last_look, overflow_stride,
 };
-use super::sys::{Mapping, Regions, Returned, sealed_file};
+use super::sys::{Mapping, Pages, Regions, Returned, sealed_file};
 use super::wire::Datagram;
 use super::{RESPONSE_RECVS, socket};
 use crate::{CloseReason, ConnId, DataIn, Event, Fabric, PeerInfo, Recv, RemoteSeg};
@@ -61,27 +62,27 @@ enum Phase {
 struct Small([u8; INLINE_BYTES]);
 
 /// Private copies of information units: small ones close together, large ones in an area of which
-/// only the touched pages exist.
+/// only the touched pages exist, and none once the connection is gone.
 #[derive(Debug, Default)]
 struct Receives {
     free: Vec<u32>,
     total: u32,
     small: Vec<Small>,
-    large: Vec<u8>,
+    large: Pages,
     stride: usize,
 }
 
 impl Receives {
-    fn new(count: u32, iu_bytes_max: u32) -> Self {
+    fn new(count: u32, iu_bytes_max: u32) -> Result<Self, Errno> {
         let long = iu_bytes_max as usize > INLINE_BYTES;
         let stride = if long { overflow_stride(iu_bytes_max) } else { 0 };
-        Receives {
+        Ok(Receives {
             free: (0..count).rev().collect(),
             total: count,
             small: vec![Small([0; INLINE_BYTES]); count as usize],
-            large: vec![0; count as usize * stride],
+            large: Pages::zeroed(count as usize * stride)?,
             stride,
-        }
+        })
     }
 
     #[inline(always)]
@@ -410,8 +411,12 @@ impl Fabric for ShmFabric {
             Phase::Live => panic!("{conn:?} accepted twice"),
             Phase::Closing(_) | Phase::Closed => return,
         }
-        state.receives = Receives::new(credits + RESPONSE_RECVS, iu_bytes_max);
-        match Self::open_rings(state, &geometry, login_rsp) {
+        let receives = Receives::new(credits + RESPONSE_RECVS, iu_bytes_max);
+        let opened = receives.map_err(|errno| format!("receives: {errno}")).and_then(|receives| {
+            state.receives = receives;
+            Self::open_rings(state, &geometry, login_rsp)
+        });
+        match opened {
             Ok(()) => {
                 state.phase = Phase::Live;
                 self.live.push(conn.index);

@@ -1,0 +1,7 @@
+# shellcheck shell=bash
+# Hostile initiators against srpt_tgt over soft-RoCE: hostile.sh TEST_BINARY.
+# shellcheck source=lib.sh
+. /host/guest/lib.sh
+rxe_up || fail "soft-RoCE"
+export RDMA_TEST_ADDRESS=$ADDRESS SRPT_TEST_BINARIES=/host/bin
+"$1" --nocapture every_hostile_peer_over_rdma_harms_itself_only
