@@ -72,12 +72,18 @@ def bdevperf(setup, device, size, mix, depth, *more, cores=None, config=None):
     return figures(report) | {"cores": report["cores"]}
 
 
-def memcpy(setup, size, mix):
-    """The copies alone."""
+def memcpy(setup, size, mix, core=None):
+    """The copies alone, on the load's core unless another one is named."""
     command = [f"{setup.binaries}/bdevperf", *job_options(size, mix, 32), "-t", str(setup.seconds),
-               "-m", setup.mask(setup.load_core), *setup.pages(), "--memcpy", str(RAM_BYTES),
-               "--json"]
+               "-m", setup.mask(setup.load_core if core is None else core), *setup.pages(),
+               "--memcpy", str(RAM_BYTES), "--json"]
     return figures(json.loads(setup.run(command)))
+
+
+def round_trip_ns(setup):
+    """What a cache line costs from the target's core to the load's and back."""
+    return float(setup.run([f"{setup.binaries}/examples/round_trip", str(setup.target_core),
+                            str(setup.load_core)]))
 
 
 def srpt_perf(setup, address, lun, size, mix, depth, channels=1, ahead=True):

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What is behind the LUNs: LVM on a mirror that loses a leg under load, unmap down to the file, a
+# What is behind the LUNs: LVM on a mirror that loses legs under load, unmap down to the file, a
 # full file system, a loop device that is detached and comes back, a file that grows.
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
@@ -19,10 +19,14 @@ backing() { # NUMBER SIZE
 }
 lvm_() { "$@" --config 'activation { udev_sync = 0 udev_rules = 0 }' >/tmp/out 2>&1 || { cat /tmp/out; fail "$*"; }; }
 
-# LUN 0: a logical volume on a mirror.
-backing 10 $LEG && backing 11 $LEG || fail "loop devices"
-mdadm --create /dev/md0 --run --assume-clean --level=1 --raid-devices=2 --bitmap=none \
-    /dev/loop10 /dev/loop11 >/tmp/out 2>&1 || { cat /tmp/out; fail "mdadm"; }
+# LUN 0: a logical volume on a mirror with a leg more than the rounds take away.
+legs=()
+for round in $(seq 0 "$ROUNDS"); do
+    legs+=("/dev/loop$((20 + round))")
+    backing $((20 + round)) $LEG || fail "loop device"
+done
+mdadm --create /dev/md0 --run --assume-clean --level=1 --raid-devices=${#legs[@]} --bitmap=none \
+    "${legs[@]}" >/tmp/out 2>&1 || { cat /tmp/out; fail "mdadm"; }
 lvm_ pvcreate --yes /dev/md0
 lvm_ vgcreate vg0 /dev/md0
 lvm_ lvcreate --yes --wipesignatures n --zero n --name lun --extents 100%FREE vg0
@@ -41,21 +45,21 @@ disk() { echo "/dev/$(srp_disk "$1")"; }
 blocks() { stat --format=%b "$1"; }
 
 # --- a leg fails
+writes() { awk '{ print $5 }' "/sys/block/$(srp_disk 0)/stat"; }
 for round in $(seq "$ROUNDS"); do
     fio --name=verify --filename="$(disk 0)" --direct=1 --ioengine=libaio --rw=randwrite --bs=16k \
         --iodepth=16 --size=$SIZE --verify=crc32c --verify_state_save=0 --rate_iops=400 >/tmp/fio 2>&1 &
     fio_pid=$!
-    writing() { [ "$(awk '{ print $5 }' "/sys/block/$(srp_disk 0)/stat")" -gt $((round * 200)) ]; }
+    before=$(writes)
+    writing() { [ "$(writes)" -gt $((before + 200)) ]; }
     until_true 30 writing || fail "no load"
-    mdadm /dev/md0 --fail /dev/loop10 >/tmp/out 2>&1 || { cat /tmp/out; fail "mdadm --fail"; }
+    # It stays where it is: a write that io_uring submits while md marks the leg as failed keeps the
+    # leg busy for ever (raid1 in Linux 6.12), so it can't always be removed.
+    mdadm /dev/md0 --fail "${legs[round]}" >/tmp/out 2>&1 || { cat /tmp/out; fail "mdadm --fail"; }
     kill -0 $fio_pid || fail "fio ended before the leg failed"
     wait $fio_pid || { cat /tmp/fio; fail "fio saw the failed leg"; }
-    grep --quiet '_U' /proc/mdstat || { cat /proc/mdstat; fail "the mirror is whole"; }
-    # Busy for as long as a request that failed on it is not done.
-    removed() { mdadm /dev/md0 --remove /dev/loop10 >/tmp/out 2>&1; }
-    until_true 30 removed || { cat /tmp/out; fail "mdadm --remove"; }
-    mdadm /dev/md0 --add /dev/loop10 >/tmp/out 2>&1 || { cat /tmp/out; fail "mdadm --add"; }
-    until_true 120 grep --quiet 'UU' /proc/mdstat || fail "the mirror is not whole again"
+    left=$((${#legs[@]} - round))
+    grep --quiet "/$left]" /proc/mdstat || { cat /proc/mdstat; fail "not $left legs"; }
     say "round $round: a leg of the mirror failed under fio --verify, no error"
 done
 

@@ -300,6 +300,13 @@ struct Scene {
     conn: ConnId,
 }
 
+/// Writes what fits: past its end, a sealed file refuses a part or all of a write.
+fn scribble(file: &OwnedFd, at: usize, bytes: &[u8]) {
+    let file_bytes = rustix::fs::fstat(file).expect("a file").st_size as usize;
+    let fits = bytes.len().min(file_bytes - at);
+    rustix::io::pwrite(file, &bytes[..fits], at as u64).expect("a write");
+}
+
 impl Scene {
     fn act(&mut self, rig: &mut Rig, held: &mut Held, input: &mut Input<'_>) {
         match input.u8() % 12 {
@@ -307,15 +314,12 @@ impl Scene {
             3 => {
                 let ring_bytes = rustix::fs::fstat(&self.ring).expect("a file").st_size as usize;
                 let at = input.below(ring_bytes);
-                let bytes = input.bytes(32);
-                let fits = bytes.len().min(ring_bytes - at);
-                rustix::io::pwrite(&self.ring, &bytes[..fits], at as u64).expect("a write");
+                scribble(&self.ring, at, input.bytes(32));
             }
             4 => self.pester(input),
             5 => {
                 let (region, at) = (usize::from(input.u8() & 1), input.below(4096));
-                rustix::io::pwrite(&self.data[region], input.bytes(64), at as u64)
-                    .expect("a write");
+                scribble(&self.data[region], at, input.bytes(64));
             }
             6 => self.fetch(rig, held, input),
             7 => self.reply(rig, held, input),
