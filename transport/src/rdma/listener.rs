@@ -148,7 +148,8 @@ pub struct Listener {
 
 impl Listener {
     /// Starts the thread with the default limits. `doors`: the cores to spread connections over,
-    /// the one with the fewest first, or as [`super::RdmaValues::channels_in_order`] says. Fails when there is no RDMA, and says what is missing.
+    /// the one with the fewest first, or as [`super::RdmaValues::channels_in_order`] says. Fails
+    /// when there is no RDMA, and says what is missing.
     pub fn start(doors: Vec<CoreDoor>) -> Result<Listener, ListenError> {
         Listener::with_options(doors, ListenerOptions::default())
     }
