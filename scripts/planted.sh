@@ -32,6 +32,7 @@ done
 
 copy=target/planted/sources
 if [ "$check" = no ]; then
+    rm -rf "$copy"
     mkdir -p "$copy"
     git ls-files -z --cached --others --exclude-standard |
         tar --null --files-from=- -cf - | tar -xf - -C "$copy"
@@ -72,7 +73,8 @@ def caught(name):
 
 
 for name, path, old, new in bugs():
-    with open(path, encoding="utf-8") as file:
+    target = path if check else os.path.join(copy, path)
+    with open(target, encoding="utf-8") as file:
         text = file.read()
     if text.count(old) != 1:
         print(f"{name}: its text stands {text.count(old)} times in {path}")
@@ -80,7 +82,6 @@ for name, path, old, new in bugs():
         continue
     if check:
         continue
-    target = os.path.join(copy, path)
     with open(target, "w", encoding="utf-8") as file:
         file.write(text.replace(old, new))
     missed += caught(name)

@@ -450,7 +450,8 @@ OPTIONS = (
 
 
 def option_commands(commands):
-    names = [name.replace("-", "_") for name, _, _ in OPTIONS] + ["use_srq"]
+    flags = ["use_srq", "channels_in_order"]
+    names = [name.replace("-", "_") for name, _, _ in OPTIONS] + flags
     p = commands.add(
         "srpt_set_options",
         "Set parameters of ib_srpt; sizes only before the first rdma listener",
@@ -463,6 +464,11 @@ def option_commands(commands):
         "--use-srq",
         action=argparse.BooleanOptionalAction,
         help="connections of a core and device share their receives",
+    )
+    p.add_argument(
+        "--channels-in-order",
+        action=argparse.BooleanOptionalAction,
+        help="channel k of an rdma session goes to the k-th core after its first",
     )
     commands.add("srpt_get_options", "Show the parameters of ib_srpt")
 

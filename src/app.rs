@@ -324,12 +324,13 @@ impl Listeners for RdmaListeners {
         let mut rdma = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *rdma {
             Rdma::Idle(_, options) => *options = *wanted,
-            Rdma::Running(_, options) => {
+            Rdma::Running(listener, options) => {
                 if let Some(field) = options.laid_out_otherwise(wanted) {
                     let what = format!("{field} can change only before the first rdma listener");
                     return Err(ListenError::Os { what, errno: Errno::BUSY });
                 }
                 *options = *wanted;
+                listener.set_channels_in_order(wanted.channels_in_order).map_err(rdma_refused)?;
             }
         }
         Ok(())

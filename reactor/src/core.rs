@@ -9,7 +9,7 @@
 //!
 //! A turn without work costs one reading of the clock, one load and three plain stores. An adaptive
 //! core that found nothing for a while sleeps until it is woken; it looks for less long while that
-//! keeps being in vain.
+//! keeps being in vain, in the end not at all: then it falls asleep out of a turn with work.
 
 use std::any::Any;
 use std::cell::OnceCell;
@@ -203,6 +203,11 @@ impl Spin {
         Spin { longest_ns, now_ns: longest_ns }
     }
 
+    /// Looking is in vain: after work, sleep follows at once.
+    fn is_over(&self) -> bool {
+        self.now_ns == 0
+    }
+
     /// After a sleep that work ended: half as long, down to nothing, if the longest look would not
     /// have met it; twice as long if it would.
     fn on_woken(&mut self, slept_ns: u64) {
@@ -242,15 +247,24 @@ pub fn run_loop<C: Clock, S: Service>(
         now = end;
         if progress == Progress::Busy {
             active = now;
-            continue;
+            if !spin.is_over() {
+                continue;
+            }
         }
         // Nobody would wake the core for messages that it has already been given.
         let may_sleep = now.ns_since(active) >= spin.now_ns && messages.is_empty();
-        if may_sleep && !service.stopped() && service.arm() {
+        if may_sleep && !service.stopped() {
             let asleep = || stats.asleep.store(true, Ordering::Relaxed);
             let left = |due: Instant| Duration::from_nanos(due.ns_since(now));
             let longest = service.deadline().map_or(config.sleep_max, left).min(config.sleep_max);
-            let Some(woken) = inbox.sleep(longest, asleep) else { continue };
+            let slept = if service.arm() { inbox.sleep(longest, asleep) } else { None };
+            let Some(woken) = slept else {
+                if progress == Progress::Busy {
+                    // A turn without work would have been cheaper than arming.
+                    spin.on_woken(0);
+                }
+                continue;
+            };
             stats.asleep.store(false, Ordering::Relaxed);
             stats.sleeps.add(1);
             let end = clock.now();

@@ -90,6 +90,12 @@ names! {
         LimitRenewed,
         /// A rate limit is gone, and who waited for it goes on.
         LimitLifted,
+        /// A read or write is done in the call that took it.
+        DoneAtOnce,
+        /// A device uses memory that its initiator has lent.
+        Lent,
+        /// Lent memory comes back with nothing to be answered.
+        LentReturned,
     }
 }
 

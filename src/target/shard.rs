@@ -215,7 +215,12 @@ impl<F: Fabric> Shard<F> {
     /// Gives a buffer back to whoever owns it.
     #[inline]
     pub(super) fn home(&mut self, buf: Buf) {
-        if buf.is_peer() { self.fabric.give_back(buf) } else { self.pool.put(buf) }
+        if buf.is_peer() {
+            mark(Mark::LentReturned);
+            self.fabric.give_back(buf)
+        } else {
+            self.pool.put(buf)
+        }
     }
 
     pub(super) fn answer(&mut self, token: Token) {

@@ -12,6 +12,7 @@ use transport::srp::{DirectCmd, Direction, Rsp, SolNot};
 use transport::{ConnId, DataIn, Fabric, Recv};
 
 use super::connection::{Connection, State};
+use super::mark::{Mark, mark};
 use super::request::{Header, Job, Phase, Source};
 use super::shard::Shard;
 use crate::limits::IO_BYTES_MAX;
@@ -52,6 +53,7 @@ impl<F: Fabric> Shard<F> {
         let buf = match self.fabric.place(conn, cmd.seg, geometry.buf_align) {
             Some(mut buf) => {
                 if self.luns.at_once(device, &op, bytes, &mut buf) {
+                    mark(Mark::DoneAtOnce);
                     connection.req_lim -= credits;
                     let is_read = direction == Direction::In;
                     let (iu, solicited) = good(connection, cmd.tag, cmd.sol_not, is_read, bytes);
@@ -82,6 +84,9 @@ impl<F: Fabric> Shard<F> {
             request.phase = Phase::Fetching;
             self.fabric.fetch(conn, tag, buf, &[cmd.seg]);
         } else {
+            if buf.is_peer() {
+                mark(Mark::Lent);
+            }
             request.submitted = self.now;
             self.luns.submit(device, Io { tag, op, buf: Some(buf) });
         }

@@ -53,6 +53,8 @@ pub struct Options {
     pub delay_ns_max: u64,
     /// Connections per core.
     pub connections: usize,
+    /// Initiators share their memory with the target.
+    pub lends: bool,
     /// Messages that fit a mailbox; the rest waits at the sender.
     pub mailbox: usize,
     /// Capacities of each core.
@@ -68,6 +70,7 @@ impl Default for Options {
             seed: 1,
             delay_ns_max: 1000,
             connections: 16,
+            lends: false,
             mailbox: usize::MAX,
             limits,
         }
@@ -232,6 +235,7 @@ impl World {
         let net_options = NetOptions {
             delay_ns_max: options.delay_ns_max,
             connections_per_core: options.connections,
+            lends: options.lends,
         };
         let net = Net::new(options.seed, options.cores, net_options);
         let mailboxes: Vec<Mailbox> = (0..options.cores).map(|_| Mailbox::default()).collect();

@@ -20,6 +20,7 @@ pub mod dm;
 pub mod initiator;
 pub mod pair;
 pub mod rdma;
+mod shared;
 pub mod shm;
 pub mod sim;
 pub mod srp;

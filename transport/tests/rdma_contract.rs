@@ -15,6 +15,7 @@ use transport::initiator::{ConnectError, Connector, DataMemory, Link, LinkError}
 use transport::rdma::{
     Listener, RdmaConnector, RdmaLink, RdmaMemory, RdmaOptions, RdmaValues, available,
 };
+use transport::srp::{LoginForm, LoginReq};
 
 const WAIT: Duration = Duration::from_secs(20);
 const LOGIN: [u8; 56] = [7; 56];
@@ -329,6 +330,43 @@ fn connections_spread_over_cores_and_the_full_house_is_refused() {
     for link in &mut links {
         assert_eq!(call(link, &command(ECHO, 3, 0, &[])).unwrap(), (3, 0));
     }
+}
+
+#[test]
+fn channels_in_order_go_round_from_the_core_of_their_first() {
+    let values = RdmaValues { channels_in_order: true, ..Default::default() };
+    let Some(world) = World::new("5620", values, 2) else { return };
+    let mut links = Vec::new();
+    let mut core_of = |initiator: u8, req_flags: u8| {
+        let logins = |host: &Host| host.seen.lock().unwrap().logins;
+        let before: Vec<_> = world.hosts.iter().map(logins).collect();
+        let mut bytes = [0; 56];
+        let login = LoginReq {
+            form: LoginForm::RdmaCm,
+            tag: [7; 8],
+            req_it_iu_len: 8260,
+            req_buf_fmt: 6,
+            req_flags,
+            imm_data_offset: 0,
+            initiator_port_id: [initiator; 16],
+            target_port_id: [1; 16],
+        };
+        login.emit(&mut bytes);
+        links.push(world.connector.connect(&bytes, &world.memory, WAIT).unwrap().0);
+        world.hosts.iter().zip(before).position(|(host, before)| logins(host) > before).unwrap()
+    };
+    let multi = LoginReq::FLAG_MULTI;
+    // The first of each goes where the fewest are; the seventh would too without an order.
+    let mut cores = [(1, 0), (2, 0), (3, 0), (1, multi), (2, multi), (3, multi), (2, multi)]
+        .map(|(initiator, flags)| core_of(initiator, flags));
+    assert_eq!(cores, [0, 1, 0, 1, 0, 1, 1]);
+    // A login that ends the others begins anew, where the fewest are: three to four.
+    cores[..3].copy_from_slice(&[core_of(2, 0), core_of(2, multi), core_of(2, multi)]);
+    assert_eq!(cores[..3], [0, 1, 0]);
+    // Five to five. A stranger's further channel is its first; without an order the fewest count.
+    assert_eq!((core_of(4, multi), core_of(1, multi)), (0, 0));
+    world.listener.set_channels_in_order(false).unwrap();
+    assert_eq!((core_of(1, multi), core_of(1, multi)), (1, 1));
 }
 
 #[test]

@@ -264,6 +264,39 @@ fn looking_in_vain_is_given_up_and_taken_up_again() {
     assert_eq!(spin.now_ns, 0);
 }
 
+/// Five sleeps that are too long make a look of 16 ns one of nothing.
+#[test]
+fn a_core_that_looks_in_vain_sleeps_right_after_work() {
+    let mut ends = ends(1).remove(0);
+    let clock = Manual::default();
+    let (raised, time) = (Arc::clone(ends.inbox.eventfd()), clock.clone());
+    let arms = Rc::new(Cell::new(0));
+    let armed = Rc::clone(&arms);
+    let wake_after_1000_but_not_at_the_seventh = move || {
+        armed.set(armed.get() + 1);
+        raise(&raised);
+        time.advance(Duration::from_nanos(1_000));
+        armed.get() != 7
+    };
+    let idle = IdlePolicy::Adaptive { spin: Duration::from_nanos(16) };
+    let turns = vec![
+        (16, Progress::Idle), // sleeps; 8 ns are left
+        (8, Progress::Idle),
+        (4, Progress::Idle),
+        (2, Progress::Idle),
+        (1, Progress::Idle), // 0
+        (5, Progress::Busy), // asleep without another look
+        (5, Progress::Busy), // arms in vain
+        (5, Progress::Busy), // so the next sleep wants a turn without work
+        (1, Progress::Idle),
+        (1, Progress::Idle),
+    ];
+    let on_arm = wake_after_1000_but_not_at_the_seventh;
+    let (stats, _) = run_script(turns, idle, &mut ends.inbox, &clock, on_arm);
+    assert_eq!(arms.get(), 8, "arms");
+    assert_eq!(counts(&stats)[2..], [10, 7]);
+}
+
 #[test]
 fn a_message_between_the_last_look_and_sleep_is_heard_first() {
     let mut ends = ends(1).remove(0);
@@ -278,9 +311,9 @@ fn a_message_between_the_last_look_and_sleep_is_heard_first() {
     let turns = vec![(1, Progress::Idle); 4];
     let (stats, heard) =
         run_script(turns, ADAPTIVE, &mut ends.inbox, &Manual::default(), late_message);
-    // Turns 1 and 3 arm; 2 and 4 hear the message; a sleep would last until the test is killed.
-    assert_eq!((arms.get(), heard), (2, 2));
-    assert_eq!(counts(&stats), [2, 2, 4, 0]);
+    // Turns 1 to 3 arm; 2 to 4 hear the message; a sleep would last until the test is killed.
+    assert_eq!((arms.get(), heard), (3, 3));
+    assert_eq!(counts(&stats), [3, 1, 4, 0]);
 }
 
 #[test]

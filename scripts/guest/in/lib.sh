@@ -13,12 +13,21 @@ uptime_s() { cut --delimiter=' ' --fields=1 /proc/uptime; }
 say() { echo "[$(uptime_s)] $*"; }
 fail() { say "FAILED: $*"; exit 1; }
 
-# Waits up to SECONDS until COMMAND succeeds: until_true SECONDS COMMAND...
+# Hundredths of a second since the boot, in `clock_cs`. Starts no process.
+read_clock() {
+    read -r clock_cs _ </proc/uptime
+    clock_cs=$((10#${clock_cs/./}))
+}
+# Waits up to SECONDS until COMMAND succeeds: until_true SECONDS COMMAND... Tries may take long: it is
+# the time that counts, not their number.
 until_true() {
-    local tries=$(($1 * 20))
+    local clock_cs limit_cs
+    read_clock
+    limit_cs=$((clock_cs + $1 * 100))
     shift
     until "$@"; do
-        [ $((tries -= 1)) -gt 0 ] || return 1
+        read_clock
+        [ $clock_cs -lt $limit_cs ] || return 1
         sleep 0.05
     done
 }

@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Logins: a second login of the same initiator port ends its first session; hundreds of logins and
-# thousands of rejects leave memory, descriptors and queue pairs where they were.
+# thousands of rejects leave memory, descriptors and queue pairs where they were; channels go to cores
+# in order when asked to.
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 # shellcheck source=target.sh
@@ -50,5 +51,33 @@ say "after $LOGINS logins and $REJECTS rejects: $(target_rss_kb) kB, $(target_de
 [ "$(target_rss_kb)" -lt $((rss + 2048)) ] || fail "memory grew from $rss to $(target_rss_kb) kB"
 in_and_out || fail "login at the end"
 target_stop || fail "target stop"
+
+# Two cores and four sessions of one channel, of which those on the second core end: the first
+# channel of a fifth goes there, and the second to the next core, although that has more.
+TARGET_ARGUMENTS="--cpumask 0x3 --mem-size 128 --no-huge --idle adaptive"
+TARGET_OPTIONS='"channels_in_order": true'
+target_luns malloc:16
+target_start || fail "srpt_tgt on two cores"
+sessions_cores() { rpc srpt_get_sessions | jq --compact-output '[.result[].channels | map(.core)]'; }
+sessions_are() { [ "$(sessions_cores)" = "$1" ]; }
+declare -a loads
+load() { # CHANNELS
+    /host/bin/srpt_perf --target "rdma:$ADDRESS:$PORT" --guid "$GUID" -l 0 -w randread -q 1 -c "$1" -t 60 \
+        >/tmp/load 2>&1 &
+    loads+=($!)
+}
+wanted=""
+for core in 0 1 0 1; do
+    load 1
+    wanted+="${wanted:+,}[$core]"
+    until_true 20 sessions_are "[$wanted]" || fail "cores $(sessions_cores), not [$wanted]"
+done
+kill "${loads[1]}" "${loads[3]}"
+until_true 20 sessions_are '[[0],[0]]' || fail "sessions stay: $(sessions_cores)"
+load 2
+until_true 20 sessions_are '[[0],[0],[0,1]]' || fail "cores $(sessions_cores), not in order"
+say "channels in order: $(sessions_cores)"
+kill "${loads[0]}" "${loads[2]}" "${loads[4]}"
+target_stop || fail "target stop on two cores"
 kernel_is_clean 'SRP LOGIN|ib_srp: REJ|Connection.*failed|bad target login' || fail "dmesg"
 say "done"

@@ -51,6 +51,8 @@ struct SetParams {
     #[serde(default)]
     srpt_sq_size: Option<SqSize>,
     #[serde(default)]
+    channels_in_order: Option<bool>,
+    #[serde(default)]
     srpt_service_guid: Option<DefaultGuid>,
     #[serde(default)]
     rdma_cm_port: Option<Bounded<0, 65535>>,
@@ -67,6 +69,7 @@ fn set(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcEr
         srpt_srq_size: params.srpt_srq_size.map_or(old.srpt_srq_size, |v| v.0 as u32),
         use_srq: params.use_srq.unwrap_or(old.use_srq),
         srpt_sq_size: params.srpt_sq_size.map_or(old.srpt_sq_size, |v| v.0 as u32),
+        channels_in_order: params.channels_in_order.unwrap_or(old.channels_in_order),
     };
     let options = Options {
         rdma: RdmaOptions::new(values).map_err(RpcError::invalid_params)?,
@@ -92,6 +95,7 @@ pub(super) fn shown(options: &Options) -> Value {
         "srpt_srq_size": rdma.srpt_srq_size,
         "use_srq": rdma.use_srq,
         "srpt_sq_size": rdma.srpt_sq_size,
+        "channels_in_order": rdma.channels_in_order,
         "srpt_service_guid": format!("{:016x}", options.srpt_service_guid.unwrap_or(0)),
         "rdma_cm_port": options.rdma_cm_port,
     })

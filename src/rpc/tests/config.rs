@@ -15,6 +15,7 @@ fn rich() -> Bench {
         "srpt_set_options",
         r#"{"srp_max_req_size":996,"srp_max_rsp_size":54,"srp_max_rdma_size":256,
             "srpt_srq_size":4,"use_srq":true,"srpt_sq_size":16,"rdma_cm_port":5555,
+            "channels_in_order":true,
             "srpt_service_guid":"0x0002c90300a1ffff"}"#,
     );
     bench.ok("srpt_create_target", r#"{"name":"t1","relative_port":9}"#);

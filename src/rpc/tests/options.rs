@@ -13,6 +13,7 @@ fn the_defaults_are_those_of_ib_srpt() {
         "srpt_srq_size": 4095,
         "use_srq": false,
         "srpt_sq_size": 256,
+        "channels_in_order": false,
         "srpt_service_guid": "0000000000000000",
         "rdma_cm_port": 0,
     });

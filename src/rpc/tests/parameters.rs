@@ -462,6 +462,7 @@ const WRONG: &[(&str, &str, i32, &str)] = &[
     ),
     ("srpt_set_options", r#"{"srpt_sq_size":-1}"#, -32602, "srpt_sq_size: -1 is not in 16..=65535"),
     ("srpt_set_options", r#"{"use_srq":1}"#, -32602, "use_srq: invalid type"),
+    ("srpt_set_options", r#"{"channels_in_order":1}"#, -32602, "channels_in_order: invalid type"),
     ("srpt_set_options", r#"{"srpt_service_guid":"x"}"#, -32602, "srpt_service_guid: \"x\" is not"),
     ("srpt_set_options", r#"{"use_srq":true,"srpt_sq_size":1}"#, -32602, "srpt_sq_size: 1 is not"),
     ("srpt_enable_dm_agent", r#"{"device":"x","port":0}"#, -32602, "port: 0 is not in 1..=255"),

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bdev::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError};
-use reactor::{Batch, Instant};
+use reactor::{Batch, Buf, Instant};
 use serde_json::{Map, Value, json};
 use transport::sim::Rng;
 use uuid::Uuid;
@@ -183,13 +183,24 @@ impl State {
         }
     }
 
-    fn run(&mut self, io: &mut Io) -> IoStatus {
-        let fails = self.troubles.error_in > 0 && self.rng.one(self.troubles.error_in);
-        let Some((lba, blocks)) = io.op.range() else { return self.flush(fails) };
+    /// Draws whether an operation fails.
+    fn fails(&mut self) -> bool {
+        self.troubles.error_in > 0 && self.rng.one(self.troubles.error_in)
+    }
+
+    /// Draws whether an operation waits for nothing and goes well.
+    fn is_quick(&mut self, op: &IoOp) -> bool {
+        let polls = self.troubles.polls;
+        let inside = op.range().is_some_and(|(lba, blocks)| lba + blocks <= self.blocks);
+        inside && (polls == 0 || self.rng.one(polls)) && !self.fails()
+    }
+
+    fn run(&mut self, op: IoOp, buf: Option<&mut Buf>, fails: bool) -> IoStatus {
+        let Some((lba, blocks)) = op.range() else { return self.flush(fails) };
         if lba.checked_add(blocks).is_none_or(|end| end > self.blocks) {
             return IoStatus::OutOfRange;
         }
-        match (io.op, &mut io.buf) {
+        match (op, buf) {
             (IoOp::Read { .. }, Some(buf)) => {
                 if fails {
                     self.struck.errors += 1;
@@ -230,7 +241,7 @@ impl State {
         IoStatus::Good
     }
 
-    fn corrupt(&mut self, lba: u64, blocks: u64, buf: &mut reactor::pool::Buf) {
+    fn corrupt(&mut self, lba: u64, blocks: u64, buf: &mut Buf) {
         self.struck.corrupt += 1;
         let at = self.rng.below(blocks);
         let mut block = [0; BLOCK];
@@ -323,6 +334,11 @@ impl IoChannel for DiskChannel {
         self.held.push((self.disk.state().draw(), io));
     }
 
+    fn at_once(&mut self, op: &IoOp, buf: &mut Buf) -> bool {
+        let mut state = self.disk.state();
+        state.is_quick(op) && state.run(*op, Some(buf), false).is_good()
+    }
+
     fn flush(&mut self) {}
 
     fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
@@ -334,7 +350,8 @@ impl IoChannel for DiskChannel {
                 continue;
             }
             let (_, mut io) = self.held.remove(at);
-            let status = state.run(&mut io);
+            let fails = state.fails();
+            let status = state.run(io.op, io.buf.as_mut(), fails);
             done.push(IoDone { tag: io.tag, status, buf: io.buf });
         }
     }

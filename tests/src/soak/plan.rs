@@ -204,6 +204,8 @@ impl Plan {
             let on = rng.one(on_in) && !cuts.without.contains(fault);
             rates.push(if on { rate } else { 0 });
         }
+        // So has this one.
+        let lends = Rng::new(seed ^ 0x6c65_6e64_7321).one(3);
         let cut = |value: u64, most: Option<u64>| most.map_or(value, |most| value.min(most));
         let mut plan = Plan {
             seed,
@@ -221,6 +223,7 @@ impl Plan {
         };
         plan.options = plan.world(rng.next_u64(), cut(cores, cuts.cores).max(1));
         plan.options.delay_ns_max = delay_ns_max;
+        plan.options.lends = lends;
         plan.options.limits.credits = credits as u32;
         plan
     }

@@ -7,6 +7,7 @@ mod crash;
 mod credits;
 mod data;
 mod endings;
+mod lending;
 mod limits;
 mod login;
 mod pass;

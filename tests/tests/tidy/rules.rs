@@ -178,6 +178,12 @@ const MODULE_ARROWS: &[Arrow] = &[
         but: &[],
     },
     Arrow { scope: "", except: &["transport/src/shm"], never: &["transport::shm::sys"], but: &[] },
+    Arrow {
+        scope: "",
+        except: &["transport/src/shared", "transport/src/shm", "transport/src/sim"],
+        never: &["transport::shared"],
+        but: &[],
+    },
     Arrow { scope: "", except: &["transport/src/dm"], never: &["transport::dm::sys"], but: &[] },
     Arrow { scope: "", except: &["bdev/src"], never: &["bdev::sys"], but: &[] },
     Arrow {

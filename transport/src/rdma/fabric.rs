@@ -68,6 +68,7 @@ pub struct RdmaCounts {
 pub struct RdmaFabric {
     inside: Inside,
     options: FabricOptions,
+    /// As many places as were ever used: each costs something every turn.
     devices: Vec<Option<Box<CoreDevice>>>,
     connections: Vec<Connection>,
     operations: Vec<Operation>,
@@ -109,7 +110,7 @@ impl RdmaFabric {
         let fabric = RdmaFabric {
             inside,
             options,
-            devices: (0..DEVICES_MAX).map(|_| None).collect(),
+            devices: Vec::with_capacity(DEVICES_MAX),
             connections: (0..options.connections_max).map(|_| Connection::new()).collect(),
             operations: (0..count).map(|index| Operation::new(link(index))).collect(),
             operation_free: if count > 0 { 0 } else { NIL },
@@ -165,7 +166,11 @@ impl RdmaFabric {
                     self.options.rdma = rdma;
                     self.sends = SendChain::new(rdma.srpt_sq_size as usize, 16);
                 }
-                ToCore::Device(place, device) => self.devices[place] = Some(device),
+                ToCore::Device(place, device) => {
+                    let places = self.devices.len().max(place + 1);
+                    self.devices.resize_with(places, || None);
+                    self.devices[place] = Some(device);
+                }
                 ToCore::DropDevice(place) => {
                     let device = self.devices[place].take();
                     self.inside.send(ToControl::Device(place, device));
@@ -285,14 +290,15 @@ impl Fabric for RdmaFabric {
             self.early = None;
             self.on_completions(place, count, events);
         }
-        for place in 0..DEVICES_MAX {
+        let places = self.devices.len();
+        for place in 0..places {
             self.poll_sends(place, events);
         }
         self.report(events);
-        for offset in 0..DEVICES_MAX {
-            self.poll_receives((self.first + offset) % DEVICES_MAX, events);
+        for place in (self.first..places).chain(0..self.first) {
+            self.poll_receives(place, events);
         }
-        self.first = (self.first + 1) % DEVICES_MAX;
+        self.first = if self.first + 1 < places { self.first + 1 } else { 0 };
         while !events.is_full()
             && let Some(index) = self.logins.pop()
         {

@@ -148,7 +148,8 @@ pub struct Listener {
 
 impl Listener {
     /// Starts the thread with the default limits. `doors`: the cores to spread connections over,
-    /// the one with the fewest first. Fails when there is no RDMA, and says what is missing.
+    /// the one with the fewest first, or as [`super::RdmaValues::channels_in_order`] says. Fails
+    /// when there is no RDMA, and says what is missing.
     pub fn start(doors: Vec<CoreDoor>) -> Result<Listener, ListenError> {
         Listener::with_options(doors, ListenerOptions::default())
     }
@@ -201,6 +202,11 @@ impl Listener {
     ) -> Result<(), ListenError> {
         let address = parse(traddr, trsvcid)?;
         self.ask(|answer| Command::Remove { target: target.into(), address, answer })?
+    }
+
+    /// For logins from now on: see [`super::RdmaValues::channels_in_order`].
+    pub fn set_channels_in_order(&self, in_order: bool) -> Result<(), ListenError> {
+        self.ask(|answer| Command::InOrder { in_order, answer })
     }
 
     /// Counts since the start.

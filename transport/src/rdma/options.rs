@@ -18,10 +18,14 @@ pub struct RdmaValues {
     /// Send work requests of a connection: 16 to 65535. A device that refuses gets half, and so on
     /// down to 16.
     pub srpt_sq_size: u32,
+    /// Channel k of a session goes to the k-th core after that of its first channel, round and
+    /// round, as `ib_srp` goes through completion vectors. Otherwise each goes to the core with
+    /// the fewest. Not a parameter of `ib_srpt`.
+    pub channels_in_order: bool,
 }
 
 impl Default for RdmaValues {
-    /// The defaults of `ib_srpt`: 8276, 256, 65536, 4095, no, 256.
+    /// The defaults of `ib_srpt`: 8276, 256, 65536, 4095, no, 256. Channels not in order.
     fn default() -> Self {
         RdmaValues {
             srp_max_req_size: 8276,
@@ -30,6 +34,7 @@ impl Default for RdmaValues {
             srpt_srq_size: 4095,
             use_srq: false,
             srpt_sq_size: 256,
+            channels_in_order: false,
         }
     }
 }
@@ -85,7 +90,7 @@ impl RdmaOptions {
     }
 
     /// The first field that differs from `other` and that devices in use are laid out for: all but
-    /// the transfer size, which is only advertised.
+    /// the transfer size, which is only advertised, and the order of channels.
     pub fn laid_out_otherwise(&self, other: &RdmaOptions) -> Option<&'static str> {
         [
             ("srp_max_req_size", self.srp_max_req_size != other.srp_max_req_size),
@@ -126,11 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_advertised_size_needs_no_new_layout() {
+    fn advertised_size_and_order_need_no_new_layout() {
         let defaults = RdmaOptions::default();
         let with = |values| RdmaOptions::new(values).unwrap().laid_out_otherwise(&defaults);
         let values = RdmaValues::default();
         assert_eq!(with(RdmaValues { srp_max_rdma_size: 4096, ..values }), None);
+        assert_eq!(with(RdmaValues { channels_in_order: true, ..values }), None);
         assert_eq!(with(RdmaValues { use_srq: true, ..values }), Some("use_srq"));
         assert_eq!(with(RdmaValues { srpt_sq_size: 16, ..values }), Some("srpt_sq_size"));
         assert_eq!(with(RdmaValues { srpt_srq_size: 4, ..values }), Some("srpt_srq_size"));

@@ -6,6 +6,7 @@ use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
 use super::net::{Conn, Failure, LoginAnswer, Net, Phase, Work};
+use crate::shared::{Regions, Returned};
 use crate::{CloseReason, ConnId, DataIn, Event, Fabric, PeerInfo, Recv, RemoteSeg};
 
 /// One core's connections on a [`Net`].
@@ -90,6 +91,15 @@ impl SimFabric {
             self.pending.push_back(Event::Closed { conn: conn.id, reason });
         }
     }
+}
+
+/// The mark of a connection's loans: its name in one word.
+fn mark(conn: ConnId) -> u64 {
+    u64::from(conn.index) << 32 | u64::from(conn.generation)
+}
+
+fn conn_of(mark: u64) -> ConnId {
+    ConnId { index: (mark >> 32) as u32, generation: mark as u32 }
 }
 
 fn failing(conn: &Conn) -> bool {
@@ -221,12 +231,23 @@ impl Fabric for SimFabric {
         }
     }
 
-    fn place(&mut self, _conn: ConnId, _seg: RemoteSeg, _align: u32) -> Option<Buf> {
-        None
+    fn place(&mut self, conn: ConnId, seg: RemoteSeg, align: u32) -> Option<Buf> {
+        let mut inner = self.net.borrow_mut();
+        let state = inner.conn(self.core, conn).filter(|state| state.phase == Phase::Live)?;
+        if !state.memory.check(&seg) {
+            return None;
+        }
+        // The only region.
+        let seg = RemoteSeg { key: 0, ..seg };
+        state.regions.as_mut()?.lend(&seg, align, mark(conn))
     }
 
-    fn give_back(&mut self, _buf: Buf) {
-        unreachable!("the simulated network lends no memory");
+    fn give_back(&mut self, buf: Buf) {
+        let returned = Returned::of(buf).expect("a pool buffer was given back as a loan");
+        let mut inner = self.net.borrow_mut();
+        let state = inner.conn(self.core, conn_of(returned.owner()));
+        let state = state.expect("a connection with buffers lent out was released");
+        state.regions.as_mut().expect("memory is lent").take_back(returned);
     }
 
     fn fetch(&mut self, conn: ConnId, tag: Tag, mut buf: Buf, from: &[RemoteSeg]) {
@@ -252,6 +273,33 @@ impl Fabric for SimFabric {
         self.enqueue(conn, true, |failure| Work::Reply { tag, buf, move_bytes, to, iu, failure });
     }
 
+    fn finish(
+        &mut self,
+        conn: ConnId,
+        tag: Tag,
+        recv: Recv,
+        loan: Option<Buf>,
+        iu: &[u8],
+        solicited: bool,
+    ) -> bool {
+        self.repost(conn, recv);
+        if let Some(buf) = loan {
+            self.give_back(buf);
+        }
+        {
+            let mut inner = self.net.borrow_mut();
+            let now = inner.now;
+            let state = inner.conn(self.core, conn);
+            let shares = |state: &&mut Conn| state.phase == Phase::Live && state.regions.is_some();
+            if let Some(state) = state.filter(shares) {
+                state.to_initiator.push_back((now, iu.to_vec()));
+                return true;
+            }
+        }
+        self.reply(conn, tag, iu, solicited, DataIn::None { buf: None });
+        false
+    }
+
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
         let mut inner = self.net.borrow_mut();
         let Some(state) = inner.conn(self.core, conn) else { return };
@@ -264,6 +312,8 @@ impl Fabric for SimFabric {
         assert_eq!(state.phase, Phase::Ended, "released before its last event");
         assert!(state.work.is_empty(), "released with operations in flight");
         assert_eq!(state.receives_free.len(), state.receives, "released with receives in use");
+        let loans = state.regions.as_ref().map_or(0, Regions::loans);
+        assert_eq!(loans, 0, "released with buffers lent out");
         inner.cores[self.core][conn.index as usize] = None;
     }
 

@@ -6,7 +6,8 @@
 //!
 //! Modelled as RDMA does it: a connection's operations complete in order, a message for which no
 //! receive is posted waits, and an operation that names memory which the initiator did not register
-//! ends the connection. [`NetFaults`] adds what goes wrong by itself.
+//! ends the connection. [`NetFaults`] adds what goes wrong by itself. With [`NetOptions::lends`],
+//! initiators share their memory with the target, as those of one host do.
 
 mod fabric;
 mod net;

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use reactor::Tag;
@@ -9,6 +10,7 @@ use reactor::pool::Buf;
 
 use super::rng::Rng;
 use crate::initiator::{DataMemory, Link, LinkError};
+use crate::shared::{Mapping, Regions, sealed_file};
 use crate::{CloseReason, ConnId, RemoteSeg};
 
 /// How a network behaves.
@@ -18,11 +20,14 @@ pub struct NetOptions {
     pub delay_ns_max: u64,
     /// Connections per core.
     pub connections_per_core: usize,
+    /// Initiators share their memory, as those of one host do: it is lent as buffers, and a
+    /// response without data is there at once.
+    pub lends: bool,
 }
 
 impl Default for NetOptions {
     fn default() -> Self {
-        NetOptions { delay_ns_max: 1000, connections_per_core: 64 }
+        NetOptions { delay_ns_max: 1000, connections_per_core: 64, lends: false }
     }
 }
 
@@ -71,7 +76,14 @@ pub(super) enum Failure {
 
 /// Memory of a simulated initiator: registration key 1, addresses from 0.
 #[derive(Debug, Clone)]
-pub struct SimMemory(Rc<RefCell<Vec<u8>>>);
+pub struct SimMemory(Rc<SimPages>);
+
+#[derive(Debug)]
+struct SimPages {
+    file: OwnedFd,
+    mapping: Mapping,
+    bytes: usize,
+}
 
 /// R_Key of a [`SimMemory`].
 pub(super) const MEMORY_KEY: u32 = 1;
@@ -79,7 +91,15 @@ pub(super) const MEMORY_KEY: u32 = 1;
 impl SimMemory {
     /// Zeroed memory.
     pub fn new(bytes: usize) -> Self {
-        SimMemory(Rc::new(RefCell::new(vec![0; bytes])))
+        let file = sealed_file("sim", bytes).expect("memory");
+        let mapping = Mapping::of_sealed(&file, u64::MAX).expect("a sealed memory file");
+        SimMemory(Rc::new(SimPages { file, mapping, bytes }))
+    }
+
+    /// The memory as a target of the same host maps it.
+    fn regions(&self) -> Regions {
+        let mapping = Mapping::of_sealed(&self.0.file, u64::MAX).expect("a sealed memory file");
+        Regions::new(vec![mapping])
     }
 
     pub(super) fn check(&self, seg: &RemoteSeg) -> bool {
@@ -89,22 +109,24 @@ impl SimMemory {
 
     /// Copies from an offset into a buffer, at an offset there.
     pub(super) fn fetch(&self, from: usize, buf: &mut Buf, at: usize, bytes: usize) {
-        buf.write_at(at, &self.0.borrow()[from..from + bytes]);
+        let mut copy = vec![0; bytes];
+        self.read_at(from, &mut copy);
+        buf.write_at(at, &copy);
     }
 
     /// Copies from a buffer's offset; zeros without a buffer.
     pub(super) fn store(&self, to: usize, buf: Option<&Buf>, at: usize, bytes: usize) {
-        let memory = &mut self.0.borrow_mut()[to..to + bytes];
-        match buf {
-            Some(buf) => buf.read_at(at, memory),
-            None => memory.fill(0),
+        let mut copy = vec![0; bytes];
+        if let Some(buf) = buf {
+            buf.read_at(at, &mut copy);
         }
+        self.write_at(to, &copy);
     }
 }
 
 impl DataMemory for SimMemory {
     fn len(&self) -> usize {
-        self.0.borrow().len()
+        self.0.bytes
     }
 
     fn seg(&self, offset: usize, len: u32) -> RemoteSeg {
@@ -113,11 +135,13 @@ impl DataMemory for SimMemory {
     }
 
     fn read_at(&self, offset: usize, to: &mut [u8]) {
-        to.copy_from_slice(&self.0.borrow()[offset..offset + to.len()]);
+        assert!(offset + to.len() <= self.len(), "read outside the memory");
+        self.0.mapping.read_at(offset, to);
     }
 
     fn write_at(&self, offset: usize, from: &[u8]) {
-        self.0.borrow_mut()[offset..offset + from.len()].copy_from_slice(from);
+        assert!(offset + from.len() <= self.len(), "write outside the memory");
+        self.0.mapping.write_at(offset, from);
     }
 }
 
@@ -173,6 +197,8 @@ pub(super) struct Conn {
     /// Shared with the initiator's end, which reads it after the connection is gone.
     pub answer: Rc<RefCell<Option<LoginAnswer>>>,
     pub memory: SimMemory,
+    /// What is lent, where memory is.
+    pub regions: Option<Regions>,
     pub to_target: VecDeque<(u64, Vec<u8>)>,
     pub to_initiator: VecDeque<(u64, Vec<u8>)>,
     pub work: VecDeque<(u64, Work)>,
@@ -268,6 +294,7 @@ impl Net {
             login: login_req.to_vec(),
             answer: Rc::clone(&answer),
             memory: memory.clone(),
+            regions: inner.options.lends.then(|| memory.regions()),
             to_target: VecDeque::new(),
             to_initiator: VecDeque::new(),
             work: VecDeque::new(),

@@ -1,4 +1,7 @@
 //! The control thread's loop.
+mod commands;
+mod placement;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -13,9 +16,11 @@ use super::super::resources::{Claim, CoreDevice, DeviceControl, open_device, pre
 use super::super::sys::abi::*;
 use super::super::sys::cm::forget_dead_devices;
 use super::super::sys::{CmEvent, CmId, Device, EventChannel, RdmaError};
-use super::{Counters, ListenError, ListenerOptions, bump};
+use super::{Counters, ListenerOptions, bump};
 use crate::srp::{LoginRej, RejectReason};
 use crate::{CloseReason, ConnId, PeerInfo};
+pub(super) use commands::Command;
+use placement::Seat;
 
 pub(super) const TOKEN_COMMANDS: u64 = 0;
 pub(super) const TOKEN_CM: u64 = 1;
@@ -25,14 +30,6 @@ const LISTENER: u64 = 1 << 63;
 const DEVICE: u64 = 1 << 62;
 /// Receives taken from the CM at a time, so that the cores' messages have their turn.
 const EVENTS_MAX: usize = 64;
-
-type Done = Result<(), ListenError>;
-
-pub(super) enum Command {
-    Add { target: String, address: ListenAddress, answer: mpsc::Sender<Done> },
-    Remove { target: String, address: ListenAddress, answer: mpsc::Sender<Done> },
-    Stop,
-}
 
 struct Listening {
     number: u64,
@@ -61,6 +58,7 @@ struct Connection {
     claim: Claim,
     /// The core knows that the peer is gone.
     told: bool,
+    seat: Option<Seat>,
 }
 
 #[derive(Default)]
@@ -89,6 +87,7 @@ pub(super) struct Control {
     half_open: usize,
     again: Option<Instant>,
     options: ListenerOptions,
+    channels_in_order: bool,
     counters: Arc<Counters>,
     started: Instant,
     lines: Lines,
@@ -108,6 +107,8 @@ impl Control {
         options: ListenerOptions,
         counters: Arc<Counters>,
     ) -> Self {
+        let in_order = |door: &CoreDoor| door.options.rdma.channels_in_order;
+        let channels_in_order = doors.first().is_some_and(in_order);
         let cores = doors
             .into_iter()
             .map(|door| {
@@ -132,6 +133,7 @@ impl Control {
             half_open: 0,
             again: None,
             options,
+            channels_in_order,
             counters,
             started: Instant::now(),
             lines: Lines::default(),
@@ -313,11 +315,9 @@ impl Control {
         if self.half_open >= self.options.half_open_max {
             return Err(Box::new((id, data, "too many logins at once".into())));
         }
-        let core = (0..self.cores.len())
-            .filter(|core| !self.cores[*core].free.is_empty())
-            .min_by_key(|core| self.cores[*core].slots.len() - self.cores[*core].free.len());
+        let chosen = self.choose(&data);
         let listening = self.listeners.iter().find(|listening| listening.number == number);
-        let (Some(core_index), Some(listening)) = (core, listening) else {
+        let (Some((core_index, seat)), Some(listening)) = (chosen, listening) else {
             return Err(Box::new((id, data, "no room for one more connection".into())));
         };
         let info = PeerInfo {
@@ -342,6 +342,7 @@ impl Control {
             phase: Phase::Offered,
             claim: Claim::default(),
             told: false,
+            seat,
         });
         core.devices[place].as_mut().expect("just found").connections += 1;
         self.half_open += 1;
@@ -504,42 +505,6 @@ impl Control {
             forget_dead_devices();
             tracing::info!(core, "a removed RDMA device has been let go");
         }
-    }
-
-    // --- what the operator asks for ---
-
-    /// False when the thread is to stop.
-    fn on_commands(&mut self) -> bool {
-        loop {
-            match self.inbox.try_recv() {
-                Ok(Command::Add { target, address, answer }) => {
-                    let _ = answer.send(self.add(target, address));
-                }
-                Ok(Command::Remove { target, address, answer }) => {
-                    let before = self.listeners.len();
-                    self.listeners.retain(|l| l.target != target || l.address != address);
-                    let found = self.listeners.len() != before;
-                    let not_found = ListenError::NotFound { target, address };
-                    let _ = answer.send(if found { Ok(()) } else { Err(not_found) });
-                }
-                Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
-                Err(mpsc::TryRecvError::Empty) => return true,
-            }
-        }
-    }
-
-    fn add(&mut self, target: String, address: ListenAddress) -> Result<(), ListenError> {
-        if self.listeners.iter().any(|l| l.target == target && l.address == address) {
-            return Err(ListenError::Exists { target, address });
-        }
-        self.listener_number += 1;
-        let number = self.listener_number;
-        let id = self
-            .channel
-            .listen(address, LISTENER | number)
-            .map_err(|error| ListenError::refused(address, error))?;
-        self.listeners.push(Listening { number, target, address, id: Some(id) });
-        Ok(())
     }
 
     // --- what time brings ---

@@ -1,13 +1,14 @@
-//! The unsafe part of the shared-memory fabric: mappings, and copies from and to them.
+//! The unsafe part of the shared-memory fabric: slots of rings, pages of receives, and who a peer
+//! is.
 
 mod credentials;
-mod mapping;
 mod pages;
-mod regions;
+mod slots;
 
 pub use credentials::peer_pid;
-#[cfg(test)]
-pub use mapping::MapError;
-pub use mapping::{INLINE_BYTES, Mapping, SLOT_BYTES, SlotArray, sealed_file};
 pub use pages::Pages;
-pub use regions::{Regions, Returned};
+pub use slots::{INLINE_BYTES, SLOT_BYTES, SlotArray};
+
+#[cfg(test)]
+pub use crate::shared::MapError;
+pub use crate::shared::{Mapping, Regions, Returned, sealed_file};

@@ -1,0 +1,74 @@
+//! Initiators that share their memory: commands use it as their buffer.
+
+use bdev::malloc::MallocOptions;
+use srpt_tests::port::Port;
+use srpt_tests::world::{Login, Options, World};
+use transport::initiator::{Data, DataMemory, cdb};
+use transport::{CloseReason, RemoteSeg};
+
+use crate::common::{GOOD, gated, pattern, seg};
+
+/// Bytes of what is written and read here.
+const BYTES: usize = 8 * 512;
+
+fn options() -> Options {
+    Options { lends: true, delay_ns_max: 0, ..Options::default() }
+}
+
+/// A world whose LUN 0 is memory, and an initiator without unit attention.
+fn memory() -> (World, Port) {
+    let mut world = World::new(&options());
+    let name = Some("memory".to_owned());
+    let memory = MallocOptions { name, num_blocks: 8192, block_size: 512, ..Default::default() };
+    world.bdevs.create_malloc(memory).expect("memory");
+    world.map("t", 0, "memory");
+    let port = world.ready(0, &Login::of(1), &[0]);
+    (world, port)
+}
+
+fn write(port: &Port) -> reactor::Tag {
+    port.submit(0, &cdb::write10(0, 8, false), Data::Out(&seg(port, 0, BYTES)))
+}
+
+#[test]
+fn a_plain_command_is_over_in_the_turn_that_takes_it() {
+    let (mut world, port) = memory();
+    let data = pattern(1, BYTES);
+    port.memory_write(0, &data);
+    let credits = port.credits();
+    let written = write(&port);
+    let back = seg(&port, BYTES, BYTES);
+    let read = port.submit(0, &cdb::read10(0, 8), Data::In(&back));
+    assert_eq!(port.credits(), credits - 2);
+    world.step();
+    for tag in [written, read] {
+        assert_eq!(port.outcome(tag).expect("answered").status, GOOD);
+    }
+    assert_eq!(port.bytes(BYTES, BYTES), data);
+    assert_eq!(port.credits(), credits);
+}
+
+#[test]
+fn memory_comes_back_from_a_device_after_its_channel_has_gone() {
+    let (mut world, gate) = gated(&options());
+    let port = world.ready(0, &Login::of(1), &[0]);
+    gate.shut();
+    port.memory_write(0, &pattern(2, BYTES));
+    write(&port);
+    world.until("the device has it", |_| gate.held() == 1);
+    port.disconnect();
+    world.steps(100);
+    assert!(!port.is_released(), "released with its memory at the device");
+    gate.open();
+    world.until("the release", |_| port.is_released());
+    assert_eq!(gate.medium(0, 8), pattern(2, BYTES));
+}
+
+#[test]
+fn what_was_never_registered_is_not_lent() {
+    let (mut world, port) = memory();
+    let beyond = RemoteSeg { addr: port.memory.len() as u64 - 512, ..seg(&port, 0, BYTES)[0] };
+    port.submit(0, &cdb::read10(0, 8), Data::In(&[beyond]));
+    world.until("the end of the channel", |_| port.closed());
+    assert_eq!(port.ended(), Some(CloseReason::RemoteAccess));
+}
