@@ -323,6 +323,12 @@ impl Queue {
         }
     }
 
+    /// Steps that have not been reaped, and those of them that have been delivered.
+    #[inline]
+    pub fn in_flight(&mut self) -> (usize, usize) {
+        (self.in_kernel as usize, self.uring.completion().len())
+    }
+
     /// Takes a completion that has been delivered.
     #[inline]
     pub fn reap(&mut self) -> Option<Reaped> {

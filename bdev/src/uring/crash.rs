@@ -281,6 +281,10 @@ impl Kernel for Model {
         }
     }
 
+    fn in_flight(&mut self) -> (usize, usize) {
+        (self.queued.len() + self.started.len() + self.finished.len(), self.finished.len())
+    }
+
     fn reap(&mut self) -> Option<Reaped> {
         self.finished.pop_front()
     }

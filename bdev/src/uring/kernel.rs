@@ -24,6 +24,8 @@ pub(crate) trait Kernel {
     fn enter(&mut self);
     /// Makes what has completed available to [`Kernel::reap`].
     fn collect(&mut self);
+    /// Steps that have been started and not reaped, and those of them that can be reaped now.
+    fn in_flight(&mut self) -> (usize, usize);
     /// Takes a completion.
     fn reap(&mut self) -> Option<Reaped>;
     /// Before the core sleeps; see [`IoChannel::arm`](crate::IoChannel::arm).
@@ -62,6 +64,11 @@ impl Kernel for Queue {
     #[inline]
     fn collect(&mut self) {
         Queue::collect(self);
+    }
+
+    #[inline]
+    fn in_flight(&mut self) -> (usize, usize) {
+        Queue::in_flight(self)
     }
 
     #[inline]

@@ -19,6 +19,9 @@ use super::kernel::Kernel;
 use crate::sys::queue::{Queue, Reaped, Refused, Setup, Step, ZEROS_BYTES};
 use crate::{IoDone, IoStatus};
 
+/// Into how many parts the operations of a busy device are divided.
+const PARTS: usize = 8;
+
 /// What an operation is doing now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
@@ -72,6 +75,14 @@ struct FileState {
 enum Outcome {
     Again,
     Done(IoStatus),
+}
+
+/// Completions that a turn takes of those that are `delivered`. What they lead to is submitted at
+/// the end of the turn: a device that is still at work gets it in small parts, so that it never
+/// runs dry; one that has nothing left has no use for that.
+#[inline]
+fn share((in_flight, delivered): (usize, usize)) -> usize {
+    if delivered < in_flight { (in_flight / PARTS).max(1) } else { delivered }
 }
 
 /// One core's ring. See [`SharedRing`](super::SharedRing).
@@ -160,19 +171,17 @@ impl<K: Kernel> Ring<K> {
             let Some(item) = self.ready.pop_front() else { break };
             done.push(item);
         }
-        let mut collected = false;
-        while !done.is_full() {
-            match self.queue.reap() {
-                Some(reaped) => {
-                    if let Some(item) = self.on_reaped(reaped) {
-                        done.push(item);
-                    }
-                }
-                None if collected => break,
-                None => {
-                    self.queue.collect();
-                    collected = true;
-                }
+        if self.queue.in_flight().1 == 0 {
+            self.queue.collect();
+        }
+        let mut share = share(self.queue.in_flight());
+        while share > 0
+            && !done.is_full()
+            && let Some(reaped) = self.queue.reap()
+        {
+            share -= 1;
+            if let Some(item) = self.on_reaped(reaped) {
+                done.push(item);
             }
         }
     }
@@ -369,6 +378,16 @@ mod tests {
         assert_eq!(status(Work::Write, 512, Errno::INVAL), Some(IoStatus::WriteError));
         assert_eq!(status(Work::Read, 0, Errno::INTR), None);
         assert_eq!(status(Work::Write, 0, Errno::AGAIN), None);
+    }
+
+    #[test]
+    fn a_busy_device_gets_its_work_in_parts() {
+        // Operations in flight, completions delivered, completions taken.
+        for (in_flight, delivered, taken) in
+            [(0, 0, 0), (1, 1, 1), (3, 1, 1), (32, 5, 4), (32, 31, 4), (32, 32, 32), (128, 40, 16)]
+        {
+            assert_eq!(share((in_flight, delivered)), taken, "{delivered} of {in_flight}");
+        }
     }
 
     #[test]
