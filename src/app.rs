@@ -329,8 +329,8 @@ impl Listeners for RdmaListeners {
                     let what = format!("{field} can change only before the first rdma listener");
                     return Err(ListenError::Os { what, errno: Errno::BUSY });
                 }
-                *options = *wanted;
                 listener.set_channels_in_order(wanted.channels_in_order).map_err(rdma_refused)?;
+                *options = *wanted;
             }
         }
         Ok(())
