@@ -54,6 +54,17 @@ impl SimFabric {
         conn.work.push_back((due, work(failure)));
     }
 
+    /// Puts a response into the initiator's hands. False when it does not share its memory, or the
+    /// link has ended.
+    fn publish(&mut self, conn: ConnId, iu: &[u8]) -> bool {
+        let mut inner = self.net.borrow_mut();
+        let now = inner.now;
+        let shares = |state: &&mut Conn| state.phase == Phase::Live && state.regions.is_some();
+        let Some(state) = inner.conn(self.core, conn).filter(shares) else { return false };
+        state.to_initiator.push_back((now, iu.to_vec()));
+        true
+    }
+
     /// Moves what is due on one connection to `pending`.
     fn advance(&mut self, index: usize, now: u64) {
         let mut inner = self.net.borrow_mut();
@@ -286,18 +297,11 @@ impl Fabric for SimFabric {
         if let Some(buf) = loan {
             self.give_back(buf);
         }
-        {
-            let mut inner = self.net.borrow_mut();
-            let now = inner.now;
-            let state = inner.conn(self.core, conn);
-            let shares = |state: &&mut Conn| state.phase == Phase::Live && state.regions.is_some();
-            if let Some(state) = state.filter(shares) {
-                state.to_initiator.push_back((now, iu.to_vec()));
-                return true;
-            }
+        let over = self.publish(conn, iu);
+        if !over {
+            self.reply(conn, tag, iu, solicited, DataIn::None { buf: None });
         }
-        self.reply(conn, tag, iu, solicited, DataIn::None { buf: None });
-        false
+        over
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
