@@ -213,8 +213,9 @@ def nothing_else(setup, say):
             load = pool.submit(tools.srpt_perf, setup, target.address, 0, "4k", "read", 32,
                                ahead=False)
             # Logins, logouts and answers to RPCs wake other threads: between them, nothing does.
-            while not load.done() and (before := target.ios()) == 0:
-                pass
+            before = 0
+            while not load.done() and before == 0:
+                before = target.ios()
             strace = subprocess.Popen(["strace", "-c", "-o", trace, "-p", str(target.reactor())],
                                       stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             attached = strace.stderr.readline()

@@ -11,8 +11,9 @@
 # initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return), sg
 # (SCSI devices passed through: disks, a tape, a changer; the contract of block devices). Then:
 # hostile (initiators that break every rule), aborts (of commands that are stuck in a device), agent
-# (options, login lines, device management), reset, multipath, link (two guests, each switched off under load), perf (srpt_perf over RDMA), fio
-# (the fio engine's job file), compare (with the kernel's own target), kernel (the harness itself).
+# (options, login lines, device management), reset, multipath, link (two guests, each switched off
+# under load), perf (srpt_perf over RDMA), fio (the fio engine's job file), compare (with the
+# kernel's own target), kernel (the harness itself).
 # A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

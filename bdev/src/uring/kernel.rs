@@ -24,7 +24,7 @@ pub(crate) trait Kernel {
     fn enter(&mut self);
     /// Makes what has completed available to [`Kernel::reap`].
     fn collect(&mut self);
-    /// Steps that have been started and not reaped, and those of them that can be reaped now.
+    /// Steps that have been pushed and not reaped, and those of them that can be reaped now.
     fn in_flight(&mut self) -> (usize, usize);
     /// Takes a completion.
     fn reap(&mut self) -> Option<Reaped>;
