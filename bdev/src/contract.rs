@@ -302,6 +302,8 @@ pub fn at_once_is_as_submitted(bdev: &dyn Bdev, seed: u64) {
         assert!(!rig.channel.at_once(&op, &mut beyond), "{op:?} of {end} blocks");
     }
     rig.put(Some(beyond));
+    let beyond = IoOp::Write { lba: end, blocks: 1, fua: false };
+    assert!(!rig.channel.write_at_once(&beyond, &vec![0; block_bytes as usize]), "{beyond:?}");
     for _ in 0..100 {
         let (lba, fua) = (random.below(end.min(1000)), random.below(2) == 0);
         let mut buf = rig.take(block_bytes as usize);
@@ -311,7 +313,11 @@ pub fn at_once_is_as_submitted(bdev: &dyn Bdev, seed: u64) {
         buf.fill(0..buf.len(), random.below(256) as u8);
         let new = buf.private().expect("pool memory").to_vec();
         let submitted = rig.read_raw(lba, 1);
-        let write = rig.channel.at_once(&IoOp::Write { lba, blocks: 1, fua }, &mut buf);
+        let op = IoOp::Write { lba, blocks: 1, fua };
+        let write = match random.below(2) {
+            0 => rig.channel.at_once(&op, &mut buf),
+            _ => rig.channel.write_at_once(&op, &new),
+        };
         assert!(!(write && read_only), "a read-only device was written to");
         rig.put(Some(buf));
         let (after, no_data) = rig.read_raw(lba, 1);

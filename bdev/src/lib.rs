@@ -90,14 +90,26 @@ impl IoOp {
     /// See [`Io::assert_buf`].
     #[inline]
     pub(crate) fn assert_buf(&self, buf: Option<&Buf>, block_bytes: u32) {
-        let bytes = match *self {
+        if buf.map(|buf| buf.len() as u64) != self.data_bytes(block_bytes) {
+            self.wrong_buf(buf);
+        }
+    }
+
+    /// Panics unless this is a write of so many bytes: the caller's bug, never the peer's.
+    #[inline]
+    pub(crate) fn assert_data(&self, data: &[u8], block_bytes: u32) {
+        let fits = self.data_bytes(block_bytes) == Some(data.len() as u64);
+        assert!(fits && self.changes_medium(), "{self:?} with {} bytes", data.len());
+    }
+
+    /// Bytes of a read or write.
+    #[inline(always)]
+    fn data_bytes(&self, block_bytes: u32) -> Option<u64> {
+        match *self {
             IoOp::Read { blocks, .. } | IoOp::Write { blocks, .. } => {
                 Some(u64::from(blocks) * u64::from(block_bytes))
             }
             _ => None,
-        };
-        if buf.map(|buf| buf.len() as u64) != bytes {
-            self.wrong_buf(buf);
         }
     }
 
@@ -276,6 +288,11 @@ pub trait IoChannel {
     /// back later. `op` and `buf` obey [`Io`].
     fn at_once(&mut self, op: &IoOp, buf: &mut Buf) -> bool {
         let _ = (op, buf);
+        false
+    }
+    /// As [`IoChannel::at_once`], a write of bytes that the caller keeps.
+    fn write_at_once(&mut self, op: &IoOp, data: &[u8]) -> bool {
+        let _ = (op, data);
         false
     }
     /// Hands everything taken so far to the device: at most one system call.

@@ -210,18 +210,21 @@ impl MallocChannel {
     fn run(&self, op: &IoOp, buf: Option<&mut Buf>) -> IoStatus {
         op.assert_buf(buf.as_deref(), self.shape.block_bytes);
         let Some((lba, blocks)) = op.range() else { return IoStatus::Good };
-        if !contains(self.shape.blocks, lba, blocks) {
-            return IoStatus::OutOfRange;
-        }
-        // In range, so both fit the mapping's length and with it a usize.
-        let offset = (lba * u64::from(self.shape.block_bytes)) as usize;
-        let len = (blocks * u64::from(self.shape.block_bytes)) as usize;
+        let Some(offset) = self.offset(lba, blocks) else { return IoStatus::OutOfRange };
         match (op, buf) {
             (IoOp::Read { .. }, Some(buf)) => self.region.read(offset, buf),
             (IoOp::Write { .. }, Some(buf)) => self.region.write(offset, buf),
-            _ => self.region.discard(offset, len),
+            _ => self.region.discard(offset, (blocks * u64::from(self.shape.block_bytes)) as usize),
         }
         IoStatus::Good
+    }
+
+    /// Where blocks begin, if the device has them.
+    #[inline(always)]
+    fn offset(&self, lba: u64, blocks: u64) -> Option<usize> {
+        // In range, so it fits the mapping's length and with it a usize.
+        contains(self.shape.blocks, lba, blocks)
+            .then(|| (lba * u64::from(self.shape.block_bytes)) as usize)
     }
 }
 
@@ -235,6 +238,17 @@ impl IoChannel for MallocChannel {
     #[inline]
     fn at_once(&mut self, op: &IoOp, buf: &mut Buf) -> bool {
         self.run(op, Some(buf)).is_good()
+    }
+
+    #[inline]
+    fn write_at_once(&mut self, op: &IoOp, data: &[u8]) -> bool {
+        op.assert_data(data, self.shape.block_bytes);
+        let range = op.range();
+        let Some(offset) = range.and_then(|(lba, blocks)| self.offset(lba, blocks)) else {
+            return false;
+        };
+        self.region.write_bytes(offset, data);
+        true
     }
 
     fn flush(&mut self) {}

@@ -173,12 +173,17 @@ struct NullChannel {
 
 impl NullChannel {
     #[inline(always)]
-    fn run(&self, op: &IoOp, buf: Option<&mut Buf>) -> IoStatus {
-        op.assert_buf(buf.as_deref(), self.block_bytes);
-        let inside = match op.range() {
+    fn has(&self, op: &IoOp) -> bool {
+        match op.range() {
             Some((lba, blocks)) => contains(self.blocks.0.load(Ordering::Relaxed), lba, blocks),
             None => true,
-        };
+        }
+    }
+
+    #[inline(always)]
+    fn run(&self, op: &IoOp, buf: Option<&mut Buf>) -> IoStatus {
+        op.assert_buf(buf.as_deref(), self.block_bytes);
+        let inside = self.has(op);
         match (op, buf) {
             _ if !inside => IoStatus::OutOfRange,
             (IoOp::Read { .. }, Some(buf)) if self.read_zero => {
@@ -201,6 +206,12 @@ impl IoChannel for NullChannel {
     #[inline]
     fn at_once(&mut self, op: &IoOp, buf: &mut Buf) -> bool {
         self.run(op, Some(buf)).is_good()
+    }
+
+    #[inline]
+    fn write_at_once(&mut self, op: &IoOp, data: &[u8]) -> bool {
+        op.assert_data(data, self.block_bytes);
+        self.has(op)
     }
 
     fn flush(&mut self) {}

@@ -168,12 +168,13 @@ impl<F: Fabric> Shard<F> {
         if self.requests.is_full() {
             return Admission::Full(recv);
         }
-        let recv = match DirectCmd::parse(self.fabric.iu(conn, &recv)) {
-            Some(cmd) => match self.begin_transfer(conn, recv, &cmd, 0) {
-                Ok(()) => return Admission::Started,
-                Err(recv) => recv,
-            },
-            None => recv,
+        let begun = match DirectCmd::parse(self.fabric.iu(conn, &recv)) {
+            Some(cmd) => self.begin_transfer(conn, recv, &cmd, 0),
+            None => self.write_immediate(conn, recv, 0),
+        };
+        let recv = match begun {
+            Ok(()) => return Admission::Started,
+            Err(recv) => recv,
         };
         let plan = self.plan(conn, &recv);
         match plan.work {

@@ -124,6 +124,13 @@ impl Connection {
         self.nexus.as_ref().map(|nexus| nexus.id)
     }
 
+    /// A command begins that spends so many credits.
+    #[inline]
+    pub fn begin(&mut self, credits: i32) {
+        self.req_lim -= credits;
+        self.in_flight += 1;
+    }
+
     /// Counts a request against the request limit. False: the initiator had no credit for it.
     #[inline]
     pub fn spend_credit(&mut self) -> bool {

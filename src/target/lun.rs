@@ -339,6 +339,17 @@ impl Luns {
         true
     }
 
+    /// As [`Luns::at_once`], a write of bytes that the caller keeps.
+    #[inline(always)]
+    pub fn write_at_once(&mut self, device: usize, op: &IoOp, data: &[u8]) -> bool {
+        let open = self.devices[device].as_mut().expect("a mapping keeps its device open");
+        if open.meter.histogram.is_some() || !open.channel.write_at_once(op, data) {
+            return false;
+        }
+        open.meter.counts.count_transfer(false, data.len() as u32, 0);
+        true
+    }
+
     /// Submits a command to the device of a mapping that passes commands on.
     pub fn submit_scsi(&mut self, device: usize, io: ScsiIo<'_>) {
         self.activate(device).channel.submit_scsi(io);

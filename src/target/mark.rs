@@ -92,6 +92,8 @@ names! {
         LimitLifted,
         /// A read or write is done in the call that took it.
         DoneAtOnce,
+        /// A write whose data came with it is done in the call that took it.
+        WrittenAtOnce,
         /// A device uses memory that its initiator has lent.
         Lent,
         /// Lent memory comes back with nothing to be answered.

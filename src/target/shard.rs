@@ -132,6 +132,10 @@ impl<F: Fabric> Shard<F> {
                 Ok(()) => return,
                 Err(recv) => recv,
             },
+            None if self.ready.is_empty() => match self.write_immediate(conn, recv, 1) {
+                Ok(()) => return,
+                Err(recv) => recv,
+            },
             _ => recv,
         };
         self.on_received_any(conn, recv);

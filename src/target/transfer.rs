@@ -5,18 +5,43 @@
 //! is not plain, or finds no slot or buffer, goes there untouched.
 //!
 //! Where the fabric lends the initiator's memory and the device waits for nothing, the command is
-//! done and answered in the call that took it, and never becomes a request.
+//! done and answered in the call that took it, and never becomes a request. A write whose data came
+//! with it is done there too, out of the received bytes.
 
-use bdev::{Io, IoDone, IoStatus};
-use transport::srp::{DirectCmd, Direction, Rsp, SolNot};
+use bdev::{Io, IoDone, IoOp, IoStatus};
+use reactor::Tag;
+use reactor::pool::Buf;
+use transport::srp::{CDB_BYTES, DirectCmd, Direction, ImmediateCmd, Lun, Rsp, SolNot};
 use transport::{ConnId, DataIn, Fabric, Recv};
 
 use super::connection::{Connection, State};
+use super::lun::{Luns, Mapping};
 use super::mark::{Mark, mark};
 use super::request::{Header, Job, Phase, Source};
 use super::shard::Shard;
 use crate::limits::IO_BYTES_MAX;
 use crate::scsi;
+
+/// Where a command goes that its channel and its logical unit welcome: LUN and mapping.
+#[inline(always)]
+fn welcome(connection: &Connection, luns: &Luns, lun: Lun, credits: i32) -> Option<(u16, Tag)> {
+    let lun = lun.number()?;
+    let mapping = luns.find(connection.target, lun)?;
+    let nexus = connection.nexus.as_ref()?;
+    let welcome = connection.state == State::Live && connection.req_lim >= credits;
+    (welcome && nexus.attentions(lun) == 0).then_some((lun, mapping))
+}
+
+/// What a plain command with `bytes` bytes of data does at its logical unit.
+#[inline(always)]
+fn plain(unit: &Mapping, cdb: &[u8; CDB_BYTES], direction: Direction, bytes: u32) -> Option<IoOp> {
+    if unit.passes || unit.limited {
+        return None;
+    }
+    let (op, wanted) = scsi::transfer(cdb, &unit.geometry, unit.read_only, IO_BYTES_MAX)?;
+    let way = if op.changes_medium() { Direction::Out } else { Direction::In };
+    (bytes == wanted && direction == way).then_some(op)
+}
 
 impl<F: Fabric> Shard<F> {
     /// Starts a command if it is a plain read or write, and spends `credits`, 1 unless that has
@@ -31,26 +56,17 @@ impl<F: Fabric> Shard<F> {
     ) -> Result<(), Recv> {
         let slot = self.connections[conn.index as usize].as_mut();
         let connection = slot.expect("the fabric names connections that were not released");
-        let Some(lun) = cmd.lun.number() else { return Err(recv) };
-        let Some(at) = self.luns.find(connection.target, lun) else { return Err(recv) };
-        let Some(nexus) = &connection.nexus else { return Err(recv) };
-        let welcome = connection.state == State::Live && connection.req_lim >= credits;
-        if !welcome || nexus.attentions(lun) != 0 || self.requests.is_full() {
+        let (direction, bytes) = (cmd.direction, cmd.seg.len);
+        let Some((lun, at)) = welcome(connection, &self.luns, cmd.lun, credits) else {
+            return Err(recv);
+        };
+        let unit = self.luns.mapping(at);
+        let Some(op) = plain(unit, &cmd.cdb, direction, bytes) else { return Err(recv) };
+        if self.requests.is_full() {
             return Err(recv);
         }
-        let mapping = self.luns.mapping_mut(at);
-        if mapping.passes || mapping.limited {
-            return Err(recv);
-        }
-        let geometry = &mapping.geometry;
-        let work = scsi::transfer(&cmd.cdb, geometry, mapping.read_only, IO_BYTES_MAX);
-        let Some((op, bytes)) = work else { return Err(recv) };
-        let direction = if op.changes_medium() { Direction::Out } else { Direction::In };
-        if cmd.seg.len != bytes || cmd.direction != direction {
-            return Err(recv);
-        }
-        let device = mapping.device;
-        let buf = match self.fabric.place(conn, cmd.seg, geometry.buf_align) {
+        let device = unit.device;
+        let buf = match self.fabric.place(conn, cmd.seg, unit.geometry.buf_align) {
             Some(mut buf) => {
                 if self.luns.at_once(device, &op, bytes, &mut buf) {
                     mark(Mark::DoneAtOnce);
@@ -70,8 +86,7 @@ impl<F: Fabric> Shard<F> {
             },
         };
         self.luns.begin_use(at);
-        connection.req_lim -= credits;
-        connection.in_flight += 1;
+        connection.begin(credits);
         let header =
             Header { tag: cmd.tag, sol_not: cmd.sol_not, lun: Some(lun), mapping: Some(at) };
         let (tag, request) = self.requests.take().expect("a slot is free");
@@ -91,6 +106,60 @@ impl<F: Fabric> Shard<F> {
             self.luns.submit(device, Io { tag, op, buf: Some(buf) });
         }
         Ok(())
+    }
+
+    /// Does and answers a plain write whose data came with it, if its device waits for nothing;
+    /// else as [`Shard::begin_transfer`].
+    #[inline(never)]
+    pub(super) fn write_immediate(
+        &mut self,
+        conn: ConnId,
+        recv: Recv,
+        credits: i32,
+    ) -> Result<(), Recv> {
+        let slot = self.connections[conn.index as usize].as_mut();
+        let connection = slot.expect("the fabric names connections that were not released");
+        let Some(offset) = connection.imm_data_offset else { return Err(recv) };
+        let cmd = ImmediateCmd::parse(self.fabric.iu(conn, &recv), offset);
+        let Some(ImmediateCmd { tag, lun, sol_not, cdb, data }) = cmd else { return Err(recv) };
+        let bytes = data.len() as u32;
+        let Some((lun, at)) = welcome(connection, &self.luns, lun, credits) else {
+            return Err(recv);
+        };
+        let unit = self.luns.mapping(at);
+        let Some(op) = plain(unit, cdb, Direction::Out, bytes) else { return Err(recv) };
+        let device = unit.device;
+        // Before the write: the response needs a slot until it is sent.
+        if self.requests.is_full() || !self.luns.write_at_once(device, &op, data) {
+            return Err(recv);
+        }
+        mark(Mark::WrittenAtOnce);
+        connection.begin(credits);
+        let (iu, solicited) = good(connection, tag, sol_not, false, bytes);
+        let header = Header { tag, sol_not, lun: Some(lun), mapping: None };
+        let (tag, request) = self.requests.take().expect("a slot is free");
+        request.begin(conn, recv, &header, Job::Reply);
+        request.phase = Phase::Replying;
+        let recv = request.recv.take().expect("just given");
+        self.finish(conn, tag, recv, None, &iu, solicited);
+        Ok(())
+    }
+
+    /// Ends a request with a response that moves no data.
+    #[inline(always)]
+    fn finish(
+        &mut self,
+        conn: ConnId,
+        tag: Tag,
+        recv: Recv,
+        loan: Option<Buf>,
+        iu: &[u8],
+        solicited: bool,
+    ) {
+        if self.fabric.finish(conn, tag, recv, loan, iu, solicited) {
+            self.requests.free(tag);
+            self.end_request(conn);
+        }
     }
 
     /// Answers a plain read or write that its device has done. `Err`: it did not go well, is no
@@ -124,10 +193,7 @@ impl<F: Fabric> Shard<F> {
                 self.pool.put(buf);
                 None
             };
-            if self.fabric.finish(conn, tag, recv, loan, &iu, solicited) {
-                self.requests.free(tag);
-                self.end_request(conn);
-            }
+            self.finish(conn, tag, recv, loan, &iu, solicited);
             return Ok(());
         }
         self.fabric.repost(conn, recv);

@@ -88,6 +88,15 @@ impl Region {
         unsafe { std::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len()) }
     }
 
+    /// Copies bytes in at `offset`. Panics outside the region.
+    #[inline]
+    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+        let to = self.at(offset, bytes.len());
+        // SAFETY: both ranges are valid for `bytes.len()` bytes; no slice is ever made of this
+        // mapping, so they don't overlap.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) }
+    }
+
     /// Makes a range read as zero and gives its whole pages back. Panics outside the region.
     pub fn discard(&self, offset: usize, len: usize) {
         let end = offset + len;

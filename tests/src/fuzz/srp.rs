@@ -6,8 +6,8 @@ use srpt_tgt::scsi::report_luns::lun_of;
 use transport::rdma::{login_part, login_tag};
 use transport::srp::{
     AerReq, AerRsp, Cmd, CmdError, CredReq, CredRsp, DESCRIPTOR_BYTES, DataDesc, DirectCmd,
-    Direction, ILogout, INDIRECT_BYTES, LoginForm, LoginRej, LoginReq, LoginRsp, Lun, Opcode, Rsp,
-    Seg, TLogout, TskMgmt, covers, decode_table, encode_table,
+    Direction, ILogout, INDIRECT_BYTES, ImmediateCmd, LoginForm, LoginRej, LoginReq, LoginRsp, Lun,
+    Opcode, Rsp, Seg, TLogout, TskMgmt, covers, decode_table, encode_table,
 };
 
 use super::Input;
@@ -72,10 +72,11 @@ fn from_target(iu: &[u8]) -> u32 {
 
 fn command(iu: &[u8], offset: Option<u32>) {
     let direct = DirectCmd::parse(iu);
+    let immediate = offset.and_then(|offset| ImmediateCmd::parse(iu, offset));
     let cmd = match Cmd::parse(iu, offset) {
         Ok(cmd) => cmd,
         Err(error) => {
-            assert_eq!(direct, None, "{error}");
+            assert_eq!((direct, immediate), (None, None), "{error}");
             if let CmdError::Invalid(invalid) = error {
                 assert_eq!((&invalid.tag[..], &invalid.lun.0[..]), (&iu[8..16], &iu[20..28]));
             }
@@ -90,6 +91,11 @@ fn command(iu: &[u8], offset: Option<u32>) {
         assert_eq!((cmd.data_out, cmd.data_in), desc);
         assert_eq!((cmd.tag, cmd.lun, cmd.sol_not), (direct.tag, direct.lun, direct.sol_not));
         assert_eq!(cmd.cdb, direct.cdb);
+    }
+    if let Some(short) = immediate {
+        assert_eq!((cmd.data_out, cmd.data_in), (DataDesc::Immediate(short.data), DataDesc::None));
+        assert_eq!((cmd.tag, cmd.lun, cmd.sol_not), (short.tag, short.lun, short.sol_not));
+        assert_eq!(cmd.cdb, short.cdb);
     }
     let mut again = vec![0xee; cmd.wire_len(offset)];
     let len = cmd.emit(offset, &mut again);

@@ -195,6 +195,13 @@ impl State {
         inside && (polls == 0 || self.rng.one(polls)) && !self.fails()
     }
 
+    /// A write of blocks that there are.
+    fn write(&mut self, op: IoOp, data: &[u8]) -> bool {
+        let IoOp::Write { lba, blocks, fua } = op else { panic!("{op:?} with data") };
+        let write = |at: u64, block: &mut [u8]| block.copy_from_slice(&data[bytes_of(at, 1)]);
+        self.change(lba, u64::from(blocks), fua, false, write).is_good()
+    }
+
     fn run(&mut self, op: IoOp, buf: Option<&mut Buf>, fails: bool) -> IoStatus {
         let Some((lba, blocks)) = op.range() else { return self.flush(fails) };
         if lba.checked_add(blocks).is_none_or(|end| end > self.blocks) {
@@ -337,6 +344,11 @@ impl IoChannel for DiskChannel {
     fn at_once(&mut self, op: &IoOp, buf: &mut Buf) -> bool {
         let mut state = self.disk.state();
         state.is_quick(op) && state.run(*op, Some(buf), false).is_good()
+    }
+
+    fn write_at_once(&mut self, op: &IoOp, data: &[u8]) -> bool {
+        let mut state = self.disk.state();
+        state.is_quick(op) && state.write(*op, data)
     }
 
     fn flush(&mut self) {}

@@ -3,6 +3,7 @@
 use bdev::malloc::MallocOptions;
 use srpt_tests::port::Port;
 use srpt_tests::world::{Login, Options, World};
+use srpt_tgt::target::mark::{Mark, marked};
 use transport::initiator::{Data, DataMemory, cdb};
 use transport::{CloseReason, RemoteSeg};
 
@@ -40,12 +41,38 @@ fn a_plain_command_is_over_in_the_turn_that_takes_it() {
     let back = seg(&port, BYTES, BYTES);
     let read = port.submit(0, &cdb::read10(0, 8), Data::In(&back));
     assert_eq!(port.credits(), credits - 2);
+    let before = marked(Mark::DoneAtOnce);
     world.step();
+    assert_eq!(marked(Mark::DoneAtOnce) - before, 2, "done without a slot");
     for tag in [written, read] {
         assert_eq!(port.outcome(tag).expect("answered").status, GOOD);
     }
     assert_eq!(port.bytes(BYTES, BYTES), data);
     assert_eq!(port.credits(), credits);
+}
+
+#[test]
+fn a_write_whose_data_came_with_it_is_over_in_the_turn_that_takes_it() {
+    let (mut world, port) = memory();
+    let (data, credits) = (pattern(3, BYTES), port.credits());
+    let immediate =
+        |data: &[u8]| port.submit(0, &cdb::write10(0, 8, false), Data::OutImmediate(data));
+    let written = immediate(&data);
+    let before = marked(Mark::WrittenAtOnce);
+    world.step();
+    assert_eq!(marked(Mark::WrittenAtOnce) - before, 1);
+    assert_eq!(port.outcome(written).expect("answered").status, GOOD);
+    assert_eq!(port.credits(), credits);
+    let back = seg(&port, 0, BYTES);
+    world.run(&port, 0, &cdb::read10(0, 8), Data::In(&back));
+    assert_eq!(port.bytes(0, BYTES), data);
+
+    // Neither what is too little nor what is too much may be written as it comes.
+    for bytes in [BYTES - 512, BYTES + 512] {
+        let written = immediate(&vec![0x5a; bytes]);
+        world.until("the answer", |_| port.outcome(written).is_some());
+        assert_eq!(marked(Mark::WrittenAtOnce) - before, 1, "{bytes} bytes for {BYTES}");
+    }
 }
 
 #[test]

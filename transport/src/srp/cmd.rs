@@ -18,6 +18,7 @@ const BUF_FMT: usize = 5;
 const BUF_FMT_NONE: u8 = 0;
 const BUF_FMT_DIRECT_OUT: u8 = format::DIRECT << 4;
 const BUF_FMT_DIRECT_IN: u8 = format::DIRECT;
+const BUF_FMT_IMMEDIATE: u8 = format::IMMEDIATE << 4;
 const DATA_OUT_DESC_CNT: usize = 6;
 const DATA_IN_DESC_CNT: usize = 7;
 const LUN: usize = 20;
@@ -113,6 +114,45 @@ impl DirectCmd {
             cdb: field(head, CDB),
             direction,
             seg: Seg::from_bytes(head[Cmd::LEN_MIN..].first_chunk().expect("inside the head")),
+        })
+    }
+}
+
+/// A command in the form that nearly every small write has where immediate data was agreed on: a
+/// CDB of at most 16 bytes, and its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImmediateCmd<'a> {
+    /// The initiator's name for it.
+    pub tag: Tag,
+    /// The logical unit.
+    pub lun: Lun,
+    /// Whether the response is to raise a solicited event.
+    pub sol_not: SolNot,
+    /// The CDB.
+    pub cdb: &'a [u8; CDB_BYTES],
+    /// DATA-OUT.
+    pub data: &'a [u8],
+}
+
+impl<'a> ImmediateCmd<'a> {
+    /// The command in the received bytes if it has this form; any other is left to [`Cmd::parse`],
+    /// which tells the same of this one. `imm_data_offset`: where immediate data begins.
+    #[inline]
+    pub fn parse(iu: &'a [u8], imm_data_offset: u32) -> Option<Self> {
+        let head: &[u8; Cmd::LEN_MIN + IMMEDIATE_BYTES] = iu.first_chunk()?;
+        if head[BUF_FMT] != BUF_FMT_IMMEDIATE
+            || head[0] != Opcode::Cmd as u8
+            || head[ADD_CDB_LEN] & ADD_CDB_LEN_MASK != 0
+            || (imm_data_offset as usize) < head.len()
+        {
+            return None;
+        }
+        Some(ImmediateCmd {
+            tag: tag(head),
+            lun: Lun(field(head, LUN)),
+            sol_not: SolNot::from_byte(head[SOL_NOT]),
+            cdb: head[CDB..].first_chunk().expect("inside the head"),
+            data: iu.get(imm_data_offset as usize..)?.get(..be32(head, Cmd::LEN_MIN) as usize)?,
         })
     }
 }

@@ -23,7 +23,7 @@ mod tsk_mgmt;
 mod tests;
 
 pub use aer::{AerReq, AerRsp};
-pub use cmd::{CDB_BYTES, Cmd, CmdError, CmdFault, DirectCmd, InvalidCmd, TaskAttr};
+pub use cmd::{CDB_BYTES, Cmd, CmdError, CmdFault, DirectCmd, ImmediateCmd, InvalidCmd, TaskAttr};
 pub use cred::{CredReq, CredRsp};
 pub use descriptor::{
     DESCRIPTOR_BYTES, DataDesc, Direction, INDIRECT_BYTES, Indirect, Seg, Segs, covers,

@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod short;
+
 const TAG_BYTES: [u8; 8] = [1, 2, 3, 4, 5, 6, 7, 8];
 const SEG: Seg = Seg { addr: 0x1112_1314_1516_1718, key: 0x2122_2324, len: 0x200 };
 const SEG_BYTES: [u8; 16] = [
@@ -475,38 +477,6 @@ fn any_unit() -> impl Strategy<Value = Vec<u8>> {
 
 fn any_seg() -> impl Strategy<Value = Seg> {
     (any::<u64>(), any::<u32>(), any::<u32>()).prop_map(|(addr, key, len)| Seg { addr, key, len })
-}
-
-#[test]
-fn the_short_form_of_a_command_says_what_the_long_one_says() {
-    let seg = Seg { addr: 0x0123_4567_89ab_cdef, key: 7, len: 4096 };
-    let cdb: [u8; CDB_BYTES] = std::array::from_fn(|at| at as u8);
-    let plain = Cmd {
-        tag: *b"a tag!!!",
-        lun: Lun::from_number(300).unwrap(),
-        task_attr: TaskAttr::Simple,
-        sol_not: SolNot { on_success: true, on_failure: false },
-        cdb: &cdb,
-        data_out: DataDesc::None,
-        data_in: DataDesc::Direct(seg),
-    };
-    for direction in [Direction::In, Direction::Out] {
-        let mut cmd = plain;
-        if direction == Direction::Out {
-            (cmd.data_out, cmd.data_in) = (cmd.data_in, DataDesc::None);
-        }
-        let iu = emitted(|to| cmd.emit(None, to));
-        let Cmd { tag, lun, sol_not, .. } = cmd;
-        let wanted = DirectCmd { tag, lun, sol_not, cdb, direction, seg };
-        assert_eq!(DirectCmd::parse(&iu), Some(wanted));
-        assert_eq!(DirectCmd::parse(&iu[..iu.len() - 1]), None);
-    }
-    let both = Cmd { data_out: DataDesc::Direct(seg), ..plain };
-    let none = Cmd { data_in: DataDesc::None, ..plain };
-    let longer = Cmd { cdb: &[0; 20], ..plain };
-    for other in [both, none, longer] {
-        assert_eq!(DirectCmd::parse(&emitted(|to| other.emit(None, to))), None);
-    }
 }
 
 proptest! {
