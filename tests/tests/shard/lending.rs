@@ -93,9 +93,14 @@ fn memory_comes_back_from_a_device_after_its_channel_has_gone() {
 
 #[test]
 fn what_was_never_registered_is_not_lent() {
-    let (mut world, port) = memory();
-    let beyond = RemoteSeg { addr: port.memory.len() as u64 - 512, ..seg(&port, 0, BYTES)[0] };
-    port.submit(0, &cdb::read10(0, 8), Data::In(&[beyond]));
-    world.until("the end of the channel", |_| port.closed());
-    assert_eq!(port.ended(), Some(CloseReason::RemoteAccess));
+    let (_, port) = memory();
+    let good = seg(&port, 0, BYTES)[0];
+    let beyond = RemoteSeg { addr: port.memory.len() as u64 - 512, ..good };
+    let elsewhere = RemoteSeg { key: good.key + 1, ..good };
+    for wrong in [beyond, elsewhere] {
+        let (mut world, port) = memory();
+        port.submit(0, &cdb::read10(0, 8), Data::In(&[wrong]));
+        world.until("the end of the channel", |_| port.closed());
+        assert_eq!(port.ended(), Some(CloseReason::RemoteAccess), "{wrong:?}");
+    }
 }
