@@ -49,8 +49,8 @@ pub struct CoreConfig {
     pub idle: IdlePolicy,
     /// Messages that a turn is given at most, at least 1.
     pub messages_max: usize,
-    /// The longest sleep. It bounds how late a service's timers can be, and nothing else: work
-    /// always wakes the core.
+    /// How often a sleep ends by itself. It bounds how late a service's timers can be, and nothing
+    /// else: work always wakes the core.
     pub sleep_max: Duration,
 }
 
@@ -231,6 +231,9 @@ pub fn run_loop<C: Clock, S: Service>(
     stats: &CoreStats,
     service: &mut S,
 ) {
+    if config.idle != IdlePolicy::Poll {
+        inbox.tick(config.sleep_max);
+    }
     let mut spin = Spin::new(config.idle);
     let mut messages = Batch::new(config.messages_max);
     let mut now = clock.now();
@@ -256,7 +259,7 @@ pub fn run_loop<C: Clock, S: Service>(
         if may_sleep && !service.stopped() {
             let asleep = || stats.asleep.store(true, Ordering::Relaxed);
             let left = |due: Instant| Duration::from_nanos(due.ns_since(now));
-            let longest = service.deadline().map_or(config.sleep_max, left).min(config.sleep_max);
+            let longest = service.deadline().map(left).filter(|left| *left < config.sleep_max);
             let slept = if service.arm() { inbox.sleep(longest, asleep) } else { None };
             let Some(woken) = slept else {
                 if progress == Progress::Busy {

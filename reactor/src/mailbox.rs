@@ -208,10 +208,15 @@ impl<M> Inbox<M> {
         self.sleep.wake_set()
     }
 
-    /// Sleeps until a message comes, the eventfd is raised, a descriptor of the set is readable or
-    /// `longest` is over. `None`: did not sleep, because messages wait. `asleep` runs once sleep is
-    /// certain, before it begins.
-    pub fn sleep(&mut self, longest: Duration, asleep: impl FnOnce()) -> Option<Woken> {
+    /// See [`Sleep::tick`].
+    pub fn tick(&self, every: Duration) {
+        self.sleep.tick(every);
+    }
+
+    /// Sleeps until a message comes, the eventfd is raised, a descriptor of the set is readable,
+    /// the timer ticks or `longest` is over. `None`: did not sleep, because messages wait. `asleep`
+    /// runs once sleep is certain, before it begins.
+    pub fn sleep(&mut self, longest: Option<Duration>, asleep: impl FnOnce()) -> Option<Woken> {
         if self.ready != 0 || !self.sleep.announce() {
             return None;
         }
@@ -266,9 +271,9 @@ mod tests {
         ends.control.try_send(1).unwrap();
         ends.control.try_send(2).unwrap();
         assert_eq!(drained(&mut ends.inbox, 1), [1]);
-        assert_eq!(ends.inbox.sleep(Duration::ZERO, || panic!("asleep")), None);
+        assert_eq!(ends.inbox.sleep(Some(Duration::ZERO), || panic!("asleep")), None);
         assert_eq!(drained(&mut ends.inbox, 2), [2]);
-        assert_eq!(ends.inbox.sleep(Duration::ZERO, || ()), Some(Woken::Timeout));
+        assert_eq!(ends.inbox.sleep(Some(Duration::ZERO), || ()), Some(Woken::Timeout));
     }
 
     #[test]
@@ -336,7 +341,7 @@ mod tests {
                     assert_eq!(message, *expected);
                     *expected += 1;
                 }
-                let longest = Duration::from_secs(20);
+                let longest = Some(Duration::from_secs(20));
                 if (low < MESSAGES || high < 2 * MESSAGES)
                     && second.inbox.sleep(longest, || ()) == Some(Woken::Timeout)
                 {

@@ -13,7 +13,7 @@
 //! looked at by its level, so one that became readable before the sleep ends it too.
 //!
 //! Costs one load per turn, one locked instruction per message, and a system call only for the
-//! message that ends a sleep.
+//! message that ends a sleep. A timer that ticks bounds all sleeps at the price of none.
 
 mod word;
 
@@ -25,20 +25,24 @@ use crossbeam::utils::CachePadded;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use word::Word;
 pub use word::{SOURCE_BITS, source_bit};
 
-/// What the eventfd is called in the set of descriptors, and all others.
+/// What the eventfd is called in the set of descriptors, the timer, and all others.
 const EVENTFD: u64 = 0;
-const WATCHED: u64 = 1;
+const TICK: u64 = 1;
+const WATCHED: u64 = 2;
 
 /// Why a core woke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Woken {
     /// The eventfd was raised, or a descriptor of the [`WakeSet`] is readable.
     Raised,
-    /// The longest sleep was over, or a signal came.
+    /// The longest sleep was over, the timer ticked, or a signal came.
     Timeout,
 }
 
@@ -71,6 +75,7 @@ impl WakeSet {
 pub struct Sleep {
     word: CachePadded<Word>,
     eventfd: Arc<OwnedFd>,
+    timer: OwnedFd,
     set: WakeSet,
 }
 
@@ -79,7 +84,20 @@ impl Sleep {
     pub fn new() -> Result<Self, Errno> {
         let eventfd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let set = WakeSet::new(&eventfd)?;
-        Ok(Sleep { word: CachePadded::new(Word::new()), eventfd: Arc::new(eventfd), set })
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        epoll::add(&*set.0, &timer, EventData::new_u64(TICK), EventFlags::IN)?;
+        let word = CachePadded::new(Word::new());
+        Ok(Sleep { word, eventfd: Arc::new(eventfd), timer, set })
+    }
+
+    /// From now on no sleep is longer than `every`. Cheaper than giving each its own end, for which
+    /// the kernel sets and clears a timer.
+    pub fn tick(&self, every: Duration) {
+        let every = Timespec::try_from(every).expect("less than the age of the universe");
+        let ticks = Itimerspec { it_interval: every, it_value: every };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &ticks)
+            .expect("a timer that is ours");
     }
 
     /// The descriptor that ends the sleep, for sources that raise it themselves with [`raise`].
@@ -126,10 +144,11 @@ impl Sleep {
         self.word.cancel();
     }
 
-    /// Core: blocks until the eventfd is raised, which it lowers, or another descriptor of the set
-    /// is readable. `longest` bounds the wait; the kernel counts whole milliseconds.
-    pub fn wait(&self, longest: Duration) -> Woken {
-        let timeout = Timespec::try_from(longest).ok();
+    /// Core: blocks until the eventfd is raised, which it lowers, another descriptor of the set is
+    /// readable, or the timer ticks. `longest` bounds the wait; the kernel counts whole
+    /// milliseconds.
+    pub fn wait(&self, longest: Option<Duration>) -> Woken {
+        let timeout = longest.and_then(|longest| Timespec::try_from(longest).ok());
         let nothing = Event { flags: EventFlags::empty(), data: EventData::new_u64(WATCHED) };
         let mut ready = [nothing; 4];
         let count = match epoll::wait(&*self.set.0, &mut ready[..], timeout.as_ref()) {
@@ -137,14 +156,27 @@ impl Sleep {
             Ok(count) => count,
             Err(errno) => panic!("wait for a set of descriptors that is ours: {errno}"),
         };
+        let mut woken = Woken::Timeout;
         // Beyond those four it stays raised, and the kernel brings it forward next time.
-        if ready[..count].iter().any(|event| event.data.u64() == EVENTFD) {
-            match rustix::io::read(&*self.eventfd, &mut [0; 8]) {
-                Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(errno) => panic!("read of an eventfd that is ours: {errno}"),
+        for event in &ready[..count] {
+            match event.data.u64() {
+                TICK => lower(&self.timer),
+                EVENTFD => {
+                    lower(&self.eventfd);
+                    woken = Woken::Raised;
+                }
+                _ => woken = Woken::Raised,
             }
         }
-        Woken::Raised
+        woken
+    }
+}
+
+/// Takes what a counter of events or a timer has counted.
+fn lower(counter: &OwnedFd) {
+    match rustix::io::read(counter, &mut [0; 8]) {
+        Ok(_) | Err(Errno::AGAIN | Errno::INTR) => {}
+        Err(errno) => panic!("read of a counter that is ours: {errno}"),
     }
 }
 
@@ -170,7 +202,7 @@ mod tests {
     const LONGEST: Duration = Duration::from_secs(20);
 
     fn is_raised(sleep: &Sleep) -> bool {
-        sleep.wait(Duration::ZERO) == Woken::Raised
+        sleep.wait(Some(Duration::ZERO)) == Woken::Raised
     }
 
     #[test]
@@ -214,8 +246,19 @@ mod tests {
         let sleep = Sleep::new().unwrap();
         raise(sleep.eventfd());
         assert!(sleep.announce());
-        assert_eq!(sleep.wait(LONGEST), Woken::Raised);
-        assert_eq!(sleep.wait(Duration::from_millis(1)), Woken::Timeout);
+        assert_eq!(sleep.wait(Some(LONGEST)), Woken::Raised);
+        assert_eq!(sleep.wait(Some(Duration::from_millis(1))), Woken::Timeout);
+    }
+
+    #[test]
+    fn a_tick_ends_a_sleep_without_an_end_of_its_own() {
+        let sleep = Sleep::new().unwrap();
+        sleep.tick(Duration::from_millis(1));
+        for _ in 0..3 {
+            assert_eq!(sleep.wait(None), Woken::Timeout);
+        }
+        raise(sleep.eventfd());
+        assert_eq!(sleep.wait(None), Woken::Raised, "a tick does not hide the eventfd");
     }
 
     #[test]
@@ -227,12 +270,12 @@ mod tests {
         // Before the sleep, and during it.
         rustix::io::write(&writer, &[1]).unwrap();
         assert!(sleep.announce());
-        assert_eq!(sleep.wait(LONGEST), Woken::Raised);
+        assert_eq!(sleep.wait(Some(LONGEST)), Woken::Raised);
         rustix::io::read(&reader, &mut [0]).unwrap();
         assert!(!is_raised(&sleep), "its owner has lowered it");
         thread::scope(|scope| {
             scope.spawn(|| rustix::io::write(&writer, &[1]).unwrap());
-            assert_eq!(sleep.wait(LONGEST), Woken::Raised);
+            assert_eq!(sleep.wait(Some(LONGEST)), Woken::Raised);
         });
         // Both at once: the eventfd is lowered, the other is not ours to lower.
         raise(sleep.eventfd());
@@ -267,7 +310,7 @@ mod tests {
                 return true;
             }
             if sleep.announce() {
-                let woken = sleep.wait(LONGEST);
+                let woken = sleep.wait(Some(LONGEST));
                 sleep.cancel();
                 if woken == Woken::Timeout {
                     return false;

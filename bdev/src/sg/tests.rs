@@ -531,7 +531,7 @@ fn a_completion_wakes_a_core_that_sleeps() {
     let context = CoreContext { memory, ring: None, depth: 4, wake };
     let mut worker = Worker::new(Arc::clone(&shared), TAPE, Fake::new(0, 0, 1, 4096));
     let mut channel = SgChannel::open(&shared, geometry(512, 0), false, &context);
-    let raised = || sleep.wait(Duration::ZERO) == reactor::sleep::Woken::Raised;
+    let raised = || sleep.wait(Some(Duration::ZERO)) == reactor::sleep::Woken::Raised;
     let ask = |channel: &mut SgChannel| {
         let (tag, direction) = (Tag::new(0, 1), DataDirection::None);
         channel.submit_scsi(ScsiIo { tag, cdb: &[0; 6], direction, buf: None });

@@ -1,7 +1,5 @@
 //! Models of the mailboxes and of the sleep of their core.
 
-use std::time::Duration;
-
 use loom::thread;
 use reactor::Batch;
 
@@ -17,7 +15,7 @@ fn receive(inbox: &mut Inbox<u32>, count: usize) -> Vec<u32> {
         match batch.pop() {
             Some(message) => heard.push(message),
             // Whoever comes away without sleeping has something to look at.
-            None => drop(inbox.sleep(Duration::MAX, || ())),
+            None => drop(inbox.sleep(None, || ())),
         }
     }
     heard

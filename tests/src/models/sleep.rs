@@ -86,7 +86,11 @@ impl Sleep {
         self.word.cancel();
     }
 
-    pub fn wait(&self, _longest: Duration) -> Woken {
+    pub fn tick(&self, _every: Duration) {
+        unreachable!("no model's sleep ends by itself");
+    }
+
+    pub fn wait(&self, _longest: Option<Duration>) -> Woken {
         self.bell.hear();
         Woken::Raised
     }

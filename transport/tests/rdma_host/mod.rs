@@ -195,7 +195,7 @@ impl Target {
             self.fabric.flush();
             if stopped.is_none() && idle > 200 && self.waiting.is_empty() && self.fabric.arm() {
                 self.seen.lock().unwrap().asleep = true;
-                let woken = sleep.wait(SLEEP_MAX);
+                let woken = sleep.wait(Some(SLEEP_MAX));
                 let mut seen = self.seen.lock().unwrap();
                 seen.asleep = false;
                 seen.woken += u64::from(woken == Woken::Raised);
