@@ -123,7 +123,7 @@ impl RdmaConnector {
         let id = channel.id(0).map_err(failed("an identifier"))?;
         resolve(&channel, &id, self.local, self.peer, until)?;
         let device = &self.device;
-        let cq = Cq::new(device, UNITS * 2 + 16, None).map_err(failed("a completion queue"))?;
+        let cq = Cq::new(device, UNITS * 2 + 16, None, 0).map_err(failed("a completion queue"))?;
         let plan = QpPlan { sends: UNITS, receives: UNITS, segments: 1, inline: 0 };
         let mut qp = id.create_qp(device, &cq, &cq, None, plan).map_err(failed("a queue pair"))?;
         let mut receives =

@@ -456,7 +456,7 @@ impl Fabric for RdmaFabric {
             device.arm(sends);
             let early = &mut self.completions[..EARLY_MAX];
             let mut count = device.receives.poll(early);
-            if count == 0 {
+            if count == 0 && sends {
                 count = device.sends.poll(early);
             }
             if count > 0 {

@@ -122,14 +122,16 @@ pub(super) struct Claim {
     pub receives: u32,
 }
 
-/// Opens the device that `id` is bound to for a core. Registers all of the core's buffers. The
-/// device's removal is reported through `channel` with `token`.
+/// Opens the device that `id` is bound to for the core of that index. Registers all of the core's
+/// buffers. The device's removal is reported through `channel` with `token`. The cores' interrupts
+/// are spread over the device's completion vectors.
 pub(super) fn open_device(
     id: &CmId,
     channel: &EventChannel,
     token: u64,
     options: &FabricOptions,
     memory: &Arc<Memory>,
+    core: usize,
 ) -> Result<(DeviceControl, Box<CoreDevice>), RdmaError> {
     let device = Device::of(id, channel, token)?;
     let limits = device.limits();
@@ -145,8 +147,8 @@ pub(super) fn open_device(
         receives: most(connections.saturating_mul(256).saturating_add(shared_receives)),
     };
     let channel = CompletionChannel::new(&device)?;
-    let sends = Cq::new(&device, free.sends, Some(Arc::clone(&channel)))?;
-    let receives = Cq::new(&device, free.receives, Some(Arc::clone(&channel)))?;
+    let sends = Cq::new(&device, free.sends, Some(Arc::clone(&channel)), core)?;
+    let receives = Cq::new(&device, free.receives, Some(Arc::clone(&channel)), core)?;
     let shared = if shared_receives > 0 {
         Some(open_shared(&device, shared_receives, options.rdma.srp_max_req_size)?)
     } else {

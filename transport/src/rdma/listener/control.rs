@@ -376,7 +376,8 @@ impl Control {
         };
         let source = (core_index as u64) << 8 | place as u64;
         let (options, pool) = (&core.door.options, &core.door.pool);
-        let (control, part) = open_device(id, &self.channel, DEVICE | source, options, pool)?;
+        let token = DEVICE | source;
+        let (control, part) = open_device(id, &self.channel, token, options, pool, core_index)?;
         let watching = core.door.wakes.watch(control.channel.as_fd());
         watching.map_err(|errno| RdmaError { what: "watching a device", reason: errno.into() })?;
         tracing::info!(device = control.device.name(), core = core_index, "RDMA device in use");

@@ -223,12 +223,17 @@ unsafe impl Send for Cq {}
 unsafe impl Sync for Cq {}
 
 impl Cq {
-    /// A queue of at least `entries`, whose notifications come through `channel`.
+    /// A queue of at least `entries`, whose notifications come through `channel` by the device's
+    /// completion vector of that number, counted round.
     pub fn new(
         device: &Arc<Device>,
         entries: u32,
         channel: Option<Arc<CompletionChannel>>,
+        vector: usize,
     ) -> Result<Arc<Cq>, RdmaError> {
+        // SAFETY: the context is open.
+        let vectors = unsafe { (*device.verbs.as_ptr()).num_comp_vectors };
+        let vector = vector % usize::try_from(vectors).unwrap_or(0).max(1);
         let raw = channel.as_ref().map_or(ptr::null_mut(), |channel| channel.channel.as_ptr());
         // SAFETY: context and channel are open, and kept so by the new value.
         let cq = unsafe {
@@ -237,7 +242,7 @@ impl Cq {
                 entries as i32,
                 ptr::null_mut(),
                 raw,
-                0,
+                vector as i32,
             )
         };
         let cq = NonNull::new(cq).ok_or_else(|| last("ibv_create_cq"))?;
