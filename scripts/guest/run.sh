@@ -93,7 +93,7 @@ power_on() {
         -machine q35 -accel "tcg,thread=$threads,tb-size=512" "${clock[@]}" -cpu qemu64 -smp "$cpus" -m "$memory" \
         -nodefaults -no-user-config -display none -no-reboot \
         -kernel "$guest_image/vmlinux" -initrd "$guest_image/initrd.img" \
-        -append "console=ttyS0 quiet loglevel=1 log_buf_len=8M panic=-1 mitigations=off tsc=reliable no_timer_check rcupdate.rcu_expedited=1 nokaslr audit=0 selinux=0 apparmor=0 net.ifnames=0 guest.name=$name guest.shares=$tags guest.udev=$udev $kernel_args" \
+        -append "console=ttyS0 quiet loglevel=1 log_buf_len=8M panic=-1 mitigations=off tsc=reliable no_timer_check rcupdate.rcu_expedited=1 nokaslr audit=0 net.ifnames=0 guest.name=$name guest.shares=$tags guest.udev=$udev $kernel_args" \
         -drive "file=$guest_image/root.img,format=raw,if=none,id=root,snapshot=on,cache=unsafe" \
         -device virtio-blk-pci,drive=root \
         -device virtio-rng-pci \
