@@ -236,6 +236,12 @@ pub trait Fabric {
         false
     }
 
+    /// Asks whether the peer is still there. One that is notices nothing; one that is not ends the
+    /// connection with [`CloseReason::Link`] once all retries are in vain. Being asked again before
+    /// the answer, or of a connection that is being made or ends, changes nothing. A fabric that
+    /// always hears of its peers' ends has nothing to ask.
+    fn probe(&mut self, _conn: ConnId) {}
+
     /// Ends the connection; [`Event::Closed`] follows after the events of what is in flight.
     fn close(&mut self, conn: ConnId, reason: CloseReason);
 

@@ -167,6 +167,13 @@ impl<A: Fabric, B: Fabric> Fabric for Pair<A, B> {
         }
     }
 
+    fn probe(&mut self, conn: ConnId) {
+        match self.inner(conn) {
+            None => self.first.probe(conn),
+            Some(conn) => self.second.probe(conn),
+        }
+    }
+
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
         match self.inner(conn) {
             None => self.first.close(conn, reason),

@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rdma_host::{
-    CLOSE, CREDITS, ECHO, FETCH, HOLD, Host, SLEEP_MAX, WRITE, ZERO, checksum, command, pattern,
+    CLOSE, CREDITS, ECHO, FETCH, HOLD, Host, PROBE, SLEEP_MAX, WRITE, ZERO, checksum, command,
+    pattern,
 };
 use transport::CloseReason;
 use transport::initiator::{ConnectError, Connector, DataMemory, Link, LinkError};
@@ -400,6 +401,38 @@ fn the_end_of_a_reply_does_not_wake_a_sleeping_core() {
     }
     let woken = world.host().seen.lock().unwrap().woken - before;
     assert!((10..=25).contains(&woken), "{woken} wake-ups for 20 commands");
+}
+
+#[test]
+fn a_probe_of_a_peer_that_is_there_changes_nothing() {
+    // The smallest queue: what a probe has taken of it must come back.
+    let values = RdmaValues { srpt_sq_size: 16, ..Default::default() };
+    let Some(world) = World::new("5622", values, 1) else { return };
+    let mut link = world.connect();
+    let requests = || world.host().counts.requests.value();
+    for round in 0..50 {
+        let before = requests();
+        link.send(&command(PROBE, 0, 0, &[])).unwrap();
+        link.flush().unwrap();
+        // Its end wakes the core, which then sleeps again.
+        assert!(world.host().wait(|seen| requests() > before && seen.asleep), "round {round}");
+        assert_eq!(requests(), before + 1, "asked twice at once");
+        let segs: Vec<_> = (0..24).map(|at| world.memory.seg(at * 512, 512)).collect();
+        for (tag, op) in [WRITE, PROBE, FETCH, PROBE, PROBE, ECHO].into_iter().enumerate() {
+            link.send(&command(op, tag as u64, 24 * 512, &segs)).unwrap();
+        }
+        link.flush().unwrap();
+        let (mut answered, start) = (Vec::new(), Instant::now());
+        while answered.len() < 3 {
+            link.poll(&mut |iu| answered.push(answer_of(iu).0)).unwrap();
+            assert!(start.elapsed() < WAIT, "round {round}: {answered:?}");
+        }
+        answered.sort_unstable();
+        assert_eq!(answered, [0, 2, 5]);
+    }
+    assert_eq!(world.host().counts.errors.value(), 0);
+    let seen = world.host().seen.lock().unwrap();
+    assert_eq!((seen.connections, seen.closed.len(), seen.operations_failed), (1, 0, 0));
 }
 
 #[test]

@@ -65,6 +65,8 @@ pub(super) struct Connection {
     pub touched: bool,
     /// On the list of connections with finished operations.
     pub reporting: bool,
+    /// The peer is to be asked, or was, whether it is there.
+    pub probing: bool,
 }
 
 /// Work requests up to and with a signalled one.
@@ -95,6 +97,7 @@ impl Connection {
             done: 0,
             touched: false,
             reporting: false,
+            probing: false,
         }
     }
 }

@@ -10,8 +10,8 @@
 //!
 //! A command costs one polled completion for its receive and one for its fetch, and per turn one
 //! doorbell for the sends and one for the receives of a connection; the replies that go with one
-//! doorbell share a completion. A sleeping core is woken by receives and fetches, not by the end of
-//! replies, unless it waits for room.
+//! doorbell share a completion. A sleeping core is woken by receives, fetches and probes, not by
+//! the end of replies, unless it waits for room.
 mod work;
 
 use std::os::fd::OwnedFd;
@@ -84,6 +84,9 @@ pub struct RdmaFabric {
     /// completions of sends.
     fetching: u32,
     unposted: u32,
+    /// Connections whose peers are to be asked at the next flush, and how many are asked in all.
+    probes: Vec<u32>,
+    probing: u32,
     completions: [Completion; POLL_MAX],
     /// Taken by `arm` from the device at this place, for the next poll.
     early: Option<(usize, usize)>,
@@ -121,6 +124,8 @@ impl RdmaFabric {
             reporting: Batch::new(options.connections_max),
             fetching: 0,
             unposted: 0,
+            probes: Vec::with_capacity(options.connections_max),
+            probing: 0,
             completions: [Completion::default(); POLL_MAX],
             early: None,
             first: 0,
@@ -413,6 +418,14 @@ impl Fabric for RdmaFabric {
         }
     }
 
+    fn probe(&mut self, conn: ConnId) {
+        let connection = self.connection(conn);
+        if connection.state == State::Live && !std::mem::replace(&mut connection.probing, true) {
+            self.probing += 1;
+            self.probes.push(conn.index);
+        }
+    }
+
     fn close(&mut self, conn: ConnId, reason: CloseReason) {
         self.end(conn, reason);
     }
@@ -440,6 +453,9 @@ impl Fabric for RdmaFabric {
                 self.pump(index);
             }
         }
+        while let Some(index) = self.probes.pop() {
+            self.post_probe(index);
+        }
         for device in self.devices.iter_mut().flatten() {
             flush_shared(device);
         }
@@ -450,7 +466,7 @@ impl Fabric for RdmaFabric {
         if self.early.is_some() || lists.iter().any(|list| !list.is_empty()) {
             return false;
         }
-        let sends = self.fetching > 0 || self.unposted > 0;
+        let sends = self.fetching > 0 || self.unposted > 0 || self.probing > 0;
         for (place, device) in self.devices.iter_mut().enumerate() {
             let Some(device) = device else { continue };
             device.arm(sends);

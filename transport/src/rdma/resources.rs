@@ -266,6 +266,8 @@ pub(super) enum Work {
     SharedReceive { slot: u32 },
     /// A connection's send queue.
     Send { conn: u32, generation: u32 },
+    /// A connection's send queue: the peer was asked whether it is there.
+    Probe { conn: u32, generation: u32 },
 }
 
 impl WorkId {
@@ -295,6 +297,10 @@ impl WorkId {
         Self::new(2, conn, 0)
     }
 
+    pub fn probe(conn: ConnId) -> Self {
+        Self::new(3, conn, 0)
+    }
+
     #[inline]
     pub fn work(self) -> Work {
         let slot = (self.0 & 0xf_ffff) as u32;
@@ -303,7 +309,8 @@ impl WorkId {
         match self.0 >> 62 {
             0 => Work::Receive { conn, generation, slot },
             1 => Work::SharedReceive { slot },
-            _ => Work::Send { conn, generation },
+            2 => Work::Send { conn, generation },
+            _ => Work::Probe { conn, generation },
         }
     }
 }
@@ -320,5 +327,6 @@ mod tests {
         assert_eq!(WorkId::shared_receive(7).work(), Work::SharedReceive { slot: 7 });
         let conn = ConnId { index: 3, generation: 0x4001 };
         assert_eq!(WorkId::send(conn).work(), Work::Send { conn: 3, generation: 1 });
+        assert_eq!(WorkId::probe(conn).work(), Work::Probe { conn: 3, generation: 1 });
     }
 }

@@ -79,7 +79,7 @@ impl SimFabric {
         }
         while conn.work.front().is_some_and(|(due, _)| *due <= now) || failing(conn) {
             let Some((_, work)) = conn.work.pop_front() else { break };
-            self.pending.push_back(complete(conn, work, now));
+            self.pending.extend(complete(conn, work, now));
         }
         while conn.phase == Phase::Live
             && conn.to_target.front().is_some_and(|(due, _)| *due <= now)
@@ -117,9 +117,12 @@ fn failing(conn: &Conn) -> bool {
     matches!(conn.phase, Phase::Closing(_)) && !conn.work.is_empty()
 }
 
-fn complete(conn: &mut Conn, work: Work, now: u64) -> Event {
+fn complete(conn: &mut Conn, work: Work, now: u64) -> Option<Event> {
+    if conn.vanished {
+        conn.end(CloseReason::Link);
+    }
     let alive = conn.phase == Phase::Live;
-    match work {
+    let event = match work {
         Work::Fetch { tag, mut buf, from, failure } => {
             let spared = alive && failure == Failure::None;
             let ok = spared && gather(conn, &mut buf, &from);
@@ -140,7 +143,9 @@ fn complete(conn: &mut Conn, work: Work, now: u64) -> Event {
             }
             Event::Replied { tag, buf, ok }
         }
-    }
+        Work::Probe => return None,
+    };
+    Some(event)
 }
 
 /// Calls `each` for the pieces of `segs` that hold the first `total` bytes: offset in the data,
@@ -302,6 +307,17 @@ impl Fabric for SimFabric {
             self.reply(conn, tag, iu, solicited, DataIn::None { buf: None });
         }
         over
+    }
+
+    fn probe(&mut self, conn: ConnId) {
+        let mut inner = self.net.borrow_mut();
+        let (now, delay) = (inner.now, inner.options.delay_ns_max);
+        let live = |state: &&mut Conn| state.phase == Phase::Live && state.regions.is_none();
+        let Some(state) = inner.conn(self.core, conn).filter(live) else { return };
+        if !state.work.iter().any(|(_, work)| matches!(work, Work::Probe)) {
+            state.last_due = state.last_due.max(now + delay);
+            state.work.push_back((state.last_due, Work::Probe));
+        }
     }
 
     fn close(&mut self, conn: ConnId, reason: CloseReason) {

@@ -154,7 +154,7 @@ pub enum LoginAnswer {
     Rejected(Vec<u8>),
 }
 
-/// An operation on a connection's send queue. Completes in order, not before its time.
+/// What is on a connection's send queue. Completes in order, not before its time.
 #[derive(Debug)]
 pub(super) enum Work {
     Fetch {
@@ -171,6 +171,8 @@ pub(super) enum Work {
         iu: Vec<u8>,
         failure: Failure,
     },
+    /// The initiator is asked whether it is there.
+    Probe,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -206,6 +208,8 @@ pub(super) struct Conn {
     pub receives_free: Vec<u32>,
     pub iu_bytes_max: usize,
     pub last_due: u64,
+    /// The initiator's machine is gone, and nobody was told.
+    pub vanished: bool,
     /// When a link that has lost a completion ends.
     pub fails_at: Option<u64>,
     /// Why it ended. Shared like the answer.
@@ -302,6 +306,7 @@ impl Net {
             receives_free: Vec::new(),
             iu_bytes_max: 0,
             last_due: 0,
+            vanished: false,
             fails_at: None,
             ended: Rc::clone(&ended),
         });
@@ -396,11 +401,26 @@ impl SimLink {
             .is_none_or(|conn| matches!(conn.phase, Phase::Closing(_) | Phase::Ended))
     }
 
-    /// The initiator goes away without a word.
+    /// The initiator goes away, and its system says so.
     pub fn disconnect(&self) {
         let mut inner = self.net.borrow_mut();
         let Some(conn) = inner.conn(self.core, self.id) else { return };
-        conn.end(CloseReason::PeerGone);
+        if !conn.vanished {
+            conn.end(CloseReason::PeerGone);
+        }
+    }
+
+    /// The initiator's machine goes: nobody is told, and what is sent to it is not acknowledged.
+    /// Where memory is shared its end is seen.
+    pub fn vanish(&self) {
+        let mut inner = self.net.borrow_mut();
+        let Some(conn) = inner.conn(self.core, self.id) else { return };
+        if conn.regions.is_some() {
+            return conn.end(CloseReason::PeerGone);
+        }
+        conn.vanished = true;
+        conn.to_target.clear();
+        conn.to_initiator.clear();
     }
 }
 

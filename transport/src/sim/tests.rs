@@ -96,3 +96,29 @@ fn an_operation_enqueued_after_the_end_was_reported_still_ends() {
     assert!(events.is_empty());
     fabric.release(conn);
 }
+
+#[test]
+fn a_probe_finds_a_peer_that_has_vanished_and_does_nothing_to_one_that_is_there() {
+    let (mut fabric, mut link, _memory, conn, mut events) = pair();
+    let mut poll = |fabric: &mut SimFabric, ns| {
+        fabric.poll(Instant::from_ns(ns), &mut events);
+        events.pop()
+    };
+    fabric.probe(conn);
+    fabric.probe(conn);
+    assert!(poll(&mut fabric, 2).is_none());
+    link.send(&[1]).expect("open");
+    let Some(Event::Received { recv, .. }) = poll(&mut fabric, 3) else { panic!("no message") };
+    fabric.repost(conn, recv);
+
+    link.vanish();
+    drop(link);
+    assert!(poll(&mut fabric, 4).is_none(), "nobody is told");
+    fabric.probe(conn);
+    fabric.probe(conn);
+    let Some(Event::Closed { reason, .. }) = poll(&mut fabric, 5) else { panic!("not closed") };
+    assert_eq!(reason, CloseReason::Link);
+    fabric.probe(conn);
+    assert!(poll(&mut fabric, 6).is_none());
+    fabric.release(conn);
+}

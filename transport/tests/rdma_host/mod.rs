@@ -22,6 +22,8 @@ pub const ZERO: u8 = 4;
 pub const CLOSE: u8 = 5;
 /// Answered, and its data fetched, only once the connection is seen to have closed.
 pub const HOLD: u8 = 6;
+/// Not answered: the peer is asked twice whether it is there.
+pub const PROBE: u8 = 7;
 pub const CREDITS: u32 = 64;
 pub const IU_BYTES: u32 = 4096;
 /// The target's longest sleep.
@@ -293,6 +295,11 @@ impl Target {
             self.held.push((conn, recv));
             self.seen.lock().unwrap().held += 1;
             return;
+        }
+        if command.op == PROBE {
+            self.fabric.repost(conn, recv);
+            self.fabric.probe(conn);
+            return self.fabric.probe(conn);
         }
         let needs_buf = matches!(command.op, FETCH | WRITE);
         let buf = if needs_buf { self.pool.take(command.len as usize) } else { None };

@@ -59,6 +59,12 @@ impl RdmaFabric {
                     self.on_sent(conn, done.outcome());
                 }
             }
+            Work::Probe { conn, generation } => {
+                if self.is_current(conn, generation) {
+                    self.probed(conn);
+                    self.on_sent(conn, done.outcome());
+                }
+            }
             Work::Receive { conn, generation, slot } => {
                 if self.is_current(conn, generation) {
                     self.on_received(conn, slot, done, events);
@@ -126,8 +132,7 @@ impl RdmaFabric {
 
     fn on_sent(&mut self, index: u32, outcome: Outcome) {
         if let Some(reason) = self.failure(outcome) {
-            let conn = self.connections[index as usize].id;
-            return self.end(conn, reason);
+            return self.on_send_failed(index, reason);
         }
         let connection = &mut self.connections[index as usize];
         let posted = connection.posted.pop_front().expect("a completion without posted work");
@@ -139,6 +144,17 @@ impl RdmaFabric {
         if connection.next != NIL {
             self.touch(index);
         }
+    }
+
+    #[cold]
+    fn on_send_failed(&mut self, index: u32, reason: CloseReason) {
+        let connection = &mut self.connections[index as usize];
+        // The receives that this has flushed may have been seen before it.
+        if connection.reason == Some(CloseReason::PeerGone) {
+            connection.reason = Some(reason);
+        }
+        let conn = connection.id;
+        self.end(conn, reason);
     }
 
     /// Reports operations that have finished well.
@@ -282,6 +298,32 @@ impl RdmaFabric {
         }
     }
 
+    /// Posts what asks a peer whether it is there: an RDMA WRITE of no bytes, which needs no memory
+    /// and no receive of the peer, and is acknowledged like any other (IBA C9-88: its R_Key is not
+    /// looked at). What fills a send queue asks the same.
+    pub(super) fn post_probe(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        let conn = connection.id;
+        let ready = connection.state == State::Live && connection.sends_free > 0;
+        let Some(qp) = connection.qp.as_mut().filter(|_| ready) else { return self.probed(index) };
+        self.sends.write(WorkId::probe(conn).0, &[], 0, 0);
+        self.sends.signal_last();
+        connection.sends_free -= 1;
+        connection.posted.push_back(Posted { requests: 1, operations: 0 });
+        self.counts.doorbells.add(1);
+        self.counts.requests.add(1);
+        if let Err(error) = qp.post_send(&mut self.sends) {
+            tracing::warn!(%error, "a connection fails");
+            self.end(conn, CloseReason::Link);
+        }
+    }
+
+    /// A probe is over: the peer has answered, or the connection ends.
+    fn probed(&mut self, index: u32) {
+        let connection = &mut self.connections[index as usize];
+        self.probing -= u32::from(std::mem::take(&mut connection.probing));
+    }
+
     pub(super) fn post_receives(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         let conn = connection.id;
@@ -336,6 +378,7 @@ impl RdmaFabric {
             connection.posted.clear();
             let reason = connection.reason.unwrap_or(CloseReason::Link);
             events.push(Event::Closed { conn: connection.id, reason });
+            self.probed(index);
         }
     }
 }
