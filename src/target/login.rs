@@ -252,10 +252,24 @@ impl<F: Fabric> Shard<F> {
                 "channel closed"
             );
         }
+        if reason == CloseReason::Link && self.connection(conn).session().is_some() {
+            let channel = ChannelAt { core: self.out.core(), conn };
+            self.out.send(REGISTRY_CORE, CoreMessage::LinkDead { channel });
+        }
         self.drop_waiting(conn);
         self.drop_functions(conn);
         if self.connection(conn).in_flight == 0 {
             self.on_idle(conn);
+        }
+    }
+
+    /// Another channel of the session has lost its link.
+    #[cold]
+    pub(super) fn on_probe(&mut self, conn: ConnId) {
+        let connection = self.connections[conn.index as usize].as_ref();
+        if connection.is_some_and(|connection| connection.id == conn && connection.answers()) {
+            mark(Mark::Probed);
+            self.fabric.probe(conn);
         }
     }
 

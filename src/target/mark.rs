@@ -62,6 +62,8 @@ names! {
         TakeoverLost,
         /// A session gets one more channel.
         ChannelAdded,
+        /// A channel is asked whether its peer is there.
+        Probed,
         /// A channel leaves in good order.
         Leaves,
         /// A channel has not left in time.

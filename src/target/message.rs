@@ -349,6 +349,16 @@ pub enum CoreMessage {
         /// Connection on the receiving core.
         conn: ConnId,
     },
+    /// To the registry: the link of a channel is dead, as those of its session's others may be.
+    LinkDead {
+        /// Where it was.
+        channel: ChannelAt,
+    },
+    /// The link of another channel of the session is dead: ask whether this one's peer is there.
+    Probe {
+        /// Connection on the receiving core.
+        conn: ConnId,
+    },
     /// To the registry: a channel has ended and none of its commands is left.
     ChannelGone {
         /// Where it was.

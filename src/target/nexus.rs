@@ -196,6 +196,17 @@ impl Registry {
         nexus.reserves.load(Ordering::Acquire).then_some(ended)
     }
 
+    /// The link of a channel is dead. The peer of one without traffic would not be missed: all of
+    /// the session are asked whether they are there.
+    pub fn on_link_dead(&self, channel: ChannelAt, out: &mut Outbox) {
+        let Some(session) = self.sessions.iter().find(|s| s.channels.contains(&channel)) else {
+            return;
+        };
+        for other in session.channels.iter().filter(|other| **other != channel) {
+            out.send(other.core, CoreMessage::Probe { conn: other.conn });
+        }
+    }
+
     /// A session is to end: no channel joins it any more.
     pub fn end(&mut self, session: u64) {
         if let Some(session) = self.sessions.iter().find(|s| s.nexus.id == session) {

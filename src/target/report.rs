@@ -61,6 +61,11 @@ impl<F: Fabric> Shard<F> {
                     self.close(conn, CloseReason::Local);
                 }
             }
+            CoreMessage::LinkDead { channel } => {
+                let registry = self.registry.as_ref().expect("told to the registry's core");
+                registry.on_link_dead(channel, &mut self.out);
+            }
+            CoreMessage::Probe { conn } => self.on_probe(conn),
             CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
                 if let Some(session) = registry.on_channel_gone(channel, &mut self.out) {

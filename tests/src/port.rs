@@ -155,9 +155,14 @@ impl Port {
         std::mem::take(&mut self.inner_mut().ends)
     }
 
-    /// Goes away without a word.
+    /// Goes away, which the target's system is told.
     pub fn disconnect(&self) {
         self.inner_mut().channel.link_mut().disconnect();
+    }
+
+    /// Goes away without a word.
+    pub fn vanish(&self) {
+        self.inner_mut().channel.link_mut().vanish();
     }
 
     /// How a request ended, if it has.

@@ -4,10 +4,11 @@ use reactor::Tag;
 use srpt_tests::gate::Gate;
 use srpt_tests::port::{End, Port};
 use srpt_tests::world::{Login, Options, World};
+use srpt_tgt::target::mark::{Mark, marked};
 use srpt_tgt::target::message::Action;
 use transport::CloseReason;
 use transport::initiator::{Data, Table, cdb};
-use transport::srp::{Tmf, encode_table};
+use transport::srp::{OtherChannels, Tmf, encode_table};
 
 use crate::common::{CHECK, GOOD, NO_LUN, TUR, code, gated, pattern, seg};
 
@@ -121,6 +122,57 @@ fn an_initiator_can_vanish_at_any_moment_of_a_disconnect() {
             world.steps(steps);
             port.disconnect();
         });
+    }
+}
+
+/// A session of three channels on two cores, of which the first has a read at the device, and
+/// another session.
+fn three_and_another() -> (World, Gate, [Port; 3], Port) {
+    let (mut world, gate) = gated(&Options::cores(2));
+    let first = world.ready(0, &Login::of(1), &[0]);
+    let ports = [first, world.login(0, &Login::multi(1)), world.login(1, &Login::multi(1))];
+    let other = world.ready(1, &Login::of(2), &[0]);
+    gate.shut();
+    read(&ports[0]);
+    world.until("the read at the device", |_| gate.held() == 1);
+    (world, gate, ports, other)
+}
+
+#[test]
+fn channels_without_traffic_end_with_the_one_that_finds_their_initiator_gone() {
+    let (mut world, gate, ports, other) = three_and_another();
+    let asked = marked(Mark::Probed);
+    ports.iter().for_each(Port::vanish);
+    world.steps(1000);
+    assert_eq!(world.closed(CloseReason::Link), 0, "nobody was told");
+    gate.open();
+    world.until("the end of all", |_| ports.iter().all(Port::is_released));
+    assert_eq!(world.closed(CloseReason::Link), 3);
+    assert!(!cfg!(debug_assertions) || marked(Mark::Probed) >= asked + 2);
+    assert_eq!(world.run(&other, 0, &TUR, Data::None).status, GOOD);
+    world.assert_home();
+    // Nothing of the session is left: this is its first channel.
+    let rsp = world.login(1, &Login::of(1)).inner().rsp;
+    assert_eq!(rsp.other_channels, OtherChannels::None);
+}
+
+#[test]
+fn channels_outlive_the_one_whose_path_has_died() {
+    for vanished in 0..3 {
+        let (mut world, gate, ports, other) = three_and_another();
+        ports[vanished].vanish();
+        gate.open();
+        // One that has nothing in flight is not missed.
+        let missed = vanished == 0;
+        world.steps(2000);
+        assert_eq!(world.closed(CloseReason::Link), u64::from(missed));
+        for (at, port) in ports.iter().enumerate().filter(|(at, _)| *at != vanished) {
+            assert!(!port.closed(), "channel {at} with {vanished} gone");
+            assert_eq!(world.run(port, 0, &TUR, Data::None).status, GOOD);
+            assert_eq!(port.protocol_errors(), 0);
+        }
+        assert_eq!(world.run(&other, 0, &TUR, Data::None).status, GOOD);
+        world.assert_home();
     }
 }
 
