@@ -96,6 +96,8 @@ faults! {
     FewSlots = "few-slots", [1, 1, 1];
     /// A device's rate limits are set, changed or removed.
     RateLimit = "rate-limit", [30, 90, 300];
+    /// The machine of an initiator goes without a word.
+    Vanish = "vanish", [200, 500, 900];
 }
 
 impl Fault {
@@ -199,7 +201,8 @@ impl Plan {
         // A source of its own for what the first seeds of the corpus did not know.
         let mut later = Rng::new(seed ^ 0x6c61_7465_7221);
         for fault in Fault::ALL {
-            let rng = if *fault == Fault::RateLimit { &mut later } else { &mut rng };
+            let is_late = matches!(fault, Fault::RateLimit | Fault::Vanish);
+            let rng = if is_late { &mut later } else { &mut rng };
             let rate = Fault::RATES[*fault as usize][rng.below(3) as usize];
             let on = rng.one(on_in) && !cuts.without.contains(fault);
             rates.push(if on { rate } else { 0 });

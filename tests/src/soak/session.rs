@@ -4,6 +4,7 @@
 //! any more, or a new login that takes over has been answered.
 
 mod sending;
+mod silence;
 
 use transport::CloseReason;
 use transport::sim::{Rng, SimMemory};
@@ -19,6 +20,7 @@ use super::tally::Seen;
 use crate::note;
 use crate::port::{End, Port};
 use crate::world::{Login, Pending};
+use silence::Silence;
 
 /// Commands in flight, at most.
 const SLOTS: usize = 24;
@@ -88,6 +90,7 @@ pub struct Session {
     free: Vec<usize>,
     heard: Heard,
     last_channel: u64,
+    silence: Option<Silence>,
 }
 
 impl Session {
@@ -106,6 +109,7 @@ impl Session {
             free: (0..SLOTS).collect(),
             heard: Heard::default(),
             last_channel: 0,
+            silence: None,
         }
     }
 
@@ -120,6 +124,7 @@ impl Session {
             && self.functions.is_empty()
             && self.tries.is_empty()
             && self.past.is_empty()
+            && self.silence.is_none()
             && !self.channels.is_empty()
     }
 
@@ -158,6 +163,7 @@ impl Session {
     pub fn forget(&mut self, shared: &mut Shared, settle: bool) {
         self.channels.clear();
         self.tries.clear();
+        self.silence = None;
         for past in std::mem::take(&mut self.past) {
             self.commands.extend(past.commands);
         }
@@ -177,8 +183,14 @@ impl Session {
         self.look_at_channels(shared);
         self.look_at_past(shared);
         self.look_at_answers(shared);
+        if self.is_silent(shared) {
+            return;
+        }
         if shared.act == Act::Trouble {
             self.trouble(shared);
+        }
+        if self.silence.is_some() {
+            return;
         }
         if self.channels.is_empty() && self.tries.is_empty() {
             self.login(shared, false, None);
@@ -249,7 +261,8 @@ impl Session {
         self.last_channel += 1;
         note!(shared, "s{} channel {} core {}", self.number, self.last_channel, port.core);
         if multi {
-            if self.channels.is_empty() {
+            // Their ends may not have been looked at yet.
+            if self.channels.iter().all(|channel| channel.port.ended().is_some()) {
                 self.heard.may_be_new();
             }
         } else {
@@ -408,6 +421,7 @@ impl Session {
         let (disconnect, logout) = (strikes(Fault::Disconnect), strikes(Fault::Logout));
         let (takeover, half_open) = (strikes(Fault::Takeover), strikes(Fault::HalfOpen));
         let (deaf, abort) = (strikes(Fault::Deaf), strikes(Fault::Abort));
+        let vanish = strikes(Fault::Vanish);
         let functions = [
             (Fault::AbortSet, Tmf::AbortTaskSet as u8),
             (Fault::ClearSet, Tmf::ClearTaskSet as u8),
@@ -436,6 +450,9 @@ impl Session {
             if self.abort(shared, at) {
                 shared.tally.fault(Fault::Abort);
             }
+        }
+        if vanish {
+            self.vanish(shared);
         }
         for (strikes, fault, code) in functions {
             if strikes && self.function(shared, code) {

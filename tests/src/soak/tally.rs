@@ -57,6 +57,8 @@ seen! {
     Undone = "writes undone by a crash",
     /// Hostile initiators whose connection the target ended.
     Expelled = "hostile initiators expelled",
+    /// Machines that vanished, whose channels ended one after the other.
+    Missed = "missed as a whole",
     /// Runs with a fair middle act.
     Fair = "fair acts",
 }
