@@ -6,7 +6,7 @@
 #
 # BIN has srpt_tgt; RESULTS keeps what the guests leave. The target's LUN is a disk that outlives its
 # machine. Status 0 when verified I/O goes on after the target's machine is back, and when nothing
-# of an initiator whose machine is gone stays with the target.
+# of an initiator whose machine is gone stays with the target, not even a channel without traffic.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 [ $# = 2 ] || { sed --quiet '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2; }
@@ -65,6 +65,8 @@ wait "$initiator" || fail "the initiator did not survive"
 machine initiator-2 initiator target link-initiator.sh load
 initiator=$pid
 until_there 180 "$results/initiator-2/loaded" "$initiator"
+touch "$results/target-2/loaded"
+until_there 60 "$results/target-2/seen" "$target"
 cut "$initiator"
 echo "the initiator's machine is off"
 touch "$results/target-2/alone"

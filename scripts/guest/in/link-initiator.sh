@@ -6,18 +6,19 @@ GUID=00000000deadbeef
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 rxe_up || fail "soft-RoCE"
-# One channel, which always has something in flight: one without traffic would not be missed.
-initiator_up ch_count=1 || fail "ib_srp"
+# A channel for each processor. The load runs on one of them, so the other channel has no traffic.
+initiator_up ch_count=2 || fail "ib_srp"
 until_true 20 ping -c 1 -W 1 $TARGET_ADDRESS >/dev/null || fail "no cable"
 # Both ends try that often before they give a connection up; soft-RoCE takes 7, the default, for ever.
 srp_login $GUID tl_retry_count=3 && wait_disks 1 || fail "login"
+grep --quiet --line-regexp 2 /sys/class/scsi_host/*/ch_count || fail "not two channels"
 wait_for_target || fail "recovery parameters"
 disk=$(srp_disk 0)
 completed() { awk '{ print $1 + $5 }' "/sys/block/$disk/stat"; }
 progressed() { [ "$(completed)" -gt "$1" ]; }
 fio --name=load --filename="/dev/$disk" --direct=1 --ioengine=libaio --rw=randwrite \
     --bsrange=512-64k --iodepth=32 --size=32M --loops=1000 --verify=md5 --verify_backlog=256 \
-    --time_based --runtime=3600 --verify_state_save=0 >/tmp/fio 2>&1 &
+    --cpus_allowed=0 --time_based --runtime=3600 --verify_state_save=0 >/tmp/fio 2>&1 &
 fio_pid=$!
 before=$(completed)
 until_true 60 progressed $((before + 300)) || fail "no load"

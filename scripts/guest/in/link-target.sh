@@ -1,6 +1,8 @@
 # shellcheck shell=bash
-# One of two guests: the target. The host says with a file when its initiator's machine has gone.
+# One of two guests: the target. The host says with a file when an initiator's load has begun that
+# will end with its machine, and with another one when that machine has gone.
 NETDEV=eth0
+TARGET_ARGUMENTS="--cpumask 0x3 --mem-size 128 --no-huge --idle adaptive"
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 # shellcheck source=target.sh
@@ -12,14 +14,33 @@ pairs=$(queue_pairs)
 target_luns file:/dev/vdb
 target_start || fail "srpt_tgt"
 touch /run/vm/ready
-alone() { [ -e /run/vm/alone ]; }
-until_true 600 alone || fail "the host says nothing"
-# A peer that is gone shows when what was sent to it is not acknowledged, after all retries.
+told() { [ -e "/run/vm/$1" ]; }
+# Commands of each channel so far.
+commands() { rpc srpt_get_sessions | jq --compact-output '[.result[].channels[].commands]'; }
+moved() { # BEFORE: commands of each channel since then, fewest first
+    jq --null-input --compact-output --argjson before "$1" --argjson now "$(commands)" \
+        '[$now, $before] | transpose | map(.[0] - .[1]) | sort'
+}
+busy() { [ "$(moved "$before" | jq .[-1])" -gt 200 ]; }
+until_true 600 told loaded || fail "the host says nothing"
+before=$(commands)
+until_true 60 busy || fail "no load: $before, $(commands)"
+after=$(moved "$before")
+jq --exit-status 'length == 2 and .[0] == 0' <<<"$after" >/dev/null || fail "no channel rests: $after"
+say "commands of the two channels meanwhile: $after"
+links() { rpc srpt_get_stats | jq '[.result.cores[].closed.link // 0] | add'; }
+links=$(links)
+touch /run/vm/seen
+until_true 600 told alone || fail "the host says nothing"
+# A peer that is gone shows when what was sent to it is not acknowledged, after all retries. Then the
+# channel without traffic asks, and is not answered either.
 sessions() { rpc srpt_get_sessions | jq '.result | length'; }
 gone() { [ "$(sessions)" = 0 ]; }
 started=$(uptime_s)
 until_true 60 gone || { rpc srpt_get_sessions; fail "the session stays"; }
 say "the session of a dead initiator ended $(echo "$(uptime_s) - $started" | bc) s after its machine"
+links=$(($(links) - links))
+[ $links = 2 ] || fail "$links channels ended with their link"
 home() {
     [ "$(queue_pairs)" = "$pairs" ] &&
         rpc srpt_get_stats | jq --exit-status '[.result.cores[] | .slots.used, .channels, (.buffers[] | .total - .free)] | add == 0' >/dev/null
