@@ -147,12 +147,15 @@ impl Control {
 
     /// Stops every core: what runs is answered, then the channels end, and when no core has
     /// anything left they all end. What an error bdev holds goes on. Fails after `wait_max`: a
-    /// device has not given a command back, and the cores still run.
+    /// device has not given a command back, and the cores still run. Either way the listeners are
+    /// let go: a thread that still looks at this must not keep them.
     pub fn stop(&mut self, wait_max: Duration) -> Result<(), Refused> {
         self.bdevs.end_injections();
-        cores::all_within(self.cores.as_mut(), &Action::Shutdown, wait_max)
-            .map_err(|partial| refusal(&partial.error))?;
-        self.all(&Action::End).map(drop)
+        let stopped = cores::all_within(self.cores.as_mut(), &Action::Shutdown, wait_max)
+            .map_err(|partial| refusal(&partial.error))
+            .and_then(|_| self.all(&Action::End));
+        self.listeners.clear();
+        stopped.map(drop)
     }
 
     /// A bdev by name or UUID.

@@ -294,3 +294,12 @@ fn waiting_for_a_bdev_holds_nobody_up_and_ends_with_the_bdev() {
     served.server.stop();
     assert!(started.elapsed() < Duration::from_secs(10));
 }
+
+/// Whoever still looks at the control plane then must not keep socket files from being removed.
+#[test]
+fn a_control_plane_that_has_stopped_holds_no_listener() {
+    let bench = Bench::new();
+    let holders = Arc::strong_count(&bench.seen);
+    bench.shared.control().stop(Duration::from_secs(1)).expect("the cores answer");
+    assert_eq!(Arc::strong_count(&bench.seen), holders - 1);
+}
