@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # The kernel's own target (ib_srpt, LIO) against srpt_tgt in one guest, with the same initiator and
 # the same fio jobs, turn about: a LUN without data and one in memory. Only the ratios mean anything.
-# test.sh runs it with `run.sh --icount`: times are instructions, whatever else the host does.
+# test.sh runs it with `run.sh --icount`: times are instructions, whatever else the host does. fio
+# has the processor of our core: where the scheduler puts it decides the rest of such a figure.
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 # shellcheck source=target.sh
@@ -50,7 +51,7 @@ measure() { # WHOSE LUN NAME
         read -r rw size depth <<<"$job"
         before=$(busy)
         fio --name=job --filename="/dev/$(srp_disk "$2")" --direct=1 --ioengine=libaio --rw="$rw" \
-            --bs="$size" --iodepth="$depth" --time_based --runtime="$SECONDS_A_JOB" \
+            --bs="$size" --iodepth="$depth" --cpus_allowed=0 --time_based --runtime="$SECONDS_A_JOB" \
             --eta=never --output-format=json --output=/tmp/fio.json || fail "fio $job on $1 $3"
         spent=$(($(busy) - before))
         jq --raw-output --arg spent $spent --arg name "$3 $rw $size depth $depth" --arg whose "$1" '
