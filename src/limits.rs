@@ -50,6 +50,9 @@ pub struct Limits {
     pub iu_bytes_max: u32,
     /// Largest target-to-initiator information unit in bytes (`srp_max_rsp_size`).
     pub rsp_bytes_max: u32,
+    /// Bytes of data that the commands begun in a turn move, except for those of the last one.
+    /// Where the processor copies them, more would keep all others waiting.
+    pub turn_bytes: u64,
     /// Buffers by size.
     pub classes: Vec<SizeClass>,
 }
@@ -81,6 +84,7 @@ impl Limits {
             slots: 4096,
             iu_bytes_max: 8276,
             rsp_bytes_max: 256,
+            turn_bytes: IO_BYTES_MAX.into(),
             classes,
         };
         limits.check();
@@ -90,6 +94,7 @@ impl Limits {
     /// Asserts what the rest of the target relies on.
     pub fn check(&self) {
         assert!(self.connections() > 0 && self.slots > 0 && self.credits > 0);
+        assert!(self.turn_bytes > 0, "no command would ever begin");
         assert!(self.classes.iter().all(|class| class.count > 0), "an empty size class");
         // A command with a data, a scratch and a table buffer can always run alone.
         let largest = self.classes.last().expect("at least one class");

@@ -77,6 +77,10 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn admit_ready(&mut self) {
         let mut at = 0;
         for _ in 0..self.ready.len() {
+            if self.is_sated() {
+                mark(Mark::Sated);
+                return;
+            }
             if self.requests.is_full() {
                 mark(Mark::NoSlot);
                 return;
@@ -127,6 +131,9 @@ impl<F: Fabric> Shard<F> {
     #[inline(never)]
     fn admit_channel(&mut self, index: u32) -> Turn {
         for count in 0..TURN_COMMANDS {
+            if self.is_sated() {
+                break;
+            }
             let Some(connection) = &mut self.connections[index as usize] else {
                 return Turn::Empty;
             };
@@ -264,6 +271,7 @@ impl<F: Fabric> Shard<F> {
                 return Admission::Excluded(recv);
             }
         };
+        self.turn_bytes += u64::from(wanted);
         let tag = self.begin(conn, recv, &header, job);
         let request = self.request(tag);
         request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());

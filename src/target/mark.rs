@@ -32,6 +32,8 @@ names! {
         NoBufferToMake,
         /// Buffers are kept for a command that was overtaken for long.
         Overdue,
+        /// A command waits because the turn has moved enough.
+        Sated,
         /// A command waits for a logical unit that another one has for itself.
         Excluded,
         /// Descriptors that can't be used.

@@ -70,6 +70,8 @@ pub struct Shard<F: Fabric> {
     /// Told to end.
     pub(super) ended: bool,
     pub(super) now: Instant,
+    /// Bytes that the commands begun in this turn move.
+    pub(super) turn_bytes: u64,
     events: Batch<Event>,
     done: Batch<IoDone>,
 }
@@ -100,6 +102,7 @@ impl<F: Fabric> Shard<F> {
             shutdowns: Vec::new(),
             ended: false,
             now: Instant::default(),
+            turn_bytes: 0,
             events: Batch::new(BATCH),
             done: Batch::new(limits.slots),
             limits,
@@ -123,16 +126,28 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
+    /// No more commands begin in this turn.
+    #[inline]
+    pub(super) fn is_sated(&self) -> bool {
+        self.turn_bytes >= self.limits.turn_bytes
+    }
+
+    /// A command that has just come may begin: no other waits.
+    #[inline(always)]
+    fn may_begin(&self) -> bool {
+        self.ready.is_empty() && !self.is_sated()
+    }
+
     #[inline]
     fn on_received(&mut self, conn: ConnId, recv: Recv) {
         let cmd = DirectCmd::parse(self.fabric.iu(conn, &recv));
         let recv = match cmd {
             // Nobody waits: no need to stand in a queue of one.
-            Some(cmd) if self.ready.is_empty() => match self.begin_transfer(conn, recv, &cmd, 1) {
+            Some(cmd) if self.may_begin() => match self.begin_transfer(conn, recv, &cmd, 1) {
                 Ok(()) => return,
                 Err(recv) => recv,
             },
-            None if self.ready.is_empty() => match self.write_immediate(conn, recv, 1) {
+            None if self.may_begin() => match self.write_immediate(conn, recv, 1) {
                 Ok(()) => return,
                 Err(recv) => recv,
             },
@@ -247,6 +262,7 @@ impl<F: Fabric> Service for Shard<F> {
 
     fn turn(&mut self, now: Instant, inbox: &mut Batch<Message>) -> Progress {
         self.now = now;
+        self.turn_bytes = 0;
         let mut progress = Progress::Idle;
         while let Some(message) = inbox.pop() {
             self.on_message(message);
@@ -263,6 +279,9 @@ impl<F: Fabric> Service for Shard<F> {
         self.reserved = None;
         if !self.ready.is_empty() {
             self.admit_ready();
+            if self.turn_bytes > 0 {
+                progress = Progress::Busy;
+            }
         }
         self.luns.flush();
         self.luns.poll(now, &mut self.done);

@@ -70,6 +70,7 @@ impl<F: Fabric> Shard<F> {
             Some(mut buf) => {
                 if self.luns.at_once(device, &op, bytes, &mut buf) {
                     mark(Mark::DoneAtOnce);
+                    self.turn_bytes += u64::from(bytes);
                     connection.req_lim -= credits;
                     let is_read = direction == Direction::In;
                     let (iu, solicited) = good(connection, cmd.tag, cmd.sol_not, is_read, bytes);
@@ -85,6 +86,7 @@ impl<F: Fabric> Shard<F> {
                 None => return Err(recv),
             },
         };
+        self.turn_bytes += u64::from(bytes);
         self.luns.begin_use(at);
         connection.begin(credits);
         let header =
@@ -134,6 +136,7 @@ impl<F: Fabric> Shard<F> {
             return Err(recv);
         }
         mark(Mark::WrittenAtOnce);
+        self.turn_bytes += u64::from(bytes);
         connection.begin(credits);
         let (iu, solicited) = good(connection, tag, sol_not, false, bytes);
         let header = Header { tag, sol_not, lun: Some(lun), mapping: None };

@@ -239,6 +239,9 @@ impl Plan {
             _ => Options::tight(32, &[(4096, 32), (65536, 8), (1 << 20, 4)]),
         };
         options.limits.slots = if few_slots { 1 + (seed % 3) as usize } else { 32 };
+        if seed.is_multiple_of(4) {
+            options.limits.turn_bytes = 4096;
+        }
         options.mailbox = if self.has(Fault::SmallMailbox) { 1 } else { usize::MAX };
         options.connections = 32;
         options.cores = cores as usize;

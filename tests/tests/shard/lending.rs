@@ -18,13 +18,18 @@ fn options() -> Options {
 
 /// A world whose LUN 0 is memory, and an initiator without unit attention.
 fn memory() -> (World, Port) {
-    let mut world = World::new(&options());
+    let mut world = memory_of(&options());
+    let port = world.ready(0, &Login::of(1), &[0]);
+    (world, port)
+}
+
+fn memory_of(options: &Options) -> World {
+    let mut world = World::new(options);
     let name = Some("memory".to_owned());
     let memory = MallocOptions { name, num_blocks: 8192, block_size: 512, ..Default::default() };
     world.bdevs.create_malloc(memory).expect("memory");
     world.map("t", 0, "memory");
-    let port = world.ready(0, &Login::of(1), &[0]);
-    (world, port)
+    world
 }
 
 fn write(port: &Port) -> reactor::Tag {
@@ -72,6 +77,23 @@ fn a_write_whose_data_came_with_it_is_over_in_the_turn_that_takes_it() {
         let written = immediate(&vec![0x5a; bytes]);
         world.until("the answer", |_| port.outcome(written).is_some());
         assert_eq!(marked(Mark::WrittenAtOnce) - before, 1, "{bytes} bytes for {BYTES}");
+    }
+}
+
+#[test]
+fn a_turn_copies_no_more_than_its_share() {
+    let mut options = options();
+    options.limits.turn_bytes = BYTES as u64;
+    let mut world = memory_of(&options);
+    let [much, little] = [1, 2].map(|who| world.ready(0, &Login::of(who), &[0]));
+    let commands: Vec<_> = (0..8).map(|_| write(&much)).collect();
+    let one = write(&little);
+    let answered = |port: &Port, tag| port.outcome(tag).is_some();
+    for turn in 1..=9 {
+        world.step();
+        let done = commands.iter().filter(|tag| answered(&much, **tag)).count();
+        assert_eq!(done + usize::from(answered(&little, one)), turn);
+        assert!(turn < 3 || answered(&little, one), "the neighbour waits for {done} of others");
     }
 }
 
