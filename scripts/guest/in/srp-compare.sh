@@ -63,6 +63,8 @@ measure() { # WHOSE LUN NAME
 turn() { # WHOSE(kernel|ours)
     "${1}_up"
     srp_login "$guid" && wait_disks 2 || fail "login to $1"
+    # The kernel's memory is there from the start, ours with the first write.
+    dd if=/dev/zero of="/dev/$(srp_disk 0)" bs=1M count=128 oflag=direct status=none || fail "fill of $1"
     measure "$1" 0 ram
     measure "$1" 1 null
     srp_logout || fail "logout from $1"
