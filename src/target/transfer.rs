@@ -10,7 +10,6 @@
 
 use bdev::{Io, IoDone, IoOp, IoStatus};
 use reactor::Tag;
-use reactor::pool::Buf;
 use transport::srp::{CDB_BYTES, DirectCmd, Direction, ImmediateCmd, Lun, Rsp, SolNot};
 use transport::{ConnId, DataIn, Fabric, Recv};
 
@@ -144,25 +143,11 @@ impl<F: Fabric> Shard<F> {
         request.begin(conn, recv, &header, Job::Reply);
         request.phase = Phase::Replying;
         let recv = request.recv.take().expect("just given");
-        self.finish(conn, tag, recv, None, &iu, solicited);
-        Ok(())
-    }
-
-    /// Ends a request with a response that moves no data.
-    #[inline(always)]
-    fn finish(
-        &mut self,
-        conn: ConnId,
-        tag: Tag,
-        recv: Recv,
-        loan: Option<Buf>,
-        iu: &[u8],
-        solicited: bool,
-    ) {
-        if self.fabric.finish(conn, tag, recv, loan, iu, solicited) {
+        if self.fabric.finish(conn, tag, recv, None, &iu, solicited) {
             self.requests.free(tag);
             self.end_request(conn);
         }
+        Ok(())
     }
 
     /// Answers a plain read or write that its device has done. `Err`: it did not go well, is no
@@ -196,7 +181,10 @@ impl<F: Fabric> Shard<F> {
                 self.pool.put(buf);
                 None
             };
-            self.finish(conn, tag, recv, loan, &iu, solicited);
+            if self.fabric.finish(conn, tag, recv, loan, &iu, solicited) {
+                self.requests.free(tag);
+                self.end_request(conn);
+            }
             return Ok(());
         }
         self.fabric.repost(conn, recv);
