@@ -50,8 +50,8 @@ pub struct Limits {
     pub iu_bytes_max: u32,
     /// Largest target-to-initiator information unit in bytes (`srp_max_rsp_size`).
     pub rsp_bytes_max: u32,
-    /// Bytes of data that the commands begun in a turn move, except for those of the last one.
-    /// Where the processor copies them, more would keep all others waiting.
+    /// Bytes of data, by their CDBs, after which no more commands begin in a turn. Where the
+    /// processor copies them, more would keep all others waiting.
     pub turn_bytes: u64,
     /// Buffers by size.
     pub classes: Vec<SizeClass>,

@@ -49,8 +49,8 @@ pub struct CoreConfig {
     pub idle: IdlePolicy,
     /// Messages that a turn is given at most, at least 1.
     pub messages_max: usize,
-    /// How often a sleep ends by itself. It bounds how late a service's timers can be, and nothing
-    /// else: work always wakes the core.
+    /// How often a sleep ends by itself, more than 0. It bounds how late a service sees what need
+    /// not wake the core.
     pub sleep_max: Duration,
 }
 
@@ -231,6 +231,7 @@ pub fn run_loop<C: Clock, S: Service>(
     stats: &CoreStats,
     service: &mut S,
 ) {
+    assert!(!config.sleep_max.is_zero(), "sleeps would never end");
     if config.idle != IdlePolicy::Poll {
         inbox.tick(config.sleep_max);
     }

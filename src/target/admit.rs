@@ -72,21 +72,23 @@ struct Bufs {
 
 impl<F: Fabric> Shard<F> {
     /// Starts what can start, channel by channel. A channel that came away empty-handed keeps its
-    /// place, all others go to the end, so what comes free goes to those who wait longest.
+    /// place, all others go to the end, so what comes free goes to those who wait longest. False:
+    /// nothing could start.
     #[inline(never)]
-    pub(super) fn admit_ready(&mut self) {
-        let mut at = 0;
+    pub(super) fn admit_ready(&mut self) -> bool {
+        let (mut at, mut started) = (0, false);
         for _ in 0..self.ready.len() {
             if self.is_sated() {
                 mark(Mark::Sated);
-                return;
+                break;
             }
             if self.requests.is_full() {
                 mark(Mark::NoSlot);
-                return;
+                break;
             }
-            let Some(index) = self.ready.get(at).copied() else { return };
-            match self.admit_channel(index) {
+            let Some(index) = self.ready.get(at).copied() else { break };
+            let turn = self.admit_channel(index, &mut started);
+            match turn {
                 Turn::Short => {
                     if at == 0 {
                         self.reserved = self.overdue(index);
@@ -105,6 +107,7 @@ impl<F: Fabric> Shard<F> {
                 }
             }
         }
+        started
     }
 
     /// A command that needs many buffers at once gets them only if others hold back: from how many
@@ -127,9 +130,9 @@ impl<F: Fabric> Shard<F> {
         Some(buf)
     }
 
-    /// Starts up to [`TURN_COMMANDS`] commands of a channel.
+    /// Starts up to [`TURN_COMMANDS`] commands of a channel, and tells whether there were any.
     #[inline(never)]
-    fn admit_channel(&mut self, index: u32) -> Turn {
+    fn admit_channel(&mut self, index: u32, started: &mut bool) -> Turn {
         for count in 0..TURN_COMMANDS {
             if self.is_sated() {
                 break;
@@ -145,6 +148,7 @@ impl<F: Fabric> Shard<F> {
             match self.admit(conn, recv) {
                 Admission::Started => {
                     met(At::Waiting, Met::Success);
+                    *started = true;
                     let connection = self.connection(conn);
                     connection.short = None;
                     connection.paid = connection.paid.saturating_sub(1);

@@ -30,7 +30,8 @@ use super::task::Tasks;
 use super::throttle::Throttle;
 use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
-/// Events taken per turn. With the slots, which bound completions, it bounds the work of a turn.
+/// Events taken per turn. With the slots, which bound completions, and [`Limits::turn_bytes`], it
+/// bounds the work of a turn.
 const BATCH: usize = 256;
 
 /// One core's target over a fabric.
@@ -277,11 +278,8 @@ impl<F: Fabric> Service for Shard<F> {
             progress = Progress::Busy;
         }
         self.reserved = None;
-        if !self.ready.is_empty() {
-            self.admit_ready();
-            if self.turn_bytes > 0 {
-                progress = Progress::Busy;
-            }
+        if !self.ready.is_empty() && self.admit_ready() {
+            progress = Progress::Busy;
         }
         self.luns.flush();
         self.luns.poll(now, &mut self.done);

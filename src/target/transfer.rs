@@ -6,7 +6,8 @@
 //!
 //! Where the fabric lends the initiator's memory and the device waits for nothing, the command is
 //! done and answered in the call that took it, and never becomes a request. A write whose data came
-//! with it is done there too, out of the received bytes.
+//! with it is done in that call too, out of the received bytes; its response keeps a slot until it
+//! is sent.
 
 use bdev::{Io, IoDone, IoOp, IoStatus};
 use reactor::Tag;
@@ -109,8 +110,8 @@ impl<F: Fabric> Shard<F> {
         Ok(())
     }
 
-    /// Does and answers a plain write whose data came with it, if its device waits for nothing;
-    /// else as [`Shard::begin_transfer`].
+    /// Does and answers a plain write whose data came with it, if its device waits for nothing.
+    /// `credits` and `Err` as in [`Shard::begin_transfer`].
     #[inline(never)]
     pub(super) fn write_immediate(
         &mut self,

@@ -414,7 +414,7 @@ fn a_probe_of_a_peer_that_is_there_changes_nothing() {
         let before = requests();
         link.send(&command(PROBE, 0, 0, &[])).unwrap();
         link.flush().unwrap();
-        // Its end wakes the core, which then sleeps again.
+        // Asked, and asleep again.
         assert!(world.host().wait(|seen| requests() > before && seen.asleep), "round {round}");
         assert_eq!(requests(), before + 1, "asked twice at once");
         let segs: Vec<_> = (0..24).map(|at| world.memory.seg(at * 512, 512)).collect();

@@ -250,6 +250,23 @@ fn sleep_begins_after_the_spin_and_counts_as_idle() {
     assert_eq!(counts(&stats), [15, 108 + 1_000, 6, 1]);
 }
 
+/// Nobody wakes this core: its sleeps end by themselves.
+#[test]
+fn a_sleep_ends_with_the_next_tick() {
+    let mut ends = ends(1).remove(0);
+    let (clock, stats) = (Manual::default(), CoreStats::default());
+    let mut service = Script {
+        clock: clock.clone(),
+        turns: vec![(1, Progress::Idle); 3].into_iter(),
+        on_arm: Box::new(|| true),
+        heard: Rc::default(),
+    };
+    let sleep_max = Duration::from_millis(1);
+    let config = CoreConfig { idle: ADAPTIVE, sleep_max, ..CoreConfig::new(0) };
+    run_loop(&clock, &config, &mut ends.inbox, &stats, &mut service);
+    assert_eq!(stats.sleeps.value(), 2);
+}
+
 #[test]
 fn looking_in_vain_is_given_up_and_taken_up_again() {
     let mut spin = Spin::new(IdlePolicy::Adaptive { spin: Duration::from_nanos(1_600) });
