@@ -2,7 +2,7 @@
 //! threads of a running target.
 //!
 //! Start: memory and cores, then the configuration file, then the RPC socket. Stop: no new logins,
-//! every core answers what runs, and only then the listeners and sockets go.
+//! every core answers what runs or its time is over, and only then the listeners and sockets go.
 
 use std::os::fd::OwnedFd;
 use std::path::Path;

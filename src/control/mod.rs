@@ -148,7 +148,7 @@ impl Control {
     /// Stops every core: what runs is answered, then the channels end, and when no core has
     /// anything left they all end. What an error bdev holds goes on. Fails after `wait_max`: a
     /// device has not given a command back, and the cores still run. Either way the listeners are
-    /// let go: a thread that still looks at this must not keep them.
+    /// let go: a thread that still looks at this would keep them, and their socket files with them.
     pub fn stop(&mut self, wait_max: Duration) -> Result<(), Refused> {
         self.bdevs.end_injections();
         let stopped = cores::all_within(self.cores.as_mut(), &Action::Shutdown, wait_max)
