@@ -4,6 +4,7 @@ use bdev::malloc::MallocOptions;
 use srpt_tests::port::Port;
 use srpt_tests::world::{Login, Options, World};
 use srpt_tgt::target::mark::{Mark, marked};
+use srpt_tgt::target::message::Action;
 use transport::initiator::{Data, DataMemory, cdb};
 use transport::{CloseReason, RemoteSeg};
 
@@ -84,6 +85,21 @@ fn a_write_whose_data_came_with_it_is_over_in_the_turn_that_takes_it() {
         world.run(&port, 0, &cdb::read10(0, 8), Data::In(&back));
         assert_eq!(port.bytes(0, BYTES), *left, "{bytes} bytes");
     }
+}
+
+/// What is done at once takes no time: with a histogram it takes the way on which it is timed.
+#[test]
+fn a_histogram_has_the_writes_that_might_be_done_at_once() {
+    let (mut world, port) = memory();
+    let bdev = || "memory".to_owned();
+    world.control(Action::SetHistogram { bdev: bdev(), enable: true, only: None });
+    let lent = seg(&port, 0, BYTES);
+    for data in [Data::OutImmediate(&pattern(5, BYTES)), Data::Out(&lent)] {
+        world.run(&port, 0, &cdb::write10(0, 8, false), data);
+    }
+    let reports = world.control(Action::Histogram { bdev: bdev() });
+    let histograms = reports.iter().filter_map(|report| report.histogram.as_ref());
+    assert_eq!(histograms.map(|h| h.buckets().iter().sum::<u64>()).sum::<u64>(), 2);
 }
 
 /// Every way in which a command begins counts: lent memory, buffers, the received bytes, tables.
