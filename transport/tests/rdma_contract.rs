@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rdma_host::{
-    CLOSE, CREDITS, ECHO, FETCH, HOLD, Host, PROBE, SLEEP_MAX, WRITE, ZERO, checksum, command,
-    pattern,
+    ASK, CLOSE, CREDITS, ECHO, FETCH, HOLD, Host, PROBE, REFUSE, SLEEP_MAX, WRITE, ZERO, checksum,
+    command, pattern,
 };
 use transport::CloseReason;
 use transport::initiator::{ConnectError, Connector, DataMemory, Link, LinkError};
@@ -184,7 +184,7 @@ fn a_login_carries_its_private_data_both_ways() {
 fn a_reject_carries_its_private_data_and_leaves_nothing() {
     let Some(world) = World::new("5602", RdmaValues::default(), 1) else { return };
     for _ in 0..20 {
-        let result = world.connector.connect(&[0xff; 56], &world.memory, WAIT);
+        let result = world.connector.connect(&[REFUSE; LOGIN.len()], &world.memory, WAIT);
         let Err(ConnectError::Rejected(bytes)) = result.map(|_| ()) else { panic!("not rejected") };
         assert_eq!(&bytes[..32], &[0xc2; 32]);
     }
@@ -433,6 +433,21 @@ fn a_probe_of_a_peer_that_is_there_changes_nothing() {
     assert_eq!(world.host().counts.errors.value(), 0);
     let seen = world.host().seen.lock().unwrap();
     assert_eq!((seen.connections, seen.closed.len(), seen.operations_failed), (1, 0, 0));
+}
+
+/// The queue pair is there before it can send.
+#[test]
+fn a_peer_can_be_asked_while_its_connection_is_made() {
+    let Some(world) = World::new("5623", RdmaValues::default(), 1) else { return };
+    let login = [ASK; LOGIN.len()];
+    for round in 1..=20 {
+        let (mut link, _) = world.connector.connect(&login, &world.memory, WAIT).unwrap();
+        assert_eq!(call(&mut link, &command(ECHO, round, 0, &[])).unwrap(), (round, 0));
+        drop(link);
+        assert!(world.host().wait(|seen| seen.closed.len() == round as usize));
+    }
+    let seen = world.host().seen.lock().unwrap();
+    assert!(seen.closed.iter().all(|reason| *reason == CloseReason::PeerGone), "{:?}", seen.closed);
 }
 
 #[test]

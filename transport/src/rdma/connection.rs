@@ -49,7 +49,7 @@ pub(super) struct Connection {
     pub receives: Option<ReceiveArea>,
     /// Receive slots to post at the next flush.
     pub reposts: Vec<u32>,
-    /// Free work requests of the send queue.
+    /// Free work requests of the send queue. None before the queue pair can send.
     pub sends_free: u32,
     /// What was posted and has not completed, in order.
     pub posted: VecDeque<Posted>,

@@ -29,6 +29,8 @@ pub(super) enum ToCore {
     Login(Box<Login>),
     /// An accepted connection's queue pair, with its receives posted.
     Ready(ConnId, Box<Ready>),
+    /// The queue pair can send, as many work requests at a time.
+    Accepted(ConnId, u32),
     /// The peer or the link is gone.
     Gone(ConnId, CloseReason),
     /// The queue pair is in its error state: what it did not finish is flushed.
@@ -48,8 +50,6 @@ pub(super) struct Ready {
     pub qp: Qp,
     /// None with a shared receive queue.
     pub receives: Option<ReceiveArea>,
-    /// Send work requests of the queue pair.
-    pub sends: u32,
 }
 
 /// From a core to the control thread.
@@ -152,10 +152,11 @@ pub(super) fn door(
     wake: Arc<OwnedFd>,
     wakes: WakeSet,
 ) -> (Inside, CoreDoor) {
-    // Login, Ready, Gone, Disconnected, Ended; Accept or Reject, Disconnect, Destroy, Release.
+    // Login, Ready, Accepted, Gone, Disconnected, Ended; Accept or Reject, Disconnect, Destroy,
+    // Release.
     // Once: Options.
     let (to_core, from_control) =
-        rtrb::RingBuffer::new(options.connections_max * 5 + DEVICES_MAX * 2 + 1);
+        rtrb::RingBuffer::new(options.connections_max * 6 + DEVICES_MAX * 2 + 1);
     let (to_control, from_core) =
         rtrb::RingBuffer::new(options.connections_max * 4 + DEVICES_MAX * 2);
     let control = Arc::new(OnceLock::new());

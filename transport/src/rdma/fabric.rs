@@ -182,6 +182,7 @@ impl RdmaFabric {
                 }
                 ToCore::Login(login) => self.on_login(*login),
                 ToCore::Ready(conn, ready) => self.on_qp(conn, *ready),
+                ToCore::Accepted(conn, sends) => self.on_accepted(conn, sends),
                 ToCore::Gone(conn, reason) => self.end(conn, reason),
                 ToCore::Disconnected(conn) => {
                     self.connection(conn).state = State::Draining;
@@ -217,10 +218,8 @@ impl RdmaFabric {
 
     fn on_qp(&mut self, conn: ConnId, ready: Ready) {
         let connection = self.connection(conn);
-        connection.posted.reserve(ready.sends as usize);
         let slots = ready.receives.as_ref().map_or(0, |receives| receives.slots());
         connection.reposts.reserve(slots as usize);
-        connection.sends_free = ready.sends;
         connection.receives = ready.receives;
         let number = ready.qp.number();
         connection.qp = Some(ready.qp);
@@ -237,6 +236,14 @@ impl RdmaFabric {
             // It was closed before it was made.
             self.disconnect(conn);
         }
+    }
+
+    /// What is to be sent was waiting for it.
+    fn on_accepted(&mut self, conn: ConnId, sends: u32) {
+        let connection = self.connection(conn);
+        connection.posted.reserve(sends as usize);
+        connection.sends_free = sends;
+        self.touch(conn.index);
     }
 
     /// Begins the end of a connection, whatever its state. The first reason stays.

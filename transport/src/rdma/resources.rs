@@ -230,7 +230,7 @@ pub(super) fn prepare(
         0 => None,
         slots => Some(post_receives(&mut qp, conn, &device.device, slots, iu_bytes_max)?),
     };
-    Ok((Ready { qp, receives, sends }, Claim { sends, receives: private }))
+    Ok((Ready { qp, receives }, Claim { sends, receives: private }))
 }
 
 fn post_receives(

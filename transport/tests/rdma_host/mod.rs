@@ -24,6 +24,11 @@ pub const CLOSE: u8 = 5;
 pub const HOLD: u8 = 6;
 /// Not answered: the peer is asked twice whether it is there.
 pub const PROBE: u8 = 7;
+/// First byte of a login that is turned away.
+pub const REFUSE: u8 = 0xff;
+/// First byte of a login whose connection is asked every turn, until its first command, whether its
+/// peer is there.
+pub const ASK: u8 = 0xfe;
 pub const CREDITS: u32 = 64;
 pub const IU_BYTES: u32 = 4096;
 /// The target's longest sleep.
@@ -107,6 +112,7 @@ struct Target {
     /// Commands that wait for a buffer.
     waiting: Vec<(ConnId, Recv)>,
     held: Vec<(ConnId, Recv)>,
+    asked: Vec<ConnId>,
     fetching: HashMap<u64, (ConnId, u64)>,
     /// Closed, with operations that were begun too late.
     closing: HashMap<ConnId, CloseReason>,
@@ -116,7 +122,8 @@ struct Target {
 }
 
 impl Host {
-    /// A target core whose login policy is: accept, unless the first byte of the login is 0xff.
+    /// A target core whose login policy is: accept, unless the first byte of the login is
+    /// [`REFUSE`].
     pub fn start(rdma: RdmaOptions) -> (Host, CoreDoor) {
         let sleep = Arc::new(Sleep::new().unwrap());
         let memory = Arc::new(Memory::ordinary(40 << 20).unwrap());
@@ -138,6 +145,7 @@ impl Host {
             pool,
             waiting: Vec::new(),
             held: Vec::new(),
+            asked: Vec::new(),
             fetching: HashMap::new(),
             closing: HashMap::new(),
             in_flight: HashMap::new(),
@@ -194,6 +202,7 @@ impl Target {
             for (conn, recv) in std::mem::take(&mut self.waiting) {
                 self.on_command(conn, recv);
             }
+            self.asked.iter().for_each(|conn| self.fabric.probe(*conn));
             self.fabric.flush();
             if stopped.is_none() && idle > 200 && self.waiting.is_empty() && self.fabric.arm() {
                 self.seen.lock().unwrap().asleep = true;
@@ -227,6 +236,7 @@ impl Target {
                 self.release_if_home(conn);
             }
             Event::Closed { conn, reason } => {
+                self.asked.retain(|asked| *asked != conn);
                 let in_flight = self.in_flight.entry(conn).or_default();
                 assert_eq!(*in_flight, 0, "operations were in flight at the end");
                 for (_, recv) in self.waiting.extract_if(.., |(of, _)| *of == conn) {
@@ -282,14 +292,18 @@ impl Target {
         seen.peer = self.fabric.peer(conn).peer;
         seen.connections = self.fabric.connections();
         self.in_flight.insert(conn, 0);
-        if data[0] == 0xff {
+        if data[0] == REFUSE {
             self.fabric.reject(conn, &[0xc2; 32]);
         } else {
+            if data[0] == ASK {
+                self.asked.push(conn);
+            }
             self.fabric.accept(conn, &[0xc0; 52], CREDITS, IU_BYTES, 64);
         }
     }
 
     fn on_command(&mut self, conn: ConnId, recv: Recv) {
+        self.asked.retain(|asked| *asked != conn);
         let command = parse(self.fabric.iu(conn, &recv));
         if command.op == HOLD {
             self.held.push((conn, recv));

@@ -300,7 +300,8 @@ impl RdmaFabric {
 
     /// Posts what asks a peer whether it is there: an RDMA WRITE of no bytes, which needs no memory
     /// and no receive of the peer, and is acknowledged like any other (IBA C9-88: its R_Key is not
-    /// looked at). What fills a send queue asks the same.
+    /// looked at). What fills a send queue asks the same; a peer that is still being accepted is
+    /// not asked.
     pub(super) fn post_probe(&mut self, index: u32) {
         let connection = &mut self.connections[index as usize];
         let conn = connection.id;

@@ -469,10 +469,13 @@ impl Control {
         // Before the peer can send: a completion finds its connection known.
         core.door.send(ToCore::Ready(conn, Box::new(ready)));
         let limits = device.device.limits();
-        if let Err(error) = id.accept(&accept.login_rsp, limits.reads_in, limits.reads_out) {
-            tracing::warn!(%error, "a login could not be accepted");
-            if !std::mem::replace(&mut connection.told, true) {
-                core.door.send(ToCore::Gone(conn, CloseReason::Link));
+        match id.accept(&accept.login_rsp, limits.reads_in, limits.reads_out) {
+            Ok(()) => core.door.send(ToCore::Accepted(conn, claim.sends)),
+            Err(error) => {
+                tracing::warn!(%error, "a login could not be accepted");
+                if !std::mem::replace(&mut connection.told, true) {
+                    core.door.send(ToCore::Gone(conn, CloseReason::Link));
+                }
             }
         }
         Ok(())
