@@ -3,6 +3,8 @@
 //! Nothing on the path of a command grows. What a peer can make us hold is bounded here: posted
 //! receives per channel bound what waits, request slots bound what runs, the pool bounds the bytes.
 
+use std::time::Duration;
+
 use reactor::pool::SizeClass;
 use transport::srp::DESCRIPTOR_BYTES;
 
@@ -53,6 +55,8 @@ pub struct Limits {
     /// Bytes of data, by their CDBs, after which no more commands begin in a turn. Where the
     /// processor copies them, more would keep all others waiting.
     pub turn_bytes: u64,
+    /// How often the peers of all channels are asked whether they are there.
+    pub probe_every: Duration,
     /// Buffers by size.
     pub classes: Vec<SizeClass>,
 }
@@ -85,6 +89,7 @@ impl Limits {
             iu_bytes_max: 8276,
             rsp_bytes_max: 256,
             turn_bytes: IO_BYTES_MAX.into(),
+            probe_every: Duration::from_secs(30),
             classes,
         };
         limits.check();

@@ -66,8 +66,18 @@ machine initiator-2 initiator target link-initiator.sh load
 initiator=$pid
 until_there 180 "$results/initiator-2/loaded" "$initiator"
 touch "$results/target-2/loaded"
-until_there 60 "$results/target-2/seen" "$target"
+until_there 60 "$results/target-2/seen-loaded" "$target"
 cut "$initiator"
 echo "the initiator's machine is off"
 touch "$results/target-2/alone"
+until_there 180 "$results/target-2/home" "$target"
+
+machine initiator-3 initiator target link-initiator.sh rest
+initiator=$pid
+until_there 180 "$results/initiator-3/loaded" "$initiator"
+touch "$results/target-2/resting"
+until_there 60 "$results/target-2/seen-resting" "$target"
+cut "$initiator"
+echo "the machine of an initiator without I/O is off"
+touch "$results/target-2/silent"
 wait "$target" || fail "something of the initiator stays"

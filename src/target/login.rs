@@ -21,6 +21,9 @@ use crate::scsi::attention::Attention;
 /// How long a channel that was asked to leave may take to answer what runs.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);
 
+/// Channels looked at in one turn of a round of probes.
+const PROBES_PER_TURN: usize = 64;
+
 /// Immediate data begins behind the shortest command.
 const IMM_DATA_OFFSET_MIN: u16 = 48;
 
@@ -266,10 +269,31 @@ impl<F: Fabric> Shard<F> {
     /// Another channel of the session has lost its link.
     #[cold]
     pub(super) fn on_probe(&mut self, conn: ConnId) {
-        let connection = self.connections[conn.index as usize].as_ref();
-        if connection.is_some_and(|connection| connection.id == conn && connection.answers()) {
+        if self.connections[conn.index as usize].as_ref().is_some_and(|c| c.id == conn) {
+            self.probe(conn.index as usize);
+        }
+    }
+
+    /// The peer of a session without traffic would not be missed: a part of the round in which all
+    /// channels are asked.
+    #[cold]
+    pub(super) fn probe_some(&mut self) {
+        let end = self.connections.len().min(self.probe_next + PROBES_PER_TURN);
+        for index in self.probe_next..end {
+            self.probe(index);
+        }
+        self.probe_next = end;
+        if end == self.connections.len() {
+            self.probe_next = 0;
+            self.probe_at = self.now.after(self.limits.probe_every);
+        }
+    }
+
+    fn probe(&mut self, index: usize) {
+        let connection = self.connections[index].as_ref().filter(|c| c.answers());
+        if let Some(connection) = connection {
             mark(Mark::Probed);
-            self.fabric.probe(conn);
+            self.fabric.probe(connection.id);
         }
     }
 

@@ -63,6 +63,9 @@ pub struct Shard<F: Fabric> {
     pub(super) rsp: Vec<u8>,
     /// Channels that are leaving: their deadlines are looked at every turn.
     pub(super) leaving: u32,
+    /// The next round of probes, and where the one under way goes on.
+    pub(super) probe_at: Instant,
+    pub(super) probe_next: usize,
     /// DELETE TARGET answers that wait for the last channel.
     pub(super) deletes: Vec<(Token, usize)>,
     pub(super) stopping: bool,
@@ -98,6 +101,8 @@ impl<F: Fabric> Shard<F> {
             segs: Vec::with_capacity(SEGMENTS_MAX),
             rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
             leaving: 0,
+            probe_at: Instant::default(),
+            probe_next: 0,
             deletes: Vec::new(),
             stopping: false,
             shutdowns: Vec::new(),
@@ -292,6 +297,9 @@ impl<F: Fabric> Service for Shard<F> {
         }
         if self.leaving > 0 {
             self.check_leaving();
+        }
+        if self.probe_at <= now {
+            self.probe_some();
         }
         self.fabric.flush();
         self.out.flush();

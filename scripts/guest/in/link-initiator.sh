@@ -1,6 +1,7 @@
 # shellcheck shell=bash
-# One of two guests: the kernel's initiator. link-initiator.sh survive|load. It says with a file that
-# I/O runs; with `survive`, the host says with a file that the target's machine is on again.
+# One of two guests: the kernel's initiator. link-initiator.sh survive|load|rest. It says with a file
+# that I/O runs, or with `rest` that it has logged in and none does; with `survive`, the host says with
+# a file that the target's machine is on again.
 NETDEV=eth0 ADDRESS=192.168.77.2 ADDRESS6=fd77::2 TARGET_ADDRESS=192.168.77.1
 GUID=00000000deadbeef
 # shellcheck source=lib.sh
@@ -13,6 +14,11 @@ until_true 20 ping -c 1 -W 1 $TARGET_ADDRESS >/dev/null || fail "no cable"
 srp_login $GUID tl_retry_count=3 && wait_disks 1 || fail "login"
 grep --quiet --line-regexp 2 /sys/class/scsi_host/*/ch_count || fail "not two channels"
 wait_for_target || fail "recovery parameters"
+back() { [ -e /run/vm/back ]; }
+if [ "$1" = rest ]; then
+    touch /run/vm/loaded
+    until_true 600 back || fail "the host says nothing"
+fi
 disk=$(srp_disk 0)
 completed() { awk '{ print $1 + $5 }' "/sys/block/$disk/stat"; }
 progressed() { [ "$(completed)" -gt "$1" ]; }
@@ -23,7 +29,6 @@ fio_pid=$!
 before=$(completed)
 until_true 60 progressed $((before + 300)) || fail "no load"
 touch /run/vm/loaded
-back() { [ -e /run/vm/back ]; }
 until_true 600 back || fail "the host says nothing"
 started=$(uptime_s) before=$(completed)
 until_true 120 progressed $((before + 64)) || fail "no I/O with the target's new machine"

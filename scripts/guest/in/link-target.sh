@@ -29,24 +29,39 @@ after=$(moved "$before")
 jq --exit-status 'length == 2 and .[0] == 0' <<<"$after" >/dev/null || fail "no channel rests: $after"
 say "commands of the two channels meanwhile: $after"
 links() { rpc srpt_get_stats | jq '[.result.cores[].closed.link // 0] | add'; }
-links=$(links)
-touch /run/vm/seen
-until_true 600 told alone || fail "the host says nothing"
-# A peer that is gone shows when what was sent to it is not acknowledged, after all retries. Then the
-# channel without traffic asks, and is not answered either.
 sessions() { rpc srpt_get_sessions | jq '.result | length'; }
 gone() { [ "$(sessions)" = 0 ]; }
-started=$(uptime_s)
-until_true 60 gone || { rpc srpt_get_sessions; fail "the session stays"; }
-say "the session of a dead initiator ended $(echo "$(uptime_s) - $started" | bc) s after its machine"
-links=$(($(links) - links))
-[ $links = 2 ] || fail "$links channels ended with their link"
 home() {
     [ "$(queue_pairs)" = "$pairs" ] &&
         rpc srpt_get_stats | jq --exit-status '[.result.cores[] | .slots.used, .channels, (.buffers[] | .total - .free)] | add == 0' >/dev/null
 }
-until_true 30 home || { rpc srpt_get_stats; fail "resources are missing: $(queue_pairs) queue pairs of $pairs"; }
-say "queue pairs, slots and buffers are home"
+ends() { # HOW WORD: the session ends after the host has said that its machine is off
+    local links started
+    links=$(links)
+    touch "/run/vm/seen-$1"
+    until_true 600 told "$2" || fail "the host says nothing"
+    started=$(uptime_s)
+    until_true 90 gone || { rpc srpt_get_sessions; fail "the session stays"; }
+    say "the session of a dead initiator ($1) ended $(echo "$(uptime_s) - $started" | bc) s after its machine"
+    links=$(($(links) - links))
+    [ $links = 2 ] || fail "$links channels ended with their link"
+    until_true 30 home || { rpc srpt_get_stats; fail "resources are missing: $(queue_pairs) queue pairs of $pairs"; }
+    say "queue pairs, slots and buffers are home"
+}
+# A peer that is gone shows when what was sent to it is not acknowledged, after all retries. Then the
+# channel without traffic asks, and is not answered either.
+ends loaded alone
+# Where nothing is sent to it, the channels ask from time to time.
+touch /run/vm/home
+until_true 600 told resting || fail "the host says nothing"
+[ "$(sessions)" = 1 ] || fail "no session"
+rests() {
+    before=$(commands)
+    sleep 1
+    [ "$(moved "$before")" = "[0,0]" ]
+}
+until_true 30 rests || fail "the session does not rest: $(moved "$before")"
+ends resting silent
 target_stop || fail "target stop"
 # What was resent to the machine that is gone.
 kernel_is_clean "make_send_cqe: non-flush error" || fail "dmesg"

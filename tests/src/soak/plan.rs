@@ -4,10 +4,14 @@
 //! changes the others as little as can be: that makes failing runs shrink.
 
 use std::fmt;
+use std::time::Duration;
 
 use transport::sim::{NetFaults, Rng};
 
 use crate::world::Options;
+
+/// Where initiators are asked whether they are there: so often.
+pub const PROBE_EVERY: Duration = Duration::from_micros(500);
 
 macro_rules! faults {
     ($($(#[$doc:meta])* $name:ident = $text:literal, $rates:expr;)*) => {
@@ -241,6 +245,10 @@ impl Plan {
         options.limits.slots = if few_slots { 1 + (seed % 3) as usize } else { 32 };
         if seed.is_multiple_of(4) {
             options.limits.turn_bytes = 4096;
+        }
+        // Otherwise a machine that is gone is missed only where something is sent to it.
+        if self.has(Fault::Vanish) && seed.is_multiple_of(3) {
+            options.limits.probe_every = PROBE_EVERY;
         }
         options.mailbox = if self.has(Fault::SmallMailbox) { 1 } else { usize::MAX };
         options.connections = 32;

@@ -1,5 +1,7 @@
 //! How channels, sessions, LUNs and targets end.
 
+use std::time::Duration;
+
 use reactor::Tag;
 use srpt_tests::gate::Gate;
 use srpt_tests::port::{End, Port};
@@ -154,6 +156,32 @@ fn channels_without_traffic_end_with_the_one_that_finds_their_initiator_gone() {
     // Nothing of the session is left: this is its first channel.
     let rsp = world.login(1, &Login::of(1)).inner().rsp;
     assert_eq!(rsp.other_channels, OtherChannels::None);
+}
+
+/// Nothing is in flight on any channel. More channels than are looked at in one turn.
+#[test]
+fn an_initiator_without_traffic_that_has_gone_is_noticed_and_the_others_stay() {
+    let mut options = Options { connections: 150, ..Options::cores(2) };
+    options.limits.probe_every = Duration::from_secs(1);
+    let (mut world, _) = gated(&options);
+    let mut login = |number: u64| world.ready(number as usize % 2, &Login::of(number), &[0]);
+    let ports: Vec<_> = (0..140).map(&mut login).collect();
+    let gone = [0, 1, 63, 64, 138, 139];
+    gone.iter().for_each(|at| ports[*at].vanish());
+    world.steps(1000);
+    assert_eq!(world.closed(CloseReason::Link), 0, "nobody asked");
+    world.clock.advance(Duration::from_secs(1));
+    world.until("the end of those", |_| gone.iter().all(|at| ports[*at].is_released()));
+    world.steps(1000);
+    assert_eq!(world.closed(CloseReason::Link), gone.len() as u64);
+    for (_, port) in ports.iter().enumerate().filter(|(at, _)| !gone.contains(at)) {
+        assert_eq!(world.run(port, 0, &TUR, Data::None).status, GOOD);
+        assert_eq!(port.protocol_errors(), 0);
+    }
+    world.assert_home();
+    ports[2].vanish();
+    world.clock.advance(Duration::from_secs(1));
+    world.until("the end in the next round", |_| ports[2].is_released());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use transport::CloseReason;
 use super::{PATIENCE, STALE, Session};
 use crate::note;
 use crate::port::Port;
-use crate::soak::plan::Fault;
+use crate::soak::plan::{Fault, PROBE_EVERY};
 use crate::soak::run::Shared;
 use crate::soak::tally::Seen;
 
@@ -14,7 +14,7 @@ pub(super) struct Silence {
     /// Its channels that the target has not ended.
     ports: Vec<Port>,
     began: u64,
-    /// The step in which the link of one was seen to be dead.
+    /// The step in which the link of one was seen to be dead, or from which on it is asked for.
     missed: Option<u64>,
 }
 
@@ -36,7 +36,9 @@ impl Session {
             }
             self.bury(channel);
         }
-        self.silence = Some(Silence { ports, began: shared.world.steps, missed: None });
+        let began = shared.world.steps;
+        let asked = shared.plan.options.limits.probe_every == PROBE_EVERY;
+        self.silence = Some(Silence { ports, began, missed: asked.then_some(began) });
     }
 
     /// True while the machine is gone. It is back once the target has ended all channels, which it
