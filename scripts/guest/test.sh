@@ -13,7 +13,8 @@
 # hostile (initiators that break every rule), aborts (of commands that are stuck in a device), agent
 # (options, login lines, device management), reset, multipath, link (two guests, each switched off
 # under load), perf (srpt_perf over RDMA), fio (the fio engine's job file), compare (with the
-# kernel's own target), kernel (the harness itself).
+# kernel's own target, by the instructions of the guest), compare-time (the same by the clock, for a
+# host that does nothing else), kernel (the harness itself).
 # A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -27,7 +28,7 @@ for option; do
         -*) sed --quiet '2,/^set/s/^# \{0,1\}//p' "$0"; exit 2 ;;
         *)
             case $option in
-                agent | contract | hostile | kernel | link) ;;
+                agent | compare-time | contract | hostile | kernel | link) ;;
                 *)
                     if ! [ -f "scripts/guest/in/srp-$option.sh" ]; then
                         echo "test.sh: no suite $option" >&2
@@ -41,7 +42,7 @@ for option; do
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(hostile aborts agent reset multipath link perf fio compare kernel)
+    [ $full = no ] || suites+=(hostile aborts agent reset multipath link perf fio compare compare-time kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile
@@ -74,6 +75,7 @@ run() {
         link) scripts/guest/link.sh "$bin" "$bin/guest/link" ;;
         hostile) guest hostile.sh "$(test_binary srpt_tests hostile)" ;;
         contract) guest rdma.sh "$(test_binary transport rdma_contract)" --test-threads=1 ;;
+        compare-time) guest srp-compare.sh $full 1 ;;
         sg) guest srp-sg.sh $full "$(test_binary bdev contract)" ;;
         *) guest "srp-$suite.sh" $full ;;
     esac

@@ -1,8 +1,13 @@
 # shellcheck shell=bash
 # The kernel's own target (ib_srpt, LIO) against srpt_tgt in one guest, with the same initiator and
 # the same fio jobs, turn about: a LUN without data and one in memory. Only the ratios mean anything.
-# test.sh runs it with `run.sh --icount`: times are instructions, whatever else the host does. fio
-# has the processor of our core: where the scheduler puts it decides the rest of such a figure.
+#
+#   srp-compare.sh no|yes [PROCESSOR of fio]
+#
+# Our core has processor 0. Where fio is decides a part of each figure, so that it is not left to the
+# scheduler. On the same processor (the default) a command wakes one processor less: the fewest
+# instructions. By the clock the other one is better: the emulator, which has no tags in its TLB,
+# forgets all translations when one processor changes from fio to our process and back.
 # shellcheck source=lib.sh
 . /host/guest/lib.sh
 # shellcheck source=target.sh
@@ -10,6 +15,7 @@
 ROUNDS=1
 [ "${1:-no}" = no ] || ROUNDS=5
 SECONDS_A_JOB=${SECONDS_A_JOB:-3}
+fio_processor=${2:-0}
 rxe_up || fail "soft-RoCE"
 jobs=("randread 4k 1" "randread 4k 32" "randwrite 4k 1" "randwrite 4k 32" "read 1m 4")
 : >/run/figures
@@ -51,7 +57,7 @@ measure() { # WHOSE LUN NAME
         read -r rw size depth <<<"$job"
         before=$(busy)
         fio --name=job --filename="/dev/$(srp_disk "$2")" --direct=1 --ioengine=libaio --rw="$rw" \
-            --bs="$size" --iodepth="$depth" --cpus_allowed=0 --time_based --runtime="$SECONDS_A_JOB" \
+            --bs="$size" --iodepth="$depth" --cpus_allowed="$fio_processor" --time_based --runtime="$SECONDS_A_JOB" \
             --eta=never --output-format=json --output=/tmp/fio.json || fail "fio $job on $1 $3"
         spent=$(($(busy) - before))
         jq --raw-output --arg spent $spent --arg name "$3 $rw $size depth $depth" --arg whose "$1" '
