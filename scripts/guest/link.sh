@@ -62,22 +62,17 @@ echo "the target's machine is on again"
 touch "$results/initiator-1/back"
 wait "$initiator" || fail "the initiator did not survive"
 
-machine initiator-2 initiator target link-initiator.sh load
-initiator=$pid
-until_there 180 "$results/initiator-2/loaded" "$initiator"
-touch "$results/target-2/loaded"
-until_there 60 "$results/target-2/seen-loaded" "$target"
-cut "$initiator"
-echo "the initiator's machine is off"
-touch "$results/target-2/alone"
+initiator_dies() { # NUMBER load|rest WORD-TO-THE-TARGET LAST-WORD
+    machine "initiator-$1" initiator target link-initiator.sh "$2"
+    initiator=$pid
+    until_there 180 "$results/initiator-$1/loaded" "$initiator"
+    touch "$results/target-2/$3"
+    until_there 60 "$results/target-2/seen-$3" "$target"
+    cut "$initiator"
+    echo "the initiator's machine is off ($3)"
+    touch "$results/target-2/$4"
+}
+initiator_dies 2 load loaded alone
 until_there 180 "$results/target-2/home" "$target"
-
-machine initiator-3 initiator target link-initiator.sh rest
-initiator=$pid
-until_there 180 "$results/initiator-3/loaded" "$initiator"
-touch "$results/target-2/resting"
-until_there 60 "$results/target-2/seen-resting" "$target"
-cut "$initiator"
-echo "the machine of an initiator without I/O is off"
-touch "$results/target-2/silent"
+initiator_dies 3 rest resting silent
 wait "$target" || fail "something of the initiator stays"
