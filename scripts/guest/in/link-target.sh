@@ -55,6 +55,7 @@ ends loaded alone
 touch /run/vm/home
 until_true 600 told resting || fail "the host says nothing"
 [ "$(sessions)" = 1 ] || fail "no session"
+# That nothing comes shows in a time only.
 rests() {
     before=$(commands)
     sleep 1
