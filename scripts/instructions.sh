@@ -52,7 +52,7 @@ layers() {
             if (file ~ /bdev\/src\//) return "bdev"
             if (file ~ /transport\/src\//) return "fabric"
             if (file ~ /reactor\/src\//) return "reactor"
-            if (file ~ /src\/target\//) return "target"
+            if (file ~ /src\/shard\//) return "target"
             return "library"
         }
         /^(fl|fi|fe)=/ { sub(/^[^=]*=/, ""); file = named($0); next }

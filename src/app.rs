@@ -33,10 +33,10 @@ use crate::control::{
 use crate::limits::Limits;
 use crate::logs::Logs;
 use crate::rpc::{Server, Shared, load};
+use crate::shard::Shard;
+use crate::shard::message::{Answer, Message};
+use crate::shard::outbox::{CoreDoor as OutboxDoor, Outbox};
 use crate::signals::StopRequest;
-use crate::target::Shard;
-use crate::target::message::{Answer, Message};
-use crate::target::outbox::{CoreDoor as OutboxDoor, Outbox};
 
 /// Messages that a core's mailbox holds from each other core, and from the control plane.
 const MAILBOX: Capacity = Capacity { core: 256, control: 64 };

@@ -1,6 +1,6 @@
 //! `srpt_tgt`: a SCSI RDMA Protocol target in user space.
 //!
-//! [`target`] is one core's whole target, [`scsi`] the pure command set, [`control`] the state that
+//! [`shard`] is one core's whole target, [`scsi`] the pure command set, [`control`] the state that
 //! an operator sees and changes, [`rpc`] how they do it, [`app`] where everything is put together.
 #![forbid(unsafe_code)]
 
@@ -12,5 +12,5 @@ pub mod limits;
 pub mod logs;
 pub mod rpc;
 pub mod scsi;
+pub mod shard;
 pub mod signals;
-pub mod target;

@@ -29,11 +29,11 @@ use reactor::{Batch, Instant, Pool, Service};
 use rustix::event::EventfdFlags;
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
-use srpt_tgt::target::Shard;
-use srpt_tgt::target::limiter::RateLimits;
-use srpt_tgt::target::lun::{LogicalUnit, TargetSpec};
-use srpt_tgt::target::message::{Action, Message};
-use srpt_tgt::target::outbox::Outbox;
+use srpt_tgt::shard::Shard;
+use srpt_tgt::shard::limiter::RateLimits;
+use srpt_tgt::shard::lun::{LogicalUnit, TargetSpec};
+use srpt_tgt::shard::message::{Action, Message};
+use srpt_tgt::shard::outbox::Outbox;
 use transport::initiator::{Command, Data, DataMemory, Event, LoginOptions, Session, cdb};
 use transport::shm::{FabricOptions, Listener, ShmConnector, ShmFabric};
 use transport::srp::Lun;
@@ -107,7 +107,7 @@ impl Device {
 fn rig(
     device: Device,
     limit: &str,
-) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::target::message::Answer>) {
+) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::shard::message::Answer>) {
     let limits = Limits::for_pool(Limits::POOL_BYTES_MIN);
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let wake = Arc::new(rustix::event::eventfd(0, flags).expect("a descriptor"));

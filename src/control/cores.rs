@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use crate::target::message::{Action, ActionError, Answer, Message, Report, Token};
+use crate::shard::message::{Action, ActionError, Answer, Message, Report, Token};
 
 /// How long a core may take to answer.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);

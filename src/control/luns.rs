@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use super::cores;
 use super::{Control, Refused, refusal};
 use crate::scsi::{Identity, IdentityError};
-use crate::target::lun::{LUN_MAX, LogicalUnit, MAPPINGS_MAX};
-use crate::target::message::{Action, Report};
+use crate::shard::lun::{LUN_MAX, LogicalUnit, MAPPINGS_MAX};
+use crate::shard::message::{Action, Report};
 
 /// Who claims a bdev while it is a logical unit.
 const CLAIM: &str = "srpt_tgt";

@@ -6,9 +6,9 @@
 use rustix::io::Errno;
 
 use super::{Control, Refused};
-use crate::target::limiter::RateLimits;
-use crate::target::message::{Action, IoCounts, Report};
-use crate::target::meter::{Histogram, OpKind};
+use crate::shard::limiter::RateLimits;
+use crate::shard::message::{Action, IoCounts, Report};
+use crate::shard::meter::{Histogram, OpKind};
 
 /// Of one bdev.
 #[derive(Debug, Default)]

@@ -20,8 +20,8 @@ use rustix::process::Signal;
 use uuid::Uuid;
 
 use crate::logs::Logs;
-use crate::target::message::{Action, Report};
-use crate::target::nexus::REGISTRY_CORE;
+use crate::shard::message::{Action, Report};
+use crate::shard::nexus::REGISTRY_CORE;
 
 mod agents;
 pub mod cores;
@@ -35,8 +35,8 @@ mod refused;
 mod targets;
 mod watch;
 
-pub use crate::target::limiter::RateLimits;
-pub use crate::target::meter;
+pub use crate::shard::limiter::RateLimits;
+pub use crate::shard::meter;
 pub use agents::{AgentPort, Agents};
 use cores::{CoreError, Partial};
 pub use cores::{Cores, Mailboxes};
@@ -301,7 +301,7 @@ impl Control {
 }
 
 fn refusal(error: &cores::CoreError) -> Refused {
-    use crate::target::message::ActionError;
+    use crate::shard::message::ActionError;
     let errno = match error {
         cores::CoreError::Refused(ActionError::OpenChannel { .. }) => Errno::IO,
         cores::CoreError::Silent { .. } | cores::CoreError::Full { .. } => Errno::TIMEDOUT,

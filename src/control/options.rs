@@ -6,7 +6,7 @@
 use transport::rdma::RdmaOptions;
 
 use super::{Control, Refused};
-use crate::target::message::Action;
+use crate::shard::message::Action;
 
 /// What holds for all targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

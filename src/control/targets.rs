@@ -8,8 +8,8 @@ use rustix::io::Errno;
 use super::listeners::{Listener, TRTYPES};
 use super::luns::Mapping;
 use super::{Control, Refused};
-use crate::target::lun::TargetSpec;
-use crate::target::message::Action;
+use crate::shard::lun::TargetSpec;
+use crate::shard::message::Action;
 
 /// What an operator asks for with `srpt_create_target`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use super::{RpcError, Server, Shared, methods};
 use crate::control::cores::{CoreError, Cores};
 use crate::control::{AgentPort, Agents, Control, ListenError, Listeners, Parts};
 use crate::logs::{Level, Logs};
-use crate::target::message::{Action, ActionError, Report};
+use crate::shard::message::{Action, ActionError, Report};
 
 /// What the doubles have seen, and what they are told to do.
 #[derive(Default)]

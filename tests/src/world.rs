@@ -20,11 +20,11 @@ use reactor::time::Manual;
 use reactor::{Batch, Clock, Service};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
-use srpt_tgt::target::Shard;
-use srpt_tgt::target::limiter::RateLimits;
-use srpt_tgt::target::lun::{LogicalUnit, TargetSpec};
-use srpt_tgt::target::message::{Action, ActionError, Answer, Message, Report, Token};
-use srpt_tgt::target::outbox::{CoreDoor, Outbox};
+use srpt_tgt::shard::Shard;
+use srpt_tgt::shard::limiter::RateLimits;
+use srpt_tgt::shard::lun::{LogicalUnit, TargetSpec};
+use srpt_tgt::shard::message::{Action, ActionError, Answer, Message, Report, Token};
+use srpt_tgt::shard::outbox::{CoreDoor, Outbox};
 use transport::initiator::{Data, Outcome};
 use transport::sim::{LoginAnswer, Net, NetOptions, SimFabric, SimLink, SimMemory};
 use transport::srp::{
@@ -527,7 +527,7 @@ impl World {
                 let (net, shard) = (self.net.connections(core), report.channels.len());
                 return Some(format!("core {core}: {net} connections for {shard} channels"));
             }
-            let busy = |channel: &&srpt_tgt::target::message::ChannelReport| {
+            let busy = |channel: &&srpt_tgt::shard::message::ChannelReport| {
                 channel.in_flight > 0 || channel.req_lim != channel.credits as i32
             };
             if let Some(channel) = report.channels.iter().find(busy) {

@@ -10,7 +10,7 @@ use super::{Method, Outcome, locked};
 use crate::control::Control;
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Params};
-use crate::target::message::{IoCounts, Report};
+use crate::shard::message::{IoCounts, Report};
 
 pub(super) const METHODS: [Method; 2] =
     [locked("bdev_get_iostat", iostat), locked("bdev_reset_iostat", reset)];

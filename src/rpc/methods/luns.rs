@@ -7,7 +7,7 @@ use super::{Method, Outcome, Undo, change, locked};
 use crate::control::{Control, MapRequest, Overrides};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params, TargetName, Text};
-use crate::target::lun::LUN_MAX;
+use crate::shard::lun::LUN_MAX;
 
 pub(super) const METHODS: [Method; 2] =
     [change("srpt_map_lun", map), locked("srpt_unmap_lun", unmap)];

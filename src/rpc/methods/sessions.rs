@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Method, Outcome, locked};
 use crate::control::{Control, Refused};
 use crate::rpc::params::{self, Bounded, Params, TargetName};
-use crate::target::message::{ChannelReport, PortId};
+use crate::shard::message::{ChannelReport, PortId};
 
 pub(super) const METHODS: [Method; 2] =
     [locked("srpt_get_sessions", list), locked("srpt_disconnect_session", disconnect)];

@@ -7,7 +7,7 @@ use transport::CloseReason;
 use super::{Method, Outcome, locked};
 use crate::control::Control;
 use crate::rpc::params::{self, Params};
-use crate::target::message::Report;
+use crate::shard::message::Report;
 
 pub(super) const METHODS: [Method; 2] =
     [locked("iobuf_get_stats", iobuf), locked("srpt_get_stats", stats)];

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::control::meter::{BUCKETS, Histogram};
 use crate::rpc::testing::Bench;
-use crate::target::message::{IoCounts, Report};
+use crate::shard::message::{IoCounts, Report};
 
 fn counts(read_ops: u64) -> IoCounts {
     IoCounts { read_ops, ..IoCounts::default() }

@@ -10,7 +10,7 @@ use transport::{CloseReason, ConnId, PeerInfo};
 
 use crate::rpc::methods;
 use crate::rpc::testing::{Bench, Served};
-use crate::target::message::{ChannelReport, IoCounts, Report};
+use crate::shard::message::{ChannelReport, IoCounts, Report};
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()

@@ -13,7 +13,7 @@ use srpt_tgt::control::{AgentPort, Agents, Control, Cores, ListenError, Listener
 use srpt_tgt::logs::{Level, Logs};
 use srpt_tgt::rpc::dispatch::{self, Then};
 use srpt_tgt::rpc::{Documents, Next, Shared, load, methods};
-use srpt_tgt::target::message::{Action, Report};
+use srpt_tgt::shard::message::{Action, Report};
 use transport::dm::Controller;
 
 use super::Input;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reactor::Clock;
-use srpt_tgt::target::message::Action;
+use srpt_tgt::shard::message::Action;
 use transport::initiator::{Data, DataMemory, cdb};
 use transport::sim::{NetFaults, Rng};
 

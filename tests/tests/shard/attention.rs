@@ -4,7 +4,7 @@ use bdev::null::NullOptions;
 use srpt_tests::gate::Gate;
 use srpt_tests::port::{Code, End, Port};
 use srpt_tests::world::{Login, Options, World};
-use srpt_tgt::target::message::Action;
+use srpt_tgt::shard::message::Action;
 use std::sync::Arc;
 use transport::initiator::{Data, cdb};
 use transport::srp::Tmf;

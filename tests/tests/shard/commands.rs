@@ -145,5 +145,5 @@ fn a_device_is_timed_for_each_of_a_commands_operations_and_failures_only_counted
     world.run(&port, 0, &cdb::read10(0, 1), Data::In(&seg(&port, 0, 512)));
     let failed = counts(&mut world);
     assert_eq!(failed.errors, 1);
-    assert_eq!(srpt_tgt::target::message::IoCounts { errors: 0, ..failed }, good);
+    assert_eq!(srpt_tgt::shard::message::IoCounts { errors: 0, ..failed }, good);
 }

@@ -2,7 +2,7 @@
 
 use srpt_tests::port::{End, Port};
 use srpt_tests::world::{Login, Options, World};
-use srpt_tgt::target::message::Action;
+use srpt_tgt::shard::message::Action;
 use transport::initiator::{Data, Link, cdb};
 use transport::srp::{AerReq, CredReq, LoginReq, Opcode, Tmf};
 

@@ -1,7 +1,7 @@
 //! How channels and sessions begin.
 
 use srpt_tests::world::{GUID, Login, Options, World};
-use srpt_tgt::target::message::Action;
+use srpt_tgt::shard::message::Action;
 use transport::initiator::{Data, cdb};
 use transport::sim::SimMemory;
 use transport::srp::{LoginForm, OtherChannels, RejectReason};

@@ -6,7 +6,7 @@ use bdev::{DataDirection, ScsiEnd};
 use srpt_tests::port::{End, Port};
 use srpt_tests::scripted::Scripted;
 use srpt_tests::world::{Login, Options, World};
-use srpt_tgt::target::message::Action;
+use srpt_tgt::shard::message::Action;
 use transport::initiator::{Data, Outcome, cdb};
 use transport::srp::{Direction, Residual, Tmf};
 

@@ -175,7 +175,7 @@ fn a_unit_attention_is_not_lost_for_want_of_a_buffer() {
     }
     world.until("both reads at the device", |_| gate.held() == 2);
     let target = "t".to_owned();
-    world.control(srpt_tgt::target::message::Action::LunsChanged { target });
+    world.control(srpt_tgt::shard::message::Action::LunsChanged { target });
     let mut encoded = [0; 16];
     encode_table(&seg(&port, 0, 18), &mut encoded);
     port.memory_write(4096, &encoded);

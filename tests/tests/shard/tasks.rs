@@ -359,7 +359,7 @@ fn a_reset_takes_waiting_commands_although_the_lun_goes_meanwhile() {
         let reset = port.task(Tmf::LunReset as u8, 0, None);
         world.steps(steps);
         let target = "t".to_owned();
-        let unmap = world.begin(srpt_tgt::target::message::Action::UnmapLun { target, lun: 0 });
+        let unmap = world.begin(srpt_tgt::shard::message::Action::UnmapLun { target, lun: 0 });
         world.steps(20);
         gate.open();
         let end = world.wait(&port, reset);

@@ -32,8 +32,7 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
     for path in entries {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() {
-            // `src/target` is ours, `target` the build's.
-            if folder != root || !skipped(&name) {
+            if !skipped(&name) {
                 collect(root, &path, found);
             }
             continue;
@@ -112,15 +111,15 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
         "[dependencies]\nsrpt_bench.workspace = true\n",
         "[dependencies]\nbdev.workspace = true\n",
     ),
-    ("module arrows", "src/scsi/cdb.rs", "use crate::{scsi, target::X};", "use super::Sense;"),
+    ("module arrows", "src/scsi/cdb.rs", "use crate::{scsi, shard::X};", "use super::Sense;"),
     ("module arrows", "src/scsi/cdb.rs", "use bdev::Bdev;", "use bdev::{IoOp, Geometry};"),
     ("module arrows", "src/scsi.rs", "fn f(x: reactor::Tag) {}", "fn f() { /* reactor::Tag */ }"),
     ("module arrows", "transport/src/srp/cmd.rs", "use crate::Event;", "use super::Cdb;"),
     ("module arrows", "transport/src/srp/mod.rs", "use super::RemoteSeg;", "use self::cmd::X;"),
-    ("module arrows", "src/rpc/mod.rs", "use crate::target::lun;", "use crate::control::State;"),
-    ("module arrows", "src/rpc.rs", "use crate::target::*;", "use crate::target::message::A;"),
-    ("module arrows", "src/target/shard.rs", "use crate::rpc::X;", "use super::message::X;"),
-    ("module arrows", "src/target/shard.rs", "use crate::app;", "use crate::application;"),
+    ("module arrows", "src/rpc/mod.rs", "use crate::shard::lun;", "use crate::control::State;"),
+    ("module arrows", "src/rpc.rs", "use crate::shard::*;", "use crate::shard::message::A;"),
+    ("module arrows", "src/shard/shard.rs", "use crate::rpc::X;", "use super::message::X;"),
+    ("module arrows", "src/shard/shard.rs", "use crate::app;", "use crate::application;"),
     ("module arrows", "src/config.rs", "use crate::app::App;", "use crate::limits::Limits;"),
     ("module arrows", "transport/src/lib.rs", "use bdev::Io;", "use reactor::Tag;"),
     ("module arrows", "bdev/src/lib.rs", "pub use transport::Event;", "mod transport_of;"),
@@ -134,7 +133,7 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
     ("banned words", "src/app.rs", "fn f() { todo!() }", "// todo!()"),
     ("banned words", "tests/src/lib.rs", "fn f() { dbg!(1); }", "fn dbg() {}"),
     ("banned words", "src/app.rs", "fn f() { unimplemented!() }", "fn f() { \"unimplemented!\" }"),
-    ("simulated code", "src/target/shard.rs", "let now = Instant::now();", "f(now: Instant);"),
+    ("simulated code", "src/shard/shard.rs", "let now = Instant::now();", "f(now: Instant);"),
     ("simulated code", "reactor/src/slab.rs", "use std::time::SystemTime;", "use std::mem;"),
     ("simulated code", "transport/src/sim/mod.rs", "use rand::Rng;", "fn operand() {}"),
     (

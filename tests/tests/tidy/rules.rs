@@ -146,12 +146,12 @@ const MODULE_ARROWS: &[Arrow] = &[
             "srpt_tgt::rpc",
             "srpt_tgt::control",
             "srpt_tgt::logs",
-            "srpt_tgt::target::message",
-            "srpt_tgt::target::lun::LUN_MAX",
+            "srpt_tgt::shard::message",
+            "srpt_tgt::shard::lun::LUN_MAX",
         ],
     },
     Arrow {
-        scope: "src/target",
+        scope: "src/shard",
         except: &[],
         never: &["srpt_tgt::rpc", "srpt_tgt::control"],
         but: &[],
@@ -238,7 +238,7 @@ fn banned_words(source: &Source, found: &mut dyn FnMut(usize, String)) {
 
 /// What the simulator runs: time and chance come in as arguments.
 const SIMULATED: &[&str] = &[
-    "src/target",
+    "src/shard",
     "src/scsi",
     "transport/src/srp",
     "transport/src/sim",

@@ -1,7 +1,7 @@
 //! Reads a source file line by line: code without comments and strings, paths, functions.
 
 /// A text file of the repository.
-pub struct Source {
+pub(crate) struct Source {
     /// Path from the root, with slashes.
     pub path: String,
     /// The file.
@@ -13,20 +13,20 @@ pub struct Source {
 }
 
 /// A function: name, first line (from 0) and number of lines.
-pub struct Function {
+pub(crate) struct Function {
     pub name: String,
     pub line: usize,
     pub lines: usize,
 }
 
 impl Source {
-    pub fn new(path: &str, text: &str) -> Self {
+    pub(crate) fn new(path: &str, text: &str) -> Self {
         let code = if path.ends_with(".rs") { strip(text) } else { String::new() };
         let test = test_lines(path, &code);
         Source { path: path.into(), text: text.into(), code, test }
     }
 
-    pub fn is_rust(&self) -> bool {
+    pub(crate) fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
 
@@ -46,7 +46,7 @@ impl Source {
 
     /// Every path (`a::b::c`) of the code with its line, starting at a crate's name: `crate`,
     /// `self` and `super` are resolved, groups of `use` taken apart.
-    pub fn paths(&self) -> Vec<(usize, String)> {
+    pub(crate) fn paths(&self) -> Vec<(usize, String)> {
         let module = self.module();
         let mut found = Vec::new();
         for (line, text) in statements(&self.code) {
@@ -62,7 +62,7 @@ impl Source {
     }
 
     /// The functions that have a body.
-    pub fn functions(&self) -> Vec<Function> {
+    pub(crate) fn functions(&self) -> Vec<Function> {
         let mut found = Vec::new();
         for (at, _) in self.code.match_indices("fn ") {
             let before = self.code[..at].chars().next_back();
@@ -79,12 +79,12 @@ impl Source {
     }
 }
 
-pub fn is_word(c: char) -> bool {
+pub(crate) fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
 /// True when `text` has `word` with no identifier character on either side.
-pub fn has_word(text: &str, word: &str) -> bool {
+pub(crate) fn has_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let before = text[..at].chars().next_back();
         let after = text[at + word.len()..].chars().next();
@@ -305,17 +305,17 @@ mod tests {
 
     #[test]
     fn uses_are_taken_apart_and_resolved() {
-        let text = "use crate::{scsi::{Sense, cdb}, target};\npub(crate) use super::lun::X as Y;\n\
+        let text = "use crate::{scsi::{Sense, cdb}, shard};\npub(crate) use super::lun::X as Y;\n\
                     fn f() { transport::Event::new(); }";
-        let paths = Source::new("src/target/shard.rs", text).paths();
+        let paths = Source::new("src/shard/shard.rs", text).paths();
         let names: Vec<&str> = paths.iter().map(|(_, path)| path.as_str()).collect();
         assert_eq!(
             names,
             [
                 "srpt_tgt::scsi::Sense",
                 "srpt_tgt::scsi::cdb",
-                "srpt_tgt::target",
-                "srpt_tgt::target::lun::X",
+                "srpt_tgt::shard",
+                "srpt_tgt::shard::lun::X",
                 "transport::Event::new"
             ]
         );
