@@ -160,10 +160,10 @@ pub(crate) mod memory {
 
     /// Initiator memory for tests.
     #[derive(Clone)]
-    pub struct Memory(pub Rc<RefCell<Vec<u8>>>);
+    pub(crate) struct Memory(pub Rc<RefCell<Vec<u8>>>);
 
     impl Memory {
-        pub fn new(bytes: usize) -> Self {
+        pub(crate) fn new(bytes: usize) -> Self {
             Memory(Rc::new(RefCell::new(vec![0; bytes])))
         }
     }
@@ -183,10 +183,10 @@ pub(crate) mod memory {
         }
     }
 
-    pub type Hook = Box<dyn FnMut(&Command) -> Option<Fault>>;
+    pub(crate) type Hook = Box<dyn FnMut(&Command) -> Option<Fault>>;
 
     /// One unit of `disk`; `credits` commands at a time.
-    pub struct Ideal {
+    pub(crate) struct Ideal {
         pub memory: Memory,
         pub disk: Rc<RefCell<Vec<u8>>>,
         pub block_bytes: u32,
@@ -198,7 +198,7 @@ pub(crate) mod memory {
     }
 
     impl Ideal {
-        pub fn new(memory: &Memory, disk_bytes: usize, block_bytes: u32) -> Self {
+        pub(crate) fn new(memory: &Memory, disk_bytes: usize, block_bytes: u32) -> Self {
             Ideal {
                 memory: memory.clone(),
                 disk: Rc::new(RefCell::new(vec![0; disk_bytes])),

@@ -1,3 +1,3 @@
 //! The queues under the mailboxes. The model tests put theirs under the same names.
-pub use crossbeam::queue::ArrayQueue;
-pub use rtrb::{Consumer, Producer, PushError, RingBuffer};
+pub(crate) use crossbeam::queue::ArrayQueue;
+pub(crate) use rtrb::{Consumer, Producer, PushError, RingBuffer};

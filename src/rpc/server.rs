@@ -26,7 +26,7 @@ use super::socket::{BindError, Socket};
 use crate::control::Refused;
 
 /// Clients served at a time.
-pub const CLIENTS_MAX: usize = 64;
+pub(super) const CLIENTS_MAX: usize = 64;
 
 /// How long a client may leave an answer unread.
 const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);

@@ -23,7 +23,7 @@ use crate::shard::message::{Action, ActionError, Report};
 
 /// What the doubles have seen, and what they are told to do.
 #[derive(Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Actions in words, each with its core.
     pub actions: Vec<String>,
     /// Listener calls in words.
@@ -41,7 +41,7 @@ pub struct Seen {
 }
 
 /// Shared with the doubles.
-pub type Record = Arc<Mutex<Seen>>;
+pub(crate) type Record = Arc<Mutex<Seen>>;
 
 struct FakeCores(Record);
 
@@ -151,13 +151,13 @@ impl Agents for FakeAgents {
 }
 
 /// A control plane and what its doubles have seen.
-pub struct Bench {
+pub(crate) struct Bench {
     pub shared: Arc<Shared>,
     pub seen: Record,
 }
 
 impl Bench {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let seen = Record::default();
         let signals = Arc::clone(&seen);
         let busy = CoreStats::default();
@@ -179,19 +179,19 @@ impl Bench {
     }
 
     /// Calls a method with parameters as JSON text, empty for none.
-    pub fn call(&self, method: &str, params: &str) -> Result<Value, RpcError> {
+    pub(crate) fn call(&self, method: &str, params: &str) -> Result<Value, RpcError> {
         let raw = (!params.is_empty())
             .then(|| RawValue::from_string(params.to_owned()).expect("the test's JSON"));
         methods::call(&self.shared, method, raw.as_deref())
     }
 
     /// Calls a method that is to succeed.
-    pub fn ok(&self, method: &str, params: &str) -> Value {
+    pub(crate) fn ok(&self, method: &str, params: &str) -> Value {
         self.call(method, params).unwrap_or_else(|error| panic!("{method} {params}: {error}"))
     }
 
     /// Calls a method that is to fail.
-    pub fn fail(&self, method: &str, params: &str) -> RpcError {
+    pub(crate) fn fail(&self, method: &str, params: &str) -> RpcError {
         match self.call(method, params) {
             Ok(result) => panic!("{method} {params} gave {result}"),
             Err(error) => error,
@@ -199,29 +199,29 @@ impl Bench {
     }
 
     /// Actions since the last call, without reports.
-    pub fn actions(&self) -> Vec<String> {
+    pub(crate) fn actions(&self) -> Vec<String> {
         let actions = std::mem::take(&mut self.seen.lock().unwrap().actions);
         actions.into_iter().filter(|action| !action.ends_with("report")).collect()
     }
 
     /// The present configuration.
-    pub fn saved(&self) -> Value {
+    pub(crate) fn saved(&self) -> Value {
         methods::saved(&self.shared.control())
     }
 
     /// Adds a transport type.
-    pub fn offer(&self, trtype: &'static str) {
+    pub(crate) fn offer(&self, trtype: &'static str) {
         let listeners = FakeListeners(Arc::clone(&self.seen));
         self.shared.control().offer(trtype, Box::new(listeners));
     }
 
     /// Makes actions that begin with these words fail on core 1.
-    pub fn refuse(&self, words: &str) {
+    pub(crate) fn refuse(&self, words: &str) {
         self.seen.lock().unwrap().refuse = Some(words.to_owned());
     }
 
     /// Two bdevs, a target with both mapped and a listener.
-    pub fn with_target() -> Self {
+    pub(crate) fn with_target() -> Self {
         let bench = Bench::new();
         bench.ok("bdev_null_create", r#"{"name":"Null0","num_blocks":2048,"block_size":512}"#);
         bench.ok("bdev_malloc_create", r#"{"name":"M0","num_blocks":64,"block_size":4096}"#);
@@ -235,18 +235,18 @@ impl Bench {
 }
 
 /// A server on a socket of its own.
-pub struct Served {
+pub(crate) struct Served {
     pub bench: Bench,
     pub folder: TempDir,
     pub server: Server,
 }
 
 impl Served {
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Served::start_with(Duration::from_secs(10))
     }
 
-    pub fn start_with(write_wait_max: Duration) -> Self {
+    pub(crate) fn start_with(write_wait_max: Duration) -> Self {
         let bench = Bench::new();
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("rpc.sock");
@@ -255,16 +255,16 @@ impl Served {
         Served { bench, folder, server }
     }
 
-    pub fn path(&self) -> std::path::PathBuf {
+    pub(crate) fn path(&self) -> std::path::PathBuf {
         self.folder.path().join("rpc.sock")
     }
 
-    pub fn connect(&self) -> UnixStream {
+    pub(crate) fn connect(&self) -> UnixStream {
         UnixStream::connect(self.path()).expect("the server listens")
     }
 
     /// Sends bytes, ends the sending side, and gives everything that came back.
-    pub fn talk(&self, bytes: &[u8]) -> String {
+    pub(crate) fn talk(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).expect("the server reads");
         stream.shutdown(std::net::Shutdown::Write).expect("half closed");

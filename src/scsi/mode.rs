@@ -6,13 +6,13 @@ use super::page::Page;
 /// Mode page codes.
 mod code {
     /// Caching.
-    pub const CACHING: u8 = 0x08;
+    pub(super) const CACHING: u8 = 0x08;
     /// Control.
-    pub const CONTROL: u8 = 0x0a;
+    pub(super) const CONTROL: u8 = 0x0a;
     /// Informational exceptions control.
-    pub const EXCEPTIONS: u8 = 0x1c;
+    pub(super) const EXCEPTIONS: u8 = 0x1c;
     /// All pages.
-    pub const ALL: u8 = 0x3f;
+    pub(super) const ALL: u8 = 0x3f;
 }
 
 /// The pages in the order in which "all pages" returns them (ascending).

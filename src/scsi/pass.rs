@@ -15,22 +15,22 @@ use super::vpd::{VpdPage, designator};
 
 /// Operation codes (SPC-2, SPC-4, SBC-3, SSC-4) that are looked at.
 mod code {
-    pub const FORMAT_UNIT: u8 = 0x04;
-    pub const WRITE_FILEMARKS_6: u8 = 0x10;
-    pub const RESERVE_6: u8 = 0x16;
-    pub const RELEASE_6: u8 = 0x17;
-    pub const ERASE_6: u8 = 0x19;
-    pub const PREVENT_ALLOW: u8 = 0x1e;
-    pub const SANITIZE: u8 = 0x48;
-    pub const LOG_SENSE: u8 = 0x4d;
-    pub const RESERVE_10: u8 = 0x56;
-    pub const RELEASE_10: u8 = 0x57;
-    pub const PERSISTENT_RESERVE_IN: u8 = 0x5e;
-    pub const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
-    pub const EXTENDED: u8 = 0x7e;
-    pub const VARIABLE: u8 = 0x7f;
-    pub const WRITE_FILEMARKS_16: u8 = 0x80;
-    pub const ERASE_16: u8 = 0x93;
+    pub(super) const FORMAT_UNIT: u8 = 0x04;
+    pub(super) const WRITE_FILEMARKS_6: u8 = 0x10;
+    pub(super) const RESERVE_6: u8 = 0x16;
+    pub(super) const RELEASE_6: u8 = 0x17;
+    pub(super) const ERASE_6: u8 = 0x19;
+    pub(super) const PREVENT_ALLOW: u8 = 0x1e;
+    pub(super) const SANITIZE: u8 = 0x48;
+    pub(super) const LOG_SENSE: u8 = 0x4d;
+    pub(super) const RESERVE_10: u8 = 0x56;
+    pub(super) const RELEASE_10: u8 = 0x57;
+    pub(super) const PERSISTENT_RESERVE_IN: u8 = 0x5e;
+    pub(super) const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
+    pub(super) const EXTENDED: u8 = 0x7e;
+    pub(super) const VARIABLE: u8 = 0x7f;
+    pub(super) const WRITE_FILEMARKS_16: u8 = 0x80;
+    pub(super) const ERASE_16: u8 = 0x93;
 }
 
 /// Bytes in which a device is asked for its page 83h, whatever an initiator asked for.

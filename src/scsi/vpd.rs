@@ -44,23 +44,23 @@ impl VpdPage {
 /// Designator types and code sets (SPC-4 7.8.5.1).
 pub(super) mod designator {
     /// T10 vendor ID based.
-    pub const T10_VENDOR: u8 = 0x1;
+    pub(crate) const T10_VENDOR: u8 = 0x1;
     /// NAA.
-    pub const NAA: u8 = 0x3;
+    pub(crate) const NAA: u8 = 0x3;
     /// Relative target port identifier.
-    pub const RELATIVE_PORT: u8 = 0x4;
+    pub(crate) const RELATIVE_PORT: u8 = 0x4;
     /// UUID (SPC-5 7.7.6.11); readers of older standards skip types that they don't know.
-    pub const UUID: u8 = 0xa;
+    pub(crate) const UUID: u8 = 0xa;
     /// The designator is binary.
-    pub const BINARY: u8 = 0x1;
+    pub(crate) const BINARY: u8 = 0x1;
     /// The designator is ASCII.
-    pub const ASCII: u8 = 0x2;
+    pub(crate) const ASCII: u8 = 0x2;
     /// PIV: the protocol identifier is valid.
-    pub const PIV: u8 = 0x80;
+    pub(crate) const PIV: u8 = 0x80;
     /// The designator is of the target port.
-    pub const OF_TARGET_PORT: u8 = 0x10;
+    pub(crate) const OF_TARGET_PORT: u8 = 0x10;
     /// Protocol identifier of SRP, in the upper half of the first byte.
-    pub const SRP: u8 = 0x40;
+    pub(crate) const SRP: u8 = 0x40;
 }
 
 /// Page length of B0h and B1h (SBC-3 6.5.2, 6.5.3) and of 86h (SPC-4 7.8.7).

@@ -15,24 +15,24 @@ use crate::scsi::attention::Attention;
 
 /// Rare events since the start, by name.
 #[derive(Default)]
-pub struct Counters {
+pub(super) struct Counters {
     named: BTreeMap<&'static str, u64>,
     closed: BTreeMap<CloseReason, u64>,
 }
 
 impl Counters {
     /// One more.
-    pub fn count(&mut self, name: &'static str) {
+    pub(super) fn count(&mut self, name: &'static str) {
         self.add(name, 1);
     }
 
     /// Some more.
-    pub fn add(&mut self, name: &'static str, by: u64) {
+    pub(super) fn add(&mut self, name: &'static str, by: u64) {
         *self.named.entry(name).or_default() += by;
     }
 
     /// A channel ended.
-    pub fn closed(&mut self, reason: CloseReason) {
+    pub(super) fn closed(&mut self, reason: CloseReason) {
         *self.closed.entry(reason).or_default() += 1;
     }
 }

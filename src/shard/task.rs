@@ -43,7 +43,7 @@ struct Abort {
 }
 
 /// Task management on one core.
-pub struct Tasks {
+pub(super) struct Tasks {
     functions: Slab<Function>,
     /// Received functions that wait until one of these has ended, oldest first.
     waiting: VecDeque<(ConnId, Recv)>,
@@ -52,7 +52,7 @@ pub struct Tasks {
 
 impl Tasks {
     /// Nothing under way.
-    pub fn new() -> Tasks {
+    pub(super) fn new() -> Tasks {
         Tasks {
             functions: Slab::new(TASK_MANAGEMENT_MAX),
             waiting: VecDeque::new(),

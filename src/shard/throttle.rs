@@ -54,7 +54,7 @@ struct Lane {
 
 /// The lanes of one core.
 #[derive(Default)]
-pub struct Throttle {
+pub(super) struct Throttle {
     lanes: Vec<Lane>,
     free: Vec<usize>,
     names: BTreeMap<Name, usize>,
@@ -66,7 +66,7 @@ pub struct Throttle {
 
 impl Throttle {
     /// When the first command may start.
-    pub fn earliest(&self) -> Option<Instant> {
+    pub(super) fn earliest(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((due, _))| *due)
     }
 

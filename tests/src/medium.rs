@@ -6,16 +6,16 @@ use std::ops::Range;
 use bdev::{Geometry, Io, IoOp};
 
 /// Bytes of a block.
-pub const BLOCK_BYTES: u32 = 512;
+pub(crate) const BLOCK_BYTES: u32 = 512;
 
 /// Where blocks are in a medium.
-pub fn bytes_of(lba: u64, blocks: u64) -> Range<usize> {
+pub(crate) fn bytes_of(lba: u64, blocks: u64) -> Range<usize> {
     let at = |lba: u64| (lba * u64::from(BLOCK_BYTES)) as usize;
     at(lba)..at(lba + blocks)
 }
 
 /// A disk of so many blocks with a volatile cache, which can unmap.
-pub fn geometry(blocks: u64) -> Geometry {
+pub(crate) fn geometry(blocks: u64) -> Geometry {
     Geometry {
         block_bytes: BLOCK_BYTES,
         blocks,
@@ -31,7 +31,7 @@ pub fn geometry(blocks: u64) -> Geometry {
 }
 
 /// Fails unless an operation has the buffer that it needs, and no other has one.
-pub fn assert_buf(io: &Io) {
+pub(crate) fn assert_buf(io: &Io) {
     let bytes = match io.op {
         IoOp::Read { blocks, .. } | IoOp::Write { blocks, .. } => {
             Some(bytes_of(0, blocks.into()).len())

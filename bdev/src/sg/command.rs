@@ -6,51 +6,51 @@ use crate::{IoOp, IoStatus};
 
 /// Peripheral device types (SPC-4 table 142).
 pub(super) mod peripheral {
-    pub const DISK: u8 = 0x00;
-    pub const TAPE: u8 = 0x01;
-    pub const OPTICAL: u8 = 0x07;
-    pub const SIMPLIFIED_DISK: u8 = 0x0e;
+    pub(crate) const DISK: u8 = 0x00;
+    pub(crate) const TAPE: u8 = 0x01;
+    pub(crate) const OPTICAL: u8 = 0x07;
+    pub(crate) const SIMPLIFIED_DISK: u8 = 0x0e;
 }
 
 /// Operation codes (SPC-4, SBC-3, SSC-4, SMC-3).
 mod code {
-    pub const REZERO_REWIND: u8 = 0x01;
-    pub const FORMAT: u8 = 0x04;
-    pub const INITIALIZE_ELEMENT_STATUS: u8 = 0x07;
-    pub const READ_6: u8 = 0x08;
-    pub const WRITE_6: u8 = 0x0a;
-    pub const WRITE_FILEMARKS_6: u8 = 0x10;
-    pub const SPACE_6: u8 = 0x11;
-    pub const VERIFY_6: u8 = 0x13;
-    pub const MODE_SELECT_6: u8 = 0x15;
-    pub const ERASE_6: u8 = 0x19;
-    pub const MODE_SENSE_6: u8 = 0x1a;
-    pub const LOAD_START: u8 = 0x1b;
-    pub const SEND_DIAGNOSTIC: u8 = 0x1d;
-    pub const READ_CAPACITY_10: u8 = 0x25;
-    pub const READ_10: u8 = 0x28;
-    pub const WRITE_10: u8 = 0x2a;
-    pub const LOCATE_10: u8 = 0x2b;
-    pub const WRITE_VERIFY_10: u8 = 0x2e;
-    pub const SYNCHRONIZE_CACHE_10: u8 = 0x35;
-    pub const SANITIZE: u8 = 0x48;
-    pub const MODE_SELECT_10: u8 = 0x55;
-    pub const MODE_SENSE_10: u8 = 0x5a;
-    pub const WRITE_FILEMARKS_16: u8 = 0x80;
-    pub const READ_16: u8 = 0x88;
-    pub const WRITE_16: u8 = 0x8a;
-    pub const WRITE_VERIFY_16: u8 = 0x8e;
-    pub const SPACE_16: u8 = 0x91;
-    pub const LOCATE_16: u8 = 0x92;
-    pub const ERASE_16: u8 = 0x93;
-    pub const SERVICE_ACTION_IN_16: u8 = 0x9e;
-    pub const READ_CAPACITY_16: u8 = 0x10;
-    pub const MOVE_MEDIUM: u8 = 0xa5;
-    pub const EXCHANGE_MEDIUM: u8 = 0xa6;
-    pub const READ_12: u8 = 0xa8;
-    pub const WRITE_12: u8 = 0xaa;
-    pub const WRITE_VERIFY_12: u8 = 0xae;
-    pub const FUA: u8 = 0x08;
+    pub(super) const REZERO_REWIND: u8 = 0x01;
+    pub(super) const FORMAT: u8 = 0x04;
+    pub(super) const INITIALIZE_ELEMENT_STATUS: u8 = 0x07;
+    pub(super) const READ_6: u8 = 0x08;
+    pub(super) const WRITE_6: u8 = 0x0a;
+    pub(super) const WRITE_FILEMARKS_6: u8 = 0x10;
+    pub(super) const SPACE_6: u8 = 0x11;
+    pub(super) const VERIFY_6: u8 = 0x13;
+    pub(super) const MODE_SELECT_6: u8 = 0x15;
+    pub(super) const ERASE_6: u8 = 0x19;
+    pub(super) const MODE_SENSE_6: u8 = 0x1a;
+    pub(super) const LOAD_START: u8 = 0x1b;
+    pub(super) const SEND_DIAGNOSTIC: u8 = 0x1d;
+    pub(super) const READ_CAPACITY_10: u8 = 0x25;
+    pub(super) const READ_10: u8 = 0x28;
+    pub(super) const WRITE_10: u8 = 0x2a;
+    pub(super) const LOCATE_10: u8 = 0x2b;
+    pub(super) const WRITE_VERIFY_10: u8 = 0x2e;
+    pub(super) const SYNCHRONIZE_CACHE_10: u8 = 0x35;
+    pub(super) const SANITIZE: u8 = 0x48;
+    pub(super) const MODE_SELECT_10: u8 = 0x55;
+    pub(super) const MODE_SENSE_10: u8 = 0x5a;
+    pub(super) const WRITE_FILEMARKS_16: u8 = 0x80;
+    pub(super) const READ_16: u8 = 0x88;
+    pub(super) const WRITE_16: u8 = 0x8a;
+    pub(super) const WRITE_VERIFY_16: u8 = 0x8e;
+    pub(super) const SPACE_16: u8 = 0x91;
+    pub(super) const LOCATE_16: u8 = 0x92;
+    pub(super) const ERASE_16: u8 = 0x93;
+    pub(super) const SERVICE_ACTION_IN_16: u8 = 0x9e;
+    pub(super) const READ_CAPACITY_16: u8 = 0x10;
+    pub(super) const MOVE_MEDIUM: u8 = 0xa5;
+    pub(super) const EXCHANGE_MEDIUM: u8 = 0xa6;
+    pub(super) const READ_12: u8 = 0xa8;
+    pub(super) const WRITE_12: u8 = 0xaa;
+    pub(super) const WRITE_VERIFY_12: u8 = 0xae;
+    pub(super) const FUA: u8 = 0x08;
 }
 
 /// What commands take that move a medium, a tape or everything on it: 14,000 s, as the kernel's own
@@ -63,11 +63,11 @@ pub(super) struct Code(pub u8, pub u8, pub u8);
 
 impl Code {
     /// Logical unit not ready, cause not reportable.
-    pub const NOT_READY: Code = Code(0x2, 0x04, 0x00);
+    pub(super) const NOT_READY: Code = Code(0x2, 0x04, 0x00);
     /// Invalid field in CDB.
-    pub const INVALID_FIELD: Code = Code(0x5, 0x24, 0x00);
+    pub(super) const INVALID_FIELD: Code = Code(0x5, 0x24, 0x00);
     /// Power on, reset or bus device reset occurred.
-    pub const POWER_ON: Code = Code(0x6, 0x29, 0x00);
+    pub(super) const POWER_ON: Code = Code(0x6, 0x29, 0x00);
     const NOT_PERMITTED: Code = Code(0x5, 0x20, 0x02);
     const ABORTED: Code = Code(0xb, 0x00, 0x00);
     const TIME_OUT: Code = Code(0xb, 0x08, 0x01);
@@ -76,7 +76,7 @@ impl Code {
     const NO_SPACE: Code = Code(0x7, 0x27, 0x07);
 
     /// CHECK CONDITION in fixed format (SPC-4 4.5.3), nothing moved of `residual` bytes.
-    pub fn end(self, residual: u32) -> ScsiEnd {
+    pub(super) fn end(self, residual: u32) -> ScsiEnd {
         let Code(key, asc, ascq) = self;
         let mut sense = [0; 18];
         (sense[0], sense[2], sense[7], sense[12], sense[13]) = (0x70, key, 10, asc, ascq);
@@ -84,7 +84,7 @@ impl Code {
     }
 
     /// Of sense data in either format.
-    pub fn of(sense: &[u8]) -> Option<Code> {
+    pub(super) fn of(sense: &[u8]) -> Option<Code> {
         let at = |at: usize| sense.get(at).copied();
         match at(0)? & 0x7f {
             0x70 | 0x71 => Some(Code(at(2)? & 0x0f, at(12).unwrap_or(0), at(13).unwrap_or(0))),
@@ -189,7 +189,7 @@ pub(super) struct Transfer {
 
 impl Transfer {
     /// Of a CDB of a disk; `None` for other commands.
-    pub fn of(cdb: &[u8]) -> Option<Transfer> {
+    pub(super) fn of(cdb: &[u8]) -> Option<Transfer> {
         let number = |at: usize, len: usize| {
             cdb[at..at + len].iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
         };
@@ -214,7 +214,7 @@ impl Transfer {
     }
 
     /// Of an operation on blocks.
-    pub fn of_op(op: &IoOp) -> Option<Transfer> {
+    pub(super) fn of_op(op: &IoOp) -> Option<Transfer> {
         let (lba, blocks) = op.range()?;
         let (opcode, fua) = match *op {
             IoOp::Read { .. } => (code::READ_16, false),
@@ -227,7 +227,7 @@ impl Transfer {
     /// The CDB of a part: `blocks` blocks from block `done` on, both inside the transfer, at most
     /// as many as the whole has by its own CDB. A part beyond the CDB's address range is beyond
     /// the medium: the wide form lets the device say so.
-    pub fn part(&self, done: u64, blocks: u32) -> ([u8; CDB_BYTES_MAX], u8) {
+    pub(super) fn part(&self, done: u64, blocks: u32) -> ([u8; CDB_BYTES_MAX], u8) {
         let lba = self.lba + done;
         let mut cdb = [0; CDB_BYTES_MAX];
         (cdb[0], cdb[1]) = (self.opcode, self.flags);

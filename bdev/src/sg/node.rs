@@ -37,19 +37,19 @@ pub(super) struct Inquiry {
 
 impl Inquiry {
     /// Disks and what is read and written like one.
-    pub fn is_disk(&self) -> bool {
+    pub(super) fn is_disk(&self) -> bool {
         matches!(
             self.peripheral_type,
             peripheral::DISK | peripheral::OPTICAL | peripheral::SIMPLIFIED_DISK
         )
     }
 
-    pub fn is_tape(&self) -> bool {
+    pub(super) fn is_tape(&self) -> bool {
         self.peripheral_type == peripheral::TAPE
     }
 
     /// Reads what a device answered.
-    pub fn of(standard: &[u8], serial: &[u8]) -> Inquiry {
+    pub(super) fn of(standard: &[u8], serial: &[u8]) -> Inquiry {
         let text = |bytes: Option<&[u8]>| {
             let printable = |byte: &u8| match byte {
                 0x20..0x7f => char::from(*byte),
@@ -112,7 +112,7 @@ impl Device for Opened {
 
 impl Opened {
     /// What to wait for.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(super) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.queue.fds()
     }
 }

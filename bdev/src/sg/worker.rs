@@ -106,7 +106,7 @@ impl std::fmt::Debug for Port {
 }
 
 impl Shared {
-    pub fn new(kick: OwnedFd) -> Shared {
+    pub(super) fn new(kick: OwnedFd) -> Shared {
         Shared {
             kick,
             asleep: AtomicBool::new(false),
@@ -125,20 +125,20 @@ impl Shared {
     }
 
     /// A new channel.
-    pub fn adopt(&self, port: Port) {
+    pub(super) fn adopt(&self, port: Port) {
         self.fresh().push(port);
         self.has_fresh.store(true, Ordering::Release);
         self.wake();
     }
 
     /// The device is to be reset before the next command starts.
-    pub fn reset(&self) {
+    pub(super) fn reset(&self) {
         self.reset.store(true, Ordering::Release);
         self.wake();
     }
 
     /// Something was pushed or asked for: one system call if the worker sleeps.
-    pub fn wake(&self) {
+    pub(super) fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
             raise(&self.kick);
@@ -190,7 +190,7 @@ pub(super) struct Worker<D> {
 }
 
 impl<D: Device> Worker<D> {
-    pub fn new(shared: Arc<Shared>, traits: Traits, device: D) -> Worker<D> {
+    pub(super) fn new(shared: Arc<Shared>, traits: Traits, device: D) -> Worker<D> {
         let depth = device.depth();
         Worker {
             shared,
@@ -208,27 +208,27 @@ impl<D: Device> Worker<D> {
     }
 
     /// The device, if it is there.
-    pub fn device(&self) -> Option<&D> {
+    pub(super) fn device(&self) -> Option<&D> {
         self.device.as_ref()
     }
 
     /// Nothing is with the driver.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.in_flight == 0
     }
 
     /// The driver's files say that the device has gone.
-    pub fn on_hang_up(&mut self) {
+    pub(super) fn on_hang_up(&mut self) {
         self.suspect = true;
     }
 
     /// The device has gone, and the driver has not given everything back yet.
-    pub fn is_losing(&self) -> bool {
+    pub(super) fn is_losing(&self) -> bool {
         self.suspect && self.device.is_some()
     }
 
     /// Takes the device in again.
-    pub fn on_returned(&mut self, device: D) {
+    pub(super) fn on_returned(&mut self, device: D) {
         let depth = device.depth();
         self.active = (0..depth).map(|_| None).collect();
         self.free = (0..depth).rev().collect();
@@ -238,7 +238,7 @@ impl<D: Device> Worker<D> {
     }
 
     /// Does what there is to do, without waiting; true if that was anything.
-    pub fn turn(&mut self) -> bool {
+    pub(super) fn turn(&mut self) -> bool {
         if self.shared.has_fresh.swap(false, Ordering::Acquire) {
             let fresh = std::mem::take(&mut *self.shared.fresh());
             self.ports.extend(fresh.into_iter().map(|port| Some((port, 0))));
@@ -256,7 +256,7 @@ impl<D: Device> Worker<D> {
     }
 
     /// Before a sleep: true when nothing has come meanwhile. [`Worker::awake`] must follow.
-    pub fn may_sleep(&self) -> bool {
+    pub(super) fn may_sleep(&self) -> bool {
         self.shared.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         let idle = |slot: &Option<(Port, u32)>| {
@@ -269,7 +269,7 @@ impl<D: Device> Worker<D> {
     }
 
     /// After a sleep.
-    pub fn awake(&self) {
+    pub(super) fn awake(&self) {
         self.shared.asleep.store(false, Ordering::Relaxed);
     }
 

@@ -1,4 +1,4 @@
 //! What needs unsafe code.
-pub mod queue;
-pub mod region;
-pub mod sg;
+pub(crate) mod queue;
+pub(crate) mod region;
+pub(crate) mod sg;

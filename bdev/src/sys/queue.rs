@@ -16,7 +16,7 @@ const ENTRIES_MAX: u32 = 32768;
 /// Files in a ring's registered table; more work as well, with a look-up per operation.
 const FILES_MAX: u32 = 256;
 /// Bytes that one [`Step::Zeros`] can write.
-pub const ZEROS_BYTES: u32 = 256 * 1024;
+pub(crate) const ZEROS_BYTES: u32 = 256 * 1024;
 /// `BLOCK_URING_CMD_DISCARD` of `linux/blkdev.h`: `_IO(0x12, 0)`.
 const BLOCK_URING_CMD_DISCARD: u32 = 0x12 << 8;
 
@@ -75,14 +75,14 @@ pub struct Queue {
 }
 
 /// The step of opening a queue that failed, and why.
-pub type Refused = (&'static str, Errno);
+pub(crate) type Refused = (&'static str, Errno);
 
 fn errno(error: std::io::Error) -> Errno {
     Errno::from_io_error(&error).unwrap_or(Errno::IO)
 }
 
 /// Fails when this process may not use io_uring at all.
-pub fn probe() -> Result<(), Errno> {
+pub(crate) fn probe() -> Result<(), Errno> {
     IoUring::new(2).map(drop).map_err(errno)
 }
 

@@ -11,7 +11,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 /// them exists. Copies of overlapping ranges by different cores may mix byte by byte, as SBC allows
 /// for commands in flight together.
 #[derive(Debug)]
-pub struct Region {
+pub(crate) struct Region {
     base: NonNull<u8>,
     len: usize,
     page_bytes: usize,
@@ -24,7 +24,7 @@ unsafe impl Sync for Region {}
 
 impl Region {
     /// Maps `len` bytes, not reserved in advance. Fails with the system's reason (`NOMEM`).
-    pub fn new(len: usize) -> Result<Region, Errno> {
+    pub(crate) fn new(len: usize) -> Result<Region, Errno> {
         // SAFETY: a new private mapping at an address of the kernel's choice.
         let base = unsafe {
             mmap_anonymous(
@@ -43,7 +43,7 @@ impl Region {
 
     /// Asks for pages of a memory node as long as it has some; pages that are there stay where they
     /// are. A kernel without memory nodes has only the one: nothing to do.
-    pub fn prefer_node(&self, node: u32) -> Result<(), Errno> {
+    pub(crate) fn prefer_node(&self, node: u32) -> Result<(), Errno> {
         const MPOL_PREFERRED: libc::c_ulong = 1;
         const MASK_WORDS: usize = 16;
         let mut mask = [0 as libc::c_ulong; MASK_WORDS];
@@ -73,7 +73,7 @@ impl Region {
 
     /// Fills `buf` from `offset` on. Panics outside the region.
     #[inline]
-    pub fn read(&self, offset: usize, buf: &mut Buf) {
+    pub(crate) fn read(&self, offset: usize, buf: &mut Buf) {
         let from = self.at(offset, buf.len());
         // SAFETY: both ranges are mapped for `buf.len()` bytes; a Buf is pool or peer memory, so it
         // never overlaps this mapping.
@@ -82,7 +82,7 @@ impl Region {
 
     /// Copies `buf` in at `offset`. Panics outside the region.
     #[inline]
-    pub fn write(&self, offset: usize, buf: &Buf) {
+    pub(crate) fn write(&self, offset: usize, buf: &Buf) {
         let to = self.at(offset, buf.len());
         // SAFETY: as in `read`.
         unsafe { std::ptr::copy_nonoverlapping(buf.as_ptr(), to, buf.len()) }
@@ -90,7 +90,7 @@ impl Region {
 
     /// Copies bytes in at `offset`. Panics outside the region.
     #[inline]
-    pub fn write_bytes(&self, offset: usize, bytes: &[u8]) {
+    pub(crate) fn write_bytes(&self, offset: usize, bytes: &[u8]) {
         let to = self.at(offset, bytes.len());
         // SAFETY: both ranges are valid for `bytes.len()` bytes; no slice is ever made of this
         // mapping, so they don't overlap.
@@ -98,7 +98,7 @@ impl Region {
     }
 
     /// Makes a range read as zero and gives its whole pages back. Panics outside the region.
-    pub fn discard(&self, offset: usize, len: usize) {
+    pub(crate) fn discard(&self, offset: usize, len: usize) {
         let end = offset + len;
         let first = offset.next_multiple_of(self.page_bytes).min(end);
         let last = (end - end % self.page_bytes).max(first);

@@ -65,13 +65,13 @@ const RESET_DEVICE: c_int = 0x101;
 const VERSION_MIN: c_int = 30_000;
 
 /// Commands that one open file of the driver takes (`SG_MAX_QUEUE`).
-pub const FILE_DEPTH: u32 = 16;
+pub(crate) const FILE_DEPTH: u32 = 16;
 /// Bytes of zeros that one command can write.
-pub const ZEROS_BYTES: u32 = 256 * 1024;
+pub(crate) const ZEROS_BYTES: u32 = 256 * 1024;
 
 /// What the driver said of the end of a command.
 #[derive(Debug, Clone, Copy)]
-pub struct Raw {
+pub(crate) struct Raw {
     /// SCSI status.
     pub status: u8,
     /// `DID_` code of the host adapter's driver.
@@ -101,7 +101,7 @@ impl Raw {
 
 /// The data of a command.
 #[derive(Debug)]
-pub enum Payload {
+pub(crate) enum Payload {
     /// None.
     None,
     /// A part of this buffer.
@@ -112,7 +112,7 @@ pub enum Payload {
 
 /// A command on its way to a device.
 #[derive(Debug)]
-pub struct Flight {
+pub(crate) struct Flight {
     /// The caller's name for it.
     pub number: u32,
     /// The CDB.
@@ -167,7 +167,7 @@ fn header(flight: &Flight, data: *mut u8, cdb: *mut u8, sense: *mut u8) -> Heade
 /// An open file of the driver. Having one tells you that it speaks interface version 3 and that no
 /// other target has locked the device.
 #[derive(Debug)]
-pub struct SgFile {
+pub(crate) struct SgFile {
     fd: OwnedFd,
 }
 
@@ -175,7 +175,7 @@ impl SgFile {
     /// Opens a node of the driver; `lock` for this file alone among those that lock.
     ///
     /// Fails with `AGAIN` when somebody has the lock and with `NOTTY` when it is no such node.
-    pub fn open(path: &Path, lock: bool) -> Result<SgFile, Errno> {
+    pub(crate) fn open(path: &Path, lock: bool) -> Result<SgFile, Errno> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd = rustix::fs::open(path, flags, Mode::empty())?;
         if lock {
@@ -190,12 +190,12 @@ impl SgFile {
     }
 
     /// Most bytes that one command may move: the request queue's limit.
-    pub fn transfer_bytes_max(&self) -> Option<u32> {
+    pub(crate) fn transfer_bytes_max(&self) -> Option<u32> {
         self.number(BLKSECTGET).ok().and_then(|bytes| u32::try_from(bytes).ok())
     }
 
     /// Pieces of memory that the host adapter takes per command; `None`: no limit is known.
-    pub fn pieces_max(&self) -> Option<u32> {
+    pub(crate) fn pieces_max(&self) -> Option<u32> {
         let pieces = self.number(SG_GET_SG_TABLESIZE).ok()?;
         u32::try_from(pieces).ok().filter(|pieces| *pieces > 0)
     }
@@ -214,7 +214,7 @@ impl SgFile {
     }
 
     /// Runs a command that reads into `data` and waits for its end.
-    pub fn run(&self, cdb: &[u8], data: &mut [u8], timeout_ms: u32) -> Result<Raw, Errno> {
+    pub(crate) fn run(&self, cdb: &[u8], data: &mut [u8], timeout_ms: u32) -> Result<Raw, Errno> {
         let mut bytes = [0; CDB_BYTES_MAX];
         bytes[..cdb.len()].copy_from_slice(cdb);
         let flight = Flight {
@@ -237,7 +237,7 @@ impl SgFile {
     }
 
     /// Resets the logical unit and waits until it is done.
-    pub fn reset(&self) -> Result<(), Errno> {
+    pub(crate) fn reset(&self) -> Result<(), Errno> {
         self.set(SG_SCSI_RESET, RESET_DEVICE)
     }
 }
@@ -256,7 +256,7 @@ struct Slot {
 /// Several open files of one device, as one queue. Having one tells you that the kernel touches
 /// only memory that this value owns: the data of a command goes in with `start` and stays until
 /// `reap`.
-pub struct SgQueue {
+pub(crate) struct SgQueue {
     files: Vec<(SgFile, u32)>,
     /// Never moved or resized: the kernel knows the addresses of the sense data.
     slots: Box<[Slot]>,
@@ -266,7 +266,7 @@ pub struct SgQueue {
 
 impl SgQueue {
     /// A queue of [`FILE_DEPTH`] commands for each file of the same device.
-    pub fn new(files: Vec<SgFile>, zeros: Arc<Memory>) -> SgQueue {
+    pub(crate) fn new(files: Vec<SgFile>, zeros: Arc<Memory>) -> SgQueue {
         assert!(zeros.len() >= ZEROS_BYTES as usize);
         let count = files.len() as u32 * FILE_DEPTH;
         let slot = |_| Slot { flight: None, file: 0, sense: [0; SENSE_BYTES_MAX] };
@@ -279,13 +279,13 @@ impl SgQueue {
     }
 
     /// The files, to wait for: readable when a command has ended, hung up when the device is gone.
-    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.files.iter().map(|(file, _)| file.fd.as_fd())
     }
 
     /// Hands a command to the kernel. Fails with the command, which nobody has seen. Panics
     /// without room, or for data outside its buffer: the caller's bugs.
-    pub fn start(&mut self, flight: Flight) -> Result<(), (Errno, Flight)> {
+    pub(crate) fn start(&mut self, flight: Flight) -> Result<(), (Errno, Flight)> {
         let number = self.free.pop().expect("room in the queue");
         let file = self.files.iter().position(|(_, running)| *running < FILE_DEPTH);
         let file = file.expect("as many places as the files have");
@@ -326,7 +326,7 @@ impl SgQueue {
     }
 
     /// Takes back a command that has ended.
-    pub fn reap(&mut self) -> Option<(Flight, Raw)> {
+    pub(crate) fn reap(&mut self) -> Option<(Flight, Raw)> {
         for (file, running) in &mut self.files {
             if *running == 0 {
                 continue;
@@ -352,7 +352,7 @@ impl SgQueue {
     }
 
     /// True when the device has been taken away.
-    pub fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         let Some((file, _)) = self.files.first() else { return true };
         let mut fds = [PollFd::new(&file.fd, PollFlags::empty())];
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -361,7 +361,7 @@ impl SgQueue {
     }
 
     /// Resets the logical unit and waits until it is done.
-    pub fn reset(&self) -> Result<(), Errno> {
+    pub(crate) fn reset(&self) -> Result<(), Errno> {
         self.files.first().map_or(Err(Errno::NODEV), |(file, _)| file.reset())
     }
 }

@@ -48,7 +48,7 @@ fn device(name: &str, config: Option<&str>, block_bytes: u32) -> Result<Arc<dyn 
 }
 
 /// A job's channel to a device.
-pub struct Direct {
+pub(crate) struct Direct {
     channel: Box<dyn IoChannel>,
     block_bytes: u32,
     blocks: u64,
@@ -62,7 +62,7 @@ pub struct Direct {
 
 impl Direct {
     /// Opens the device, and makes it if this process does not have it yet.
-    pub fn open(
+    pub(crate) fn open(
         options: &Options,
         name: &str,
         config: Option<&str>,

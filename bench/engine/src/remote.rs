@@ -11,7 +11,7 @@ use transport::initiator::{Connector, DataMemory, LinkError, Session};
 use crate::Way;
 
 /// A session of one job. Slots are spread over its channels.
-pub struct Remote<C: Connector> {
+pub(crate) struct Remote<C: Connector> {
     session: Session<C>,
     unit: Unit,
     memory: NonNull<u8>,
@@ -19,7 +19,7 @@ pub struct Remote<C: Connector> {
 
 impl<C: Connector> Remote<C> {
     /// Of a session that is logged in.
-    pub fn new(session: Session<C>, unit: Unit) -> Result<Self> {
+    pub(crate) fn new(session: Session<C>, unit: Unit) -> Result<Self> {
         let memory = session.memory.base().context("memory that only copies reach")?;
         Ok(Remote { session, unit, memory })
     }

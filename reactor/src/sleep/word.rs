@@ -17,11 +17,11 @@ pub const fn source_bit(source: usize) -> u64 {
 
 /// See the module.
 #[derive(Debug)]
-pub struct Word(AtomicU64);
+pub(super) struct Word(AtomicU64);
 
 impl Word {
     /// An awake core with nothing pending.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Word(AtomicU64::new(0))
     }
 
@@ -29,7 +29,7 @@ impl Word {
     /// to wake it.
     #[inline]
     #[must_use]
-    pub fn post(&self, source: usize) -> bool {
+    pub(super) fn post(&self, source: usize) -> bool {
         let before = self.0.fetch_or(source_bit(source), Ordering::Release);
         // A core only falls asleep with nothing pending, so exactly one sender sees this value.
         before == ASLEEP
@@ -37,26 +37,26 @@ impl Word {
 
     /// Core: true when a source has something pending.
     #[inline]
-    pub fn is_pending(&self) -> bool {
+    pub(super) fn is_pending(&self) -> bool {
         self.0.load(Ordering::Relaxed) != 0
     }
 
     /// Core, awake: takes the bits of the sources that have something pending, and sees what they
     /// wrote before.
     #[inline]
-    pub fn take(&self) -> u64 {
+    pub(super) fn take(&self) -> u64 {
         self.0.swap(0, Ordering::Acquire) & !ASLEEP
     }
 
     /// Core: announces sleep, unless something is pending.
     #[must_use]
-    pub fn announce(&self) -> bool {
+    pub(super) fn announce(&self) -> bool {
         // Failure needs no order: the core calls `take`, which acquires.
         self.0.compare_exchange(0, ASLEEP, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Core: is awake again. What became pending meanwhile stays so.
-    pub fn cancel(&self) {
+    pub(super) fn cancel(&self) {
         self.0.fetch_and(!ASLEEP, Ordering::Relaxed);
     }
 }

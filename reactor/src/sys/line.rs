@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 /// Values in places `head..tail` of a fixed number of places. Having one tells you that exactly
 /// those places hold values, and that it never allocates after construction.
-pub struct Line<T> {
+pub(crate) struct Line<T> {
     places: Box<[MaybeUninit<T>]>,
     head: usize,
     tail: usize,
@@ -12,19 +12,19 @@ pub struct Line<T> {
 
 impl<T> Line<T> {
     /// `capacity` empty places.
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         Line { places: Box::new_uninit_slice(capacity), head: 0, tail: 0 }
     }
 
     /// Places in all.
     #[inline]
-    pub fn capacity(&self) -> usize {
+    pub(crate) fn capacity(&self) -> usize {
         self.places.len()
     }
 
     /// The values, oldest first.
     #[inline]
-    pub fn as_slice(&self) -> &[T] {
+    pub(crate) fn as_slice(&self) -> &[T] {
         let held = &self.places[self.head..self.tail];
         // SAFETY: these places hold values.
         unsafe { &*(std::ptr::from_ref(held) as *const [T]) }
@@ -32,7 +32,7 @@ impl<T> Line<T> {
 
     /// Appends a value. Panics when all places are in use.
     #[inline]
-    pub fn push(&mut self, item: T) {
+    pub(crate) fn push(&mut self, item: T) {
         if self.tail == self.places.len() {
             self.move_to(0);
         }
@@ -42,7 +42,7 @@ impl<T> Line<T> {
 
     /// Takes the oldest value. After the last one it starts at its first place again.
     #[inline]
-    pub fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         if self.head == self.tail {
             (self.head, self.tail) = (0, 0);
             return None;
@@ -55,7 +55,7 @@ impl<T> Line<T> {
     }
 
     /// Puts a value in front of all others. Panics when all places are in use.
-    pub fn push_front(&mut self, item: T) {
+    pub(crate) fn push_front(&mut self, item: T) {
         if self.head == 0 {
             self.move_to(self.places.len() - self.tail);
         }

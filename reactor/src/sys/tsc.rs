@@ -160,12 +160,12 @@ mod counter {
     const POWER_LEAF: u32 = 0x8000_0007;
 
     #[inline]
-    pub fn ticks() -> u64 {
+    pub(super) fn ticks() -> u64 {
         // SAFETY: every x86_64 processor has the instruction, and Linux lets processes use it.
         unsafe { _rdtsc() }
     }
 
-    pub fn is_invariant() -> bool {
+    pub(super) fn is_invariant() -> bool {
         __cpuid(0x8000_0000).eax >= POWER_LEAF && __cpuid(POWER_LEAF).edx & (1 << 8) != 0
     }
 }

@@ -5,7 +5,7 @@ use transport::dm::{CONTROLLERS_MAX, Controller, DATAGRAM_BYTES, Hardware, Unit}
 use super::Input;
 
 /// How many controllers there are, then a datagram.
-pub fn datagram(input: &[u8]) {
+pub(super) fn datagram(input: &[u8]) {
     let mut input = Input::new(input);
     let controllers = input.below(CONTROLLERS_MAX + 2) as u64;
     let request: [u8; DATAGRAM_BYTES] = input.array();

@@ -120,7 +120,7 @@ fn accepted(credits: i32) -> Vec<u8> {
 }
 
 /// How the login is answered, then what both sides do.
-pub fn answers(input: &[u8]) {
+pub(super) fn answers(input: &[u8]) {
     let mut input = Input::new(input);
     let kind = input.u8();
     let own = accepted(i32::from(kind >> 2));

@@ -2,63 +2,63 @@
 
 /// What is left of an input.
 #[derive(Debug, Clone, Copy)]
-pub struct Input<'a>(&'a [u8]);
+pub(super) struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         Input(bytes)
     }
 
-    pub fn is_empty(self) -> bool {
+    pub(super) fn is_empty(self) -> bool {
         self.0.is_empty()
     }
 
     /// All the rest.
-    pub fn rest(&mut self) -> &'a [u8] {
+    pub(super) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
     /// So many bytes, or fewer at the end.
-    pub fn bytes(&mut self, len: usize) -> &'a [u8] {
+    pub(super) fn bytes(&mut self, len: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(len.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    pub fn array<const N: usize>(&mut self) -> [u8; N] {
+    pub(super) fn array<const N: usize>(&mut self) -> [u8; N] {
         let mut array = [0; N];
         let taken = self.bytes(N);
         array[..taken.len()].copy_from_slice(taken);
         array
     }
 
-    pub fn u8(&mut self) -> u8 {
+    pub(super) fn u8(&mut self) -> u8 {
         self.array::<1>()[0]
     }
 
-    pub fn u16(&mut self) -> u16 {
+    pub(super) fn u16(&mut self) -> u16 {
         u16::from_be_bytes(self.array())
     }
 
-    pub fn u32(&mut self) -> u32 {
+    pub(super) fn u32(&mut self) -> u32 {
         u32::from_be_bytes(self.array())
     }
 
-    pub fn u64(&mut self) -> u64 {
+    pub(super) fn u64(&mut self) -> u64 {
         u64::from_be_bytes(self.array())
     }
 
     /// A number below `end`, which is not 0.
-    pub fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         usize::from(self.u16()) % end
     }
 
-    pub fn flag(&mut self) -> bool {
+    pub(super) fn flag(&mut self) -> bool {
         self.u8() & 1 != 0
     }
 
     /// A run of bytes behind its length, of two bytes.
-    pub fn run(&mut self) -> &'a [u8] {
+    pub(super) fn run(&mut self) -> &'a [u8] {
         let len = self.u16();
         self.bytes(len.into())
     }

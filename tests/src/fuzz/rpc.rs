@@ -138,7 +138,7 @@ fn check_saved(control: &Control) {
 }
 
 /// Whether there is something to begin with, how the bytes arrive, and the bytes.
-pub fn stream(input: &[u8]) {
+pub(super) fn stream(input: &[u8]) {
     let mut input = Input::new(input);
     let (begin, piece) = (input.u8(), usize::from(input.u8()));
     let bytes = input.rest();
@@ -181,7 +181,7 @@ fn check_answer(answer: &Value) {
 }
 
 /// Whether there is something already, then a configuration.
-pub fn configuration(input: &[u8]) {
+pub(super) fn configuration(input: &[u8]) {
     let mut input = Input::new(input);
     let begin = input.u8();
     let Ok(text) = std::str::from_utf8(input.rest()) else { return };

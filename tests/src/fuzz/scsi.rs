@@ -48,7 +48,7 @@ fn unit(input: &mut Input<'_>) -> LuView<'static> {
 }
 
 /// A logical unit, the LUN that it is not, and a CDB.
-pub fn cdb(input: &[u8]) {
+pub(super) fn cdb(input: &[u8]) {
     let mut input = Input::new(input);
     let lu = unit(&mut input);
     let lun = input.u16();
@@ -158,7 +158,7 @@ fn check_sense(sense: &Sense) {
 }
 
 /// A small logical unit, a CDB, how the operations end, and the data.
-pub fn parameters(input: &[u8]) {
+pub(super) fn parameters(input: &[u8]) {
     let mut input = Input::new(input);
     let mut lu = unit(&mut input);
     lu.geometry.block_bytes = 512;
@@ -239,7 +239,7 @@ fn run(op: &IoOp, medium: &mut [u8], scratch: &mut [u8]) -> IoStatus {
 }
 
 /// A CDB for a device that takes commands, and what the device says.
-pub fn pass(input: &[u8]) {
+pub(super) fn pass(input: &[u8]) {
     let mut input = Input::new(input);
     let (cdb_bytes_max, port) = (16 + input.below(17), input.u16());
     let cdb_bytes = 16 + input.below(253);

@@ -36,7 +36,7 @@ struct Scene {
 }
 
 /// Capacities, then what happens.
-pub fn hostile(input: &[u8]) {
+pub(super) fn hostile(input: &[u8]) {
     let mut input = Input::new(input);
     let mut scene = Scene::new(&mut input);
     let good = scene.world.ready(0, &Login::of(1), &[1]);

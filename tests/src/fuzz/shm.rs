@@ -228,7 +228,7 @@ fn file(kind: u8) -> OwnedFd {
 }
 
 /// The files that travel along, then the datagram, in the order of its words or as raw bytes.
-pub fn hello(input: &[u8]) {
+pub(super) fn hello(input: &[u8]) {
     let mut input = Input::new(input);
     let files: Vec<OwnedFd> = (0..input.below(20)).map(|_| file(input.u8())).collect();
     let bytes = match input.u8() {
@@ -264,7 +264,7 @@ pub fn hello(input: &[u8]) {
 }
 
 /// What the peer writes and the target does, in turn.
-pub fn memory(input: &[u8]) {
+pub(super) fn memory(input: &[u8]) {
     let mut input = Input::new(input);
     let iu_bytes_max = if input.flag() { 300 } else { 1 + u32::from(input.u8()) };
     with_rig(|rig| {

@@ -121,7 +121,7 @@ fn ring(pages: u16, seals: SealFlags) -> OwnedFd {
 }
 
 /// The answer to the handshake, then what both sides do.
-pub fn answers(input: &[u8]) {
+pub(super) fn answers(input: &[u8]) {
     let mut input = Input::new(input);
     let kind = input.u8();
     let (bytes, slots) = match kind & 3 {

@@ -16,7 +16,7 @@ use super::Input;
 const SOL_NOT: u8 = 0x06;
 
 /// A unit of either side, with the offset of immediate data in front; 0 for none.
-pub fn unit(input: &[u8]) {
+pub(super) fn unit(input: &[u8]) {
     let mut input = Input::new(input);
     let offset = Some(u32::from(input.u16())).filter(|offset| *offset > 0);
     let iu = input.rest();
@@ -156,7 +156,7 @@ fn sent(emit: impl FnOnce(&mut [u8]) -> usize) -> Vec<u8> {
 }
 
 /// A table as it is fetched from an initiator, with the length that its command told; then a LUN.
-pub fn descriptors(input: &[u8]) {
+pub(super) fn descriptors(input: &[u8]) {
     let mut input = Input::new(input);
     let (total_len, form) = (input.u32(), input.array());
     let bytes = input.rest();
@@ -179,7 +179,7 @@ pub fn descriptors(input: &[u8]) {
 }
 
 /// Private data: how it came, then its bytes.
-pub fn login(input: &[u8]) {
+pub(super) fn login(input: &[u8]) {
     let mut input = Input::new(input);
     let native = input.flag();
     let private = input.rest();

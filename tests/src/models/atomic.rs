@@ -4,11 +4,11 @@
 use std::cell::Cell;
 
 use loom::sync::atomic as model;
-pub use std::sync::atomic::Ordering;
+pub(crate) use std::sync::atomic::Ordering;
 
 /// Who passes a fence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// Publishes to a ring.
     Initiator,
     /// Forwards a bell.
@@ -19,7 +19,7 @@ pub enum Side {
 
 /// What is weakened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weak {
+pub(crate) enum Weak {
     /// Nothing: the code as it is.
     Nothing,
     /// Stores publish nothing: Release is Relaxed.
@@ -40,12 +40,12 @@ loom::thread_local! {
 }
 
 /// Sets what is weakened in the models that follow.
-pub fn weaken(weak: Weak) {
+pub(crate) fn weaken(weak: Weak) {
     WEAK.set(weak);
 }
 
 /// Says whose fences those of this thread of the model are.
-pub fn side(side: Side) {
+pub(crate) fn side(side: Side) {
     SIDE.with(|cell| cell.set(Some(side)));
 }
 
@@ -59,7 +59,7 @@ fn weakened(order: Ordering) -> Ordering {
 }
 
 /// A full fence, unless it is this one that is weakened.
-pub fn fence(order: Ordering) {
+pub(crate) fn fence(order: Ordering) {
     let ours = SIDE.with(Cell::get);
     if ours.is_none_or(|side| WEAK.get() != Weak::Fence(side)) {
         model::fence(order);
@@ -68,34 +68,34 @@ pub fn fence(order: Ordering) {
 
 /// As in the standard library.
 #[derive(Debug)]
-pub struct AtomicU64(model::AtomicU64);
+pub(crate) struct AtomicU64(model::AtomicU64);
 
 impl AtomicU64 {
-    pub fn new(value: u64) -> Self {
+    pub(crate) fn new(value: u64) -> Self {
         AtomicU64(model::AtomicU64::new(value))
     }
 
-    pub fn load(&self, order: Ordering) -> u64 {
+    pub(crate) fn load(&self, order: Ordering) -> u64 {
         self.0.load(weakened(order))
     }
 
-    pub fn store(&self, value: u64, order: Ordering) {
+    pub(crate) fn store(&self, value: u64, order: Ordering) {
         self.0.store(value, weakened(order));
     }
 
-    pub fn swap(&self, value: u64, order: Ordering) -> u64 {
+    pub(crate) fn swap(&self, value: u64, order: Ordering) -> u64 {
         self.0.swap(value, weakened(order))
     }
 
-    pub fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+    pub(crate) fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
         self.0.fetch_or(bits, weakened(order))
     }
 
-    pub fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+    pub(crate) fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
         self.0.fetch_and(bits, weakened(order))
     }
 
-    pub fn compare_exchange(
+    pub(crate) fn compare_exchange(
         &self,
         current: u64,
         new: u64,
@@ -108,18 +108,18 @@ impl AtomicU64 {
 
 /// As in the standard library.
 #[derive(Debug)]
-pub struct AtomicBool(model::AtomicBool);
+pub(crate) struct AtomicBool(model::AtomicBool);
 
 impl AtomicBool {
-    pub fn new(value: bool) -> Self {
+    pub(crate) fn new(value: bool) -> Self {
         AtomicBool(model::AtomicBool::new(value))
     }
 
-    pub fn load(&self, order: Ordering) -> bool {
+    pub(crate) fn load(&self, order: Ordering) -> bool {
         self.0.load(weakened(order))
     }
 
-    pub fn store(&self, value: bool, order: Ordering) {
+    pub(crate) fn store(&self, value: bool, order: Ordering) {
         self.0.store(value, weakened(order));
     }
 }

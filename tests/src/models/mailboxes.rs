@@ -24,7 +24,7 @@ fn receive(inbox: &mut Inbox<u32>, count: usize) -> Vec<u32> {
 /// One core sends two messages through a mailbox of one; the other falls asleep in between, or not.
 /// Without its Release or its Acquire, the word says "pending" before the message is there: it is
 /// looked for, not found, and lost.
-pub fn two_messages() {
+pub(crate) fn two_messages() {
     let mut ends = connect::<u32>(2, CAPACITY).expect("no descriptors are needed");
     let mut receiver = ends.remove(1).inbox;
     let mut sender = ends.remove(0).peers.remove(1).expect("a mailbox to the other core");
@@ -40,7 +40,7 @@ pub fn two_messages() {
 }
 
 /// A core and the control plane send to the same inbox.
-pub fn two_sources() {
+pub(crate) fn two_sources() {
     let mut ends = connect::<u32>(2, CAPACITY).expect("no descriptors are needed");
     let second = ends.remove(1);
     let mut sender = ends.remove(0).peers.remove(1).expect("a mailbox to the other core");

@@ -50,64 +50,64 @@ impl<T> Queue<T> {
 
 /// As in `crossbeam`, for one sender.
 #[derive(Debug)]
-pub struct ArrayQueue<T>(Queue<T>);
+pub(crate) struct ArrayQueue<T>(Queue<T>);
 
 impl<T> ArrayQueue<T> {
-    pub fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         ArrayQueue(Queue::new(capacity))
     }
 
-    pub fn push(&self, item: T) -> Result<(), T> {
+    pub(crate) fn push(&self, item: T) -> Result<(), T> {
         self.0.push(item)
     }
 
-    pub fn pop(&self) -> Option<T> {
+    pub(crate) fn pop(&self) -> Option<T> {
         self.0.pop()
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 }
 
 /// As in `rtrb`.
-pub struct RingBuffer;
+pub(crate) struct RingBuffer;
 
 /// As in `rtrb`.
-pub struct Producer<T>(Arc<Queue<T>>);
+pub(crate) struct Producer<T>(Arc<Queue<T>>);
 
 /// As in `rtrb`.
-pub struct Consumer<T>(Arc<Queue<T>>);
+pub(crate) struct Consumer<T>(Arc<Queue<T>>);
 
 /// As in `rtrb`.
-pub enum PushError<T> {
+pub(crate) enum PushError<T> {
     Full(T),
 }
 
 impl RingBuffer {
     #[expect(clippy::new_ret_no_self, reason = "as in rtrb")]
-    pub fn new<T>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+    pub(crate) fn new<T>(capacity: usize) -> (Producer<T>, Consumer<T>) {
         let queue = Arc::new(Queue::new(capacity));
         (Producer(Arc::clone(&queue)), Consumer(queue))
     }
 }
 
 impl<T> Producer<T> {
-    pub fn push(&mut self, item: T) -> Result<(), PushError<T>> {
+    pub(crate) fn push(&mut self, item: T) -> Result<(), PushError<T>> {
         self.0.push(item).map_err(PushError::Full)
     }
 
-    pub fn slots(&self) -> usize {
+    pub(crate) fn slots(&self) -> usize {
         self.0.capacity - self.0.len()
     }
 }
 
 impl<T> Consumer<T> {
-    pub fn pop(&mut self) -> Result<T, ()> {
+    pub(crate) fn pop(&mut self) -> Result<T, ()> {
         self.0.pop().ok_or(())
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.head.load(Ordering::Relaxed) == self.0.tail.load(Ordering::Acquire)
     }
 }

@@ -45,7 +45,7 @@ fn wait(consumer: &mut Consumer) -> Vec<u8> {
 
 /// Units inside their slots and beyond, each answered before the next one takes its slot again.
 /// Without Release or Acquire at the header, a unit is read before it is there.
-pub fn conversation() {
+pub(crate) fn conversation() {
     const LENS: [usize; 3] = [8, 136, 16];
     let (mut target, mut initiator) = ends();
     let serving = thread::spawn(move || {
@@ -70,7 +70,7 @@ struct Line {
 /// One unit for a target that falls asleep as soon as it finds nothing. As in the fabric's `arm`,
 /// the link's `flush` and the door's `wake`. Without a fence of initiator or core it is left lying
 /// there.
-pub fn a_unit_for_a_sleeper() {
+pub(crate) fn a_unit_for_a_sleeper() {
     let (target, mut initiator) = ends();
     let line = Arc::new(Line { bell: Bell::new(), ended: Mutex::new(false) });
     let (nap, wake) = (Arc::new(Nap::new()), Arc::new(Bell::new()));
@@ -122,7 +122,7 @@ fn core(mut target: Ends, nap: &Nap, wake: &Bell) {
 /// The control thread hands over a peer to a core that falls asleep as soon as it finds nothing.
 /// As in the door's `send` and the fabric's `arm`. Without either of the two fences nobody sees
 /// the other.
-pub fn a_message_for_a_sleeper() {
+pub(crate) fn a_message_for_a_sleeper() {
     let (mut messages, mut heard) = RingBuffer::new(1);
     let (nap, wake) = (Arc::new(Nap::new()), Arc::new(Bell::new()));
     let core = thread::spawn({

@@ -6,36 +6,37 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use loom::sync::{Condvar, Mutex};
-pub use reactor::sleep::{WakeSet, Woken};
+pub(crate) use reactor::sleep::{WakeSet, Woken};
 use rustix::io::Errno;
 
 use super::atomic;
 
 #[path = "../../../reactor/src/sleep/word.rs"]
+#[allow(unreachable_pub, reason = "the reactor hands it on")]
 mod word;
 
 use word::Word;
-pub use word::source_bit;
+pub(crate) use word::source_bit;
 
 /// Rung and not yet heard.
 #[derive(Debug)]
-pub struct Bell {
+pub(crate) struct Bell {
     rung: Mutex<bool>,
     changed: Condvar,
 }
 
 impl Bell {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Bell { rung: Mutex::new(false), changed: Condvar::new() }
     }
 
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         *self.rung.lock().unwrap() = true;
         self.changed.notify_one();
     }
 
     /// Waits for a ring, for ever.
-    pub fn hear(&self) {
+    pub(crate) fn hear(&self) {
         let mut rung = self.rung.lock().unwrap();
         while !*rung {
             rung = self.changed.wait(rung).unwrap();
@@ -46,51 +47,51 @@ impl Bell {
 
 /// As in `reactor`.
 #[derive(Debug)]
-pub struct Sleep {
+pub(crate) struct Sleep {
     word: Word,
     bell: Bell,
 }
 
 impl Sleep {
-    pub fn new() -> Result<Self, Errno> {
+    pub(crate) fn new() -> Result<Self, Errno> {
         Ok(Sleep { word: Word::new(), bell: Bell::new() })
     }
 
-    pub fn eventfd(&self) -> &Arc<OwnedFd> {
+    pub(crate) fn eventfd(&self) -> &Arc<OwnedFd> {
         unreachable!("no model has sources outside the mailboxes")
     }
 
-    pub fn wake_set(&self) -> &WakeSet {
+    pub(crate) fn wake_set(&self) -> &WakeSet {
         unreachable!("no model has sources outside the mailboxes")
     }
 
-    pub fn wake(&self, source: usize) {
+    pub(crate) fn wake(&self, source: usize) {
         if self.word.post(source) {
             self.bell.ring();
         }
     }
 
-    pub fn is_pending(&self) -> bool {
+    pub(crate) fn is_pending(&self) -> bool {
         self.word.is_pending()
     }
 
-    pub fn take(&self) -> u64 {
+    pub(crate) fn take(&self) -> u64 {
         self.word.take()
     }
 
-    pub fn announce(&self) -> bool {
+    pub(crate) fn announce(&self) -> bool {
         self.word.announce()
     }
 
-    pub fn cancel(&self) {
+    pub(crate) fn cancel(&self) {
         self.word.cancel();
     }
 
-    pub fn tick(&self, _every: Duration) {
+    pub(crate) fn tick(&self, _every: Duration) {
         unreachable!("no model's sleep ends by itself");
     }
 
-    pub fn wait(&self, _longest: Option<Duration>) -> Woken {
+    pub(crate) fn wait(&self, _longest: Option<Duration>) -> Woken {
         self.bell.hear();
         Woken::Raised
     }

@@ -6,7 +6,7 @@ use transport::srp::{DESCRIPTOR_BYTES, DataDesc, Indirect, Seg, encode_table};
 
 use crate::rig::{Case, INVALID_FIELD, LUN, Rig, both, check, good, read, write};
 
-pub const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     both("ranges at and beyond the end of the memory", outside),
     both("ranges of no bytes", nothing),
     both("ranges of 4294967295 bytes", huge),

@@ -10,7 +10,7 @@ use transport::srp::{DataDesc, LoginRej, LoginReq, RejectReason};
 
 use crate::rig::{Case, LUNS, Rig, both, check, good, rdma, read, ready, shm};
 
-pub const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     shm("handshakes that are none", garbage, "logins that are none instead"),
     rdma("logins that are none", no_login, "handshakes that are none instead"),
     both("logins at and beyond the limits", refused),

@@ -16,7 +16,7 @@ use transport::srp::{DataDesc, Indirect};
 
 use crate::rig::{A_WHILE, Case, HELD_LUN, LUN, LUNS, Rig, both, good, read, shm, write};
 
-pub const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     shm("memory that may shrink, is empty or too large", unsealed, PINNED),
     shm("memory cut and punched under its commands", punched, PINNED),
     both("a table that changes while it is used", changing_table),
@@ -32,7 +32,7 @@ const PINNED: &str = "the device pins what is registered";
 const ROLE: &str = "HOSTILE_PEER";
 
 /// Plays the role of a child, if this process is one.
-pub fn is_child() -> bool {
+pub(crate) fn is_child() -> bool {
     let Ok(role) = std::env::var(ROLE) else { return false };
     let mut words = role.split(' ');
     let mut word = || words.next().expect("three words");

@@ -12,7 +12,7 @@ use srpt_tests::process::{PATIENCE, Target, cores, until};
 use transport::srp::{DataDesc, LoginReq, Seg};
 
 /// Something that a hostile peer does.
-pub struct Case {
+pub(crate) struct Case {
     /// What.
     pub name: &'static str,
     /// Does it and returns what the target did.
@@ -23,41 +23,41 @@ pub struct Case {
 
 impl Case {
     /// Whether it can be done to this rig, or why not.
-    pub fn over(&self, rig: &Rig) -> Result<(), &'static str> {
+    pub(crate) fn over(&self, rig: &Rig) -> Result<(), &'static str> {
         if rig.is_rdma() { self.rdma } else { self.shm }
     }
 }
 
 /// A case of every fabric.
-pub const fn both(name: &'static str, run: fn(&Rig) -> String) -> Case {
+pub(crate) const fn both(name: &'static str, run: fn(&Rig) -> String) -> Case {
     Case { name, run, shm: Ok(()), rdma: Ok(()) }
 }
 
 /// A case of shared memory, and why it is none of RDMA.
-pub const fn shm(name: &'static str, run: fn(&Rig) -> String, why: &'static str) -> Case {
+pub(crate) const fn shm(name: &'static str, run: fn(&Rig) -> String, why: &'static str) -> Case {
     Case { name, run, shm: Ok(()), rdma: Err(why) }
 }
 
 /// A case of RDMA, and why it is none of shared memory.
-pub const fn rdma(name: &'static str, run: fn(&Rig) -> String, why: &'static str) -> Case {
+pub(crate) const fn rdma(name: &'static str, run: fn(&Rig) -> String, why: &'static str) -> Case {
     Case { name, run, shm: Err(why), rdma: Ok(()) }
 }
 
 /// In memory, for offenders.
-pub const LUN: u16 = 1;
+pub(crate) const LUN: u16 = 1;
 /// Holds reads and writes between [`Rig::hold`] and [`Rig::resume`].
-pub const HELD_LUN: u16 = 2;
+pub(crate) const HELD_LUN: u16 = 2;
 /// Fails every read.
-pub const BROKEN_LUN: u16 = 3;
+pub(crate) const BROKEN_LUN: u16 = 3;
 /// LUNs of the target.
-pub const LUNS: u16 = 4;
+pub(crate) const LUNS: u16 = 4;
 
 /// Invalid field in CDB.
-pub const INVALID_FIELD: Option<(u8, u8, u8)> = Some((5, 0x24, 0));
+pub(crate) const INVALID_FIELD: Option<(u8, u8, u8)> = Some((5, 0x24, 0));
 
 /// What the target's core has done.
 #[derive(Debug, Clone)]
-pub struct Core {
+pub(crate) struct Core {
     /// Commands of the good session, answered.
     pub commands: u64,
     /// Busy turns, by where they end in nanoseconds.
@@ -70,7 +70,7 @@ impl Core {
     /// time, and what arrives in a turn is looked at in the next one: so a turn makes at most one
     /// of its commands wait, and the long turns that are fewer than one for a hundred commands
     /// are those of the slowest hundredth.
-    pub fn since(&self, before: &Core) -> (u64, u64) {
+    pub(crate) fn since(&self, before: &Core) -> (u64, u64) {
         let commands = self.commands - before.commands;
         let before = |end: &u64| before.turns.get(end).copied().unwrap_or(0);
         let mut longer = 0;
@@ -90,7 +90,7 @@ impl Core {
 }
 
 /// The target and the way in.
-pub struct Rig {
+pub(crate) struct Rig {
     /// The process.
     pub target: Target,
     /// Where offenders and the good session log in.
@@ -102,7 +102,7 @@ pub struct Rig {
 
 impl Rig {
     /// Starts a target that is met over shared memory.
-    pub fn start() -> Rig {
+    pub(crate) fn start() -> Rig {
         let target = Rig::target();
         let secret = target.path("secret.sock");
         let listener = json!({ "target": "t1", "trtype": "shm", "traddr": secret });
@@ -112,7 +112,7 @@ impl Rig {
     }
 
     /// Starts a target that is met over RDMA, at an address of a device of this machine.
-    pub fn start_rdma(address: &str) -> Rig {
+    pub(crate) fn start_rdma(address: &str) -> Rig {
         let target = Rig::target();
         let ways = [("t0", 5555), ("t1", 5556)].map(|(name, port): (&str, u16)| {
             let (traddr, trsvcid) = (address, port.to_string());
@@ -146,32 +146,32 @@ impl Rig {
     }
 
     /// True when it is met over RDMA.
-    pub fn is_rdma(&self) -> bool {
+    pub(crate) fn is_rdma(&self) -> bool {
         matches!(self.way, Way::Rdma(_))
     }
 
     /// A login in order, of an initiator port that nobody has had.
-    pub fn login(&self) -> LoginReq {
+    pub(crate) fn login(&self) -> LoginReq {
         login(&self.way, self.number())
     }
 
     /// A range of a peer's memory.
-    pub fn seg(&self, at: usize, len: u32) -> Seg {
+    pub(crate) fn seg(&self, at: usize, len: u32) -> Seg {
         self.way.seg(at, len)
     }
 
     /// The number of an initiator port that nobody has had.
-    pub fn number(&self) -> u64 {
+    pub(crate) fn number(&self) -> u64 {
         self.number.replace(self.number.get() + 1)
     }
 
     /// A new session with its unit attentions taken.
-    pub fn peer(&self) -> Peer {
+    pub(crate) fn peer(&self) -> Peer {
         Peer::ready(&self.way, self.number(), LUNS)
     }
 
     /// Everything that the target counts, by name; closed connections as `closed REASON`.
-    pub fn counts(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn counts(&self) -> BTreeMap<String, u64> {
         let stats = self.target.rpc("srpt_get_stats", Value::Null);
         let mut all = BTreeMap::new();
         for core in stats["cores"].as_array().expect("cores") {
@@ -187,7 +187,7 @@ impl Rig {
 
     /// Runs an offence and fails unless it is counted under these names, so many times each. A
     /// name may be several with bars between: their sum counts.
-    pub fn counted(&self, names: &[(&str, u64)], offence: impl FnOnce()) {
+    pub(crate) fn counted(&self, names: &[(&str, u64)], offence: impl FnOnce()) {
         let before = self.counts();
         offence();
         let grown = |name: &str, now: &BTreeMap<String, u64>| {
@@ -204,7 +204,7 @@ impl Rig {
 
     /// One offence of a new peer that ends its channel, and is counted as a close for `reason` and
     /// under `counter`, if that is a name.
-    pub fn thrown_out(&self, reason: &str, counter: &str, offence: impl FnOnce(&mut Peer)) {
+    pub(crate) fn thrown_out(&self, reason: &str, counter: &str, offence: impl FnOnce(&mut Peer)) {
         // Over RDMA a refused access ends the peer's own end, too, whose farewell may be first.
         let closed = match reason {
             "remote_access" if self.is_rdma() => "closed remote_access|closed peer_gone".into(),
@@ -220,7 +220,7 @@ impl Rig {
     }
 
     /// Waits until so many commands of a port's session run, and nothing of it waits.
-    pub fn in_flight(&self, number: u64, count: u64) {
+    pub(crate) fn in_flight(&self, number: u64, count: u64) {
         let (mut last, began) = (None, Instant::now());
         self.target.process.until("its commands are under way", 2 * PATIENCE, || {
             assert!(began.elapsed() < PATIENCE, "{last:?} under way, not {count}");
@@ -230,18 +230,18 @@ impl Rig {
     }
 
     /// From now on [`HELD_LUN`] holds commands.
-    pub fn hold(&self) {
+    pub(crate) fn hold(&self) {
         inject(&self.target, "EE_Base", "all", "pending");
     }
 
     /// Lets the commands of [`HELD_LUN`] go.
-    pub fn resume(&self) {
+    pub(crate) fn resume(&self) {
         inject(&self.target, "EE_Base", "clear", "pending");
         self.target.rpc("bdev_error_resume_pending", json!({ "name": "EE_Base" }));
     }
 
     /// Waits until no session but the good one is left, and what offenders held is home.
-    pub fn only_the_good_session_is_left(&self) {
+    pub(crate) fn only_the_good_session_is_left(&self) {
         until("offenders leave nothing behind", PATIENCE, || {
             let left = self.target.sessions().len() == 1 && self.target.in_use() <= 2;
             left.then_some(())
@@ -249,13 +249,13 @@ impl Rig {
     }
 
     /// What the session of an initiator port says, by a field of its first channel.
-    pub fn channel(&self, number: u64, field: &str) -> Option<u64> {
+    pub(crate) fn channel(&self, number: u64, field: &str) -> Option<u64> {
         let port = login(&self.way, number).initiator_port_id;
         self.channel_of(u128::from_be_bytes(port), field)
     }
 
     /// What the core has done so far.
-    pub fn core(&self) -> Core {
+    pub(crate) fn core(&self) -> Core {
         let commands = self.channel_of(Meter::PORT, "commands").expect("the good session");
         Core { commands, turns: self.turns() }
     }
@@ -269,7 +269,7 @@ impl Rig {
 
     /// Leaves the target's core a processor of its own: everything else of the target, and this
     /// process with what it starts from now on, goes to another one. False: there is none.
-    pub fn apart(&self) -> bool {
+    pub(crate) fn apart(&self) -> bool {
         let (core, Some(other)) = (cores()[0], cores().last().copied()) else { return false };
         if core == other {
             return false;
@@ -305,7 +305,7 @@ impl Rig {
     }
 
     /// Resident memory of the target in KiB.
-    pub fn resident_kib(&self) -> u64 {
+    pub(crate) fn resident_kib(&self) -> u64 {
         let path = format!("/proc/{}/status", Pid::as_raw_nonzero(self.target.process.pid()));
         let status = std::fs::read_to_string(path).expect("the target runs");
         let line = status.lines().find(|line| line.starts_with("RssAnon:")).expect("a size");
@@ -313,7 +313,7 @@ impl Rig {
     }
 
     /// Lines that the target has logged.
-    pub fn log_lines(&self) -> usize {
+    pub(crate) fn log_lines(&self) -> usize {
         self.target.process.err().lines().count() + self.target.process.out().lines().count()
     }
 }
@@ -326,29 +326,29 @@ fn inject(target: &Target, name: &str, io_type: &str, error_type: &str) {
 }
 
 /// A read of [`LUN`] with these descriptors.
-pub fn read(tag: u64, cdb: &[u8], into: DataDesc<'_>) -> Vec<u8> {
+pub(crate) fn read(tag: u64, cdb: &[u8], into: DataDesc<'_>) -> Vec<u8> {
     command(tag, LUN, cdb, DataDesc::None, into)
 }
 
 /// A write of [`LUN`] with these descriptors.
-pub fn write(tag: u64, cdb: &[u8], out: DataDesc<'_>) -> Vec<u8> {
+pub(crate) fn write(tag: u64, cdb: &[u8], out: DataDesc<'_>) -> Vec<u8> {
     command(tag, LUN, cdb, out, DataDesc::None)
 }
 
 /// TEST UNIT READY.
-pub fn ready(tag: u64) -> Vec<u8> {
+pub(crate) fn ready(tag: u64) -> Vec<u8> {
     command(tag, LUN, &[0; 16], DataDesc::None, DataDesc::None)
 }
 
 /// Fails unless the status is GOOD.
-pub fn good(reply: &Reply) {
+pub(crate) fn good(reply: &Reply) {
     assert_eq!((reply.status, reply.sense), (0, None), "{reply:?}");
 }
 
 /// Fails unless the status is CHECK CONDITION with this sense.
-pub fn check(reply: &Reply, sense: Option<(u8, u8, u8)>) {
+pub(crate) fn check(reply: &Reply, sense: Option<(u8, u8, u8)>) {
     assert_eq!((reply.status, reply.sense), (2, sense), "{reply:?}");
 }
 
 /// How long a peer goes on that goes on for a while.
-pub const A_WHILE: Duration = Duration::from_millis(300);
+pub(crate) const A_WHILE: Duration = Duration::from_millis(300);

@@ -6,7 +6,8 @@ use transport::srp::{DESCRIPTOR_BYTES, DataDesc, Indirect, Seg};
 
 use crate::rig::{BROKEN_LUN, Case, LUN, Rig, both};
 
-pub const CASES: &[Case] = &[both("what another session wrote, looked for everywhere", secret)];
+pub(crate) const CASES: &[Case] =
+    &[both("what another session wrote, looked for everywhere", secret)];
 
 /// What nobody else may ever see.
 const SECRET: [u8; 8] = *b"\xA5SECRET\x5A";

@@ -6,7 +6,7 @@ use transport::srp::{DataDesc, Tmf};
 
 use crate::rig::{Case, HELD_LUN, INVALID_FIELD, LUN, LUNS, Rig, both, check, good, read, ready};
 
-pub const CASES: &[Case] = &[
+pub(crate) const CASES: &[Case] = &[
     both("units of no opcode", no_opcode),
     both("units that only a target sends", of_the_target),
     both("units at and below their shortest length", shortest),

@@ -4,7 +4,7 @@ use crate::scan::{Source, has_word};
 
 /// Something a rule does not allow. `size` is what the ratchet list compares.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     pub rule: &'static str,
     pub path: String,
     pub line: usize,
@@ -14,15 +14,15 @@ pub struct Finding {
     pub what: String,
 }
 
-pub const FILE_LINES_MAX: usize = 600;
-pub const FUNCTION_LINES_MAX: usize = 70;
+pub(crate) const FILE_LINES_MAX: usize = 600;
+pub(crate) const FUNCTION_LINES_MAX: usize = 70;
 const COLUMNS_MAX: usize = 100;
 
 /// A rule: its name and its check.
-pub type Rule = (&'static str, fn(&Source, &mut dyn FnMut(usize, String)));
+pub(crate) type Rule = (&'static str, fn(&Source, &mut dyn FnMut(usize, String)));
 
 /// Rules without a measure.
-pub const RULES: &[Rule] = &[
+pub(crate) const RULES: &[Rule] = &[
     ("crate arrows", crate_arrows),
     ("module arrows", module_arrows),
     ("unsafe", unsafe_code),
@@ -35,7 +35,7 @@ pub const RULES: &[Rule] = &[
 ];
 
 /// All findings of the plain rules in a file.
-pub fn check(source: &Source) -> Vec<Finding> {
+pub(crate) fn check(source: &Source) -> Vec<Finding> {
     let mut found = Vec::new();
     for (rule, run) in RULES {
         run(source, &mut |line, what| {
@@ -48,7 +48,7 @@ pub fn check(source: &Source) -> Vec<Finding> {
 
 /// Long files, long functions and sleeps (in tests, too), with their sizes. The tools in `bench`
 /// may sleep.
-pub fn measure(source: &Source) -> Vec<Finding> {
+pub(crate) fn measure(source: &Source) -> Vec<Finding> {
     if !source.is_rust() {
         return Vec::new();
     }

@@ -6,13 +6,13 @@
 /// Bytes of a management datagram.
 pub const DATAGRAM_BYTES: usize = 256;
 /// The management class (IBA 13.4.4).
-pub const CLASS: u8 = 0x06;
+pub(super) const CLASS: u8 = 0x06;
 /// Its version.
-pub const CLASS_VERSION: u8 = 1;
+pub(super) const CLASS_VERSION: u8 = 1;
 /// Method Get.
-pub const GET: u8 = 0x01;
+pub(super) const GET: u8 = 0x01;
 /// Method Set.
-pub const SET: u8 = 0x02;
+pub(super) const SET: u8 = 0x02;
 /// I/O controllers that a unit can show.
 pub const CONTROLLERS_MAX: usize = 16;
 
@@ -27,11 +27,11 @@ const DATA: usize = 64;
 
 /// Status values (IBA 13.4.7, 16.3.1.1).
 mod status {
-    pub const BAD_VERSION: u16 = 0x0004;
-    pub const METHOD: u16 = 0x0008;
-    pub const METHOD_ATTRIBUTE: u16 = 0x000c;
-    pub const INVALID_FIELD: u16 = 0x001c;
-    pub const NO_CONTROLLER: u16 = 0x0100;
+    pub(super) const BAD_VERSION: u16 = 0x0004;
+    pub(super) const METHOD: u16 = 0x0008;
+    pub(super) const METHOD_ATTRIBUTE: u16 = 0x000c;
+    pub(super) const INVALID_FIELD: u16 = 0x001c;
+    pub(super) const NO_CONTROLLER: u16 = 0x0100;
 }
 
 /// One SRP target port as fabrics are told of it: an I/O controller with one service.

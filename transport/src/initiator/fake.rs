@@ -9,10 +9,10 @@ use super::{ConnectError, Connector, DataMemory, Link, LinkError};
 use crate::RemoteSeg;
 
 /// Makes the answers to a sent IU.
-pub type Script = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>>>;
+pub(crate) type Script = Box<dyn FnMut(&[u8]) -> Vec<Vec<u8>>>;
 
 #[derive(Default)]
-pub struct FakeLink {
+pub(crate) struct FakeLink {
     pub sent: Vec<Vec<u8>>,
     pub arriving: VecDeque<Vec<u8>>,
     /// Sends fail with this many taken.
@@ -47,10 +47,10 @@ impl Link for FakeLink {
 }
 
 #[derive(Clone)]
-pub struct FakeMemory(pub Rc<RefCell<Vec<u8>>>);
+pub(crate) struct FakeMemory(pub Rc<RefCell<Vec<u8>>>);
 
 impl FakeMemory {
-    pub fn new(bytes: usize) -> Self {
+    pub(crate) fn new(bytes: usize) -> Self {
         FakeMemory(Rc::new(RefCell::new(vec![0; bytes])))
     }
 }
@@ -75,7 +75,7 @@ impl DataMemory for FakeMemory {
 }
 
 /// Answers logins in order with what it was made with.
-pub struct FakeConnector {
+pub(crate) struct FakeConnector {
     pub requests: RefCell<Vec<Vec<u8>>>,
     pub answers: RefCell<VecDeque<Result<Vec<u8>, ConnectError>>>,
 }

@@ -78,7 +78,7 @@ pub(super) struct Posted {
 }
 
 impl Connection {
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Connection {
             id: ConnId { index: 0, generation: 0 },
             state: State::Free,
@@ -135,7 +135,7 @@ pub(super) struct Operation {
 }
 
 impl Operation {
-    pub fn new(link: u32) -> Self {
+    pub(super) fn new(link: u32) -> Self {
         Operation {
             tag: Tag::from_u64(0),
             buf: None,
@@ -152,19 +152,19 @@ impl Operation {
     }
 
     /// Sets the peer's memory and rewinds.
-    pub fn aim(&mut self, segs: &[RemoteSeg]) {
+    pub(super) fn aim(&mut self, segs: &[RemoteSeg]) {
         self.segs.clear();
         self.segs.extend_from_slice(segs);
         (self.seg, self.seg_done, self.done) = (0, 0, 0);
     }
 
     /// The peer named less memory than there are bytes.
-    pub fn is_short(&self) -> bool {
+    pub(super) fn is_short(&self) -> bool {
         self.segs.iter().map(|seg| u64::from(seg.len)).sum::<u64>() < u64::from(self.len)
     }
 
     /// Appends up to `room` work requests to `chain`. True when that was all of the operation.
-    pub fn post(
+    pub(super) fn post(
         &mut self,
         conn: ConnId,
         place: u32,

@@ -39,7 +39,7 @@ impl Queue {
 
     /// See [`Cq::poll`].
     #[inline]
-    pub fn poll(&mut self, completions: &mut [Completion]) -> usize {
+    pub(super) fn poll(&mut self, completions: &mut [Completion]) -> usize {
         let count = self.cq.poll(completions);
         self.fired |= count > 0;
         count
@@ -76,7 +76,7 @@ pub(super) struct CoreDevice {
 impl CoreDevice {
     /// Before the core sleeps. Afterwards the next receive makes the channel readable, and with
     /// `sends` so does the next send. Completions that came before may not: poll once more.
-    pub fn arm(&mut self, sends: bool) {
+    pub(super) fn arm(&mut self, sends: bool) {
         while (self.sends.armed && self.sends.fired) || (self.receives.armed && self.receives.fired)
         {
             match self.channel.take([&self.sends.cq, &self.receives.cq]) {
@@ -275,7 +275,7 @@ impl WorkId {
 
     /// The part of a generation that is kept.
     #[inline]
-    pub fn short(generation: u32) -> u32 {
+    pub(super) fn short(generation: u32) -> u32 {
         generation % Self::GENERATIONS
     }
 
@@ -285,24 +285,24 @@ impl WorkId {
         WorkId(kind << 62 | generation << 48 | u64::from(conn.index) << 20 | u64::from(slot))
     }
 
-    pub fn receive(conn: ConnId, slot: u32) -> Self {
+    pub(super) fn receive(conn: ConnId, slot: u32) -> Self {
         Self::new(0, conn, slot)
     }
 
-    pub fn shared_receive(slot: u32) -> Self {
+    pub(super) fn shared_receive(slot: u32) -> Self {
         Self::new(1, ConnId { index: 0, generation: 0 }, slot)
     }
 
-    pub fn send(conn: ConnId) -> Self {
+    pub(super) fn send(conn: ConnId) -> Self {
         Self::new(2, conn, 0)
     }
 
-    pub fn probe(conn: ConnId) -> Self {
+    pub(super) fn probe(conn: ConnId) -> Self {
         Self::new(3, conn, 0)
     }
 
     #[inline]
-    pub fn work(self) -> Work {
+    pub(super) fn work(self) -> Work {
         let slot = (self.0 & 0xf_ffff) as u32;
         let conn = (self.0 >> 20 & 0xfff_ffff) as u32;
         let generation = (self.0 >> 48 & 0x3fff) as u32;

@@ -5,5 +5,5 @@
 mod sys;
 
 #[cfg(test)]
-pub use sys::MapError;
-pub use sys::{Mapping, Regions, Returned, sealed_file};
+pub(crate) use sys::MapError;
+pub(crate) use sys::{Mapping, Regions, Returned, sealed_file};

@@ -149,7 +149,7 @@ impl CoreDoor {
 
 impl Inside {
     /// Frees a connection's place and gives its memory away to be unmapped.
-    pub fn release(&mut self, regions: Regions) {
+    pub(super) fn release(&mut self, regions: Regions) {
         // A full ring drops, and so unmaps, here: slower, nothing worse.
         let _ = self.regions.push(regions);
         self.shared.channels.fetch_sub(1, Ordering::Relaxed);
@@ -159,7 +159,7 @@ impl Inside {
     }
 
     /// Announces sleep; [`super::ring::before_last_look`] and a look at everything must follow.
-    pub fn set_sleeping(&self, sleeping: bool) {
+    pub(super) fn set_sleeping(&self, sleeping: bool) {
         self.shared.nap.set(sleeping);
     }
 }

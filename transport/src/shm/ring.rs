@@ -18,7 +18,7 @@ use super::atomic::{Ordering, fence};
 use super::sys::{Mapping, SLOT_BYTES, SlotArray};
 use super::{CREDITS_MAX, IU_BYTES_MAX};
 
-pub use super::sys::INLINE_BYTES;
+pub(super) use super::sys::INLINE_BYTES;
 
 /// Bytes in front of the slots, for the word that says "the target sleeps".
 const HEAD_BYTES: usize = 4096;
@@ -31,7 +31,7 @@ const _: () = assert!(2 * CREDITS_MAX + 8 == SLOTS_MAX);
 
 /// Sizes of a connection's two rings. Having one tells you that the sums below don't overflow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Geometry {
+pub(crate) struct Geometry {
     slots: u32,
     to_target_bytes_max: u32,
     to_initiator_bytes_max: u32,
@@ -39,13 +39,13 @@ pub struct Geometry {
 
 /// Bytes from one overflow unit to the next: an odd number of cache lines, so that the starts of
 /// units spread over all cache sets.
-pub fn overflow_stride(iu_bytes_max: u32) -> usize {
+pub(crate) fn overflow_stride(iu_bytes_max: u32) -> usize {
     ((iu_bytes_max as usize).div_ceil(64) | 1) * 64
 }
 
 impl Geometry {
     /// Rings for `credits` outstanding requests and units of at most the given bytes.
-    pub fn for_credits(credits: u32, to_target: u32, to_initiator: u32) -> Option<Self> {
+    pub(crate) fn for_credits(credits: u32, to_target: u32, to_initiator: u32) -> Option<Self> {
         if credits > CREDITS_MAX {
             return None;
         }
@@ -53,7 +53,7 @@ impl Geometry {
     }
 
     /// Rings as the other side describes them; `None` for sizes that can't be.
-    pub fn checked(slots: u32, to_target: u32, to_initiator: u32) -> Option<Self> {
+    pub(crate) fn checked(slots: u32, to_target: u32, to_initiator: u32) -> Option<Self> {
         let sizes = 1..=IU_BYTES_MAX;
         let good = slots.is_power_of_two()
             && slots <= SLOTS_MAX
@@ -67,22 +67,22 @@ impl Geometry {
     }
 
     /// Slots of each ring.
-    pub fn slots(&self) -> u32 {
+    pub(crate) fn slots(&self) -> u32 {
         self.slots
     }
 
     /// Bytes of a unit from the initiator at most.
-    pub fn to_target_bytes_max(self) -> u32 {
+    pub(crate) fn to_target_bytes_max(self) -> u32 {
         self.to_target_bytes_max
     }
 
     /// Bytes of a unit from the target at most.
-    pub fn to_initiator_bytes_max(self) -> u32 {
+    pub(crate) fn to_initiator_bytes_max(self) -> u32 {
         self.to_initiator_bytes_max
     }
 
     /// Bytes of the whole file.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let slots = self.slots as usize;
         let overflow = |max| if max as usize > INLINE_BYTES { overflow_stride(max) } else { 0 };
         HEAD_BYTES
@@ -159,7 +159,7 @@ impl Cursor {
 
 /// What a consumer finds in its next slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrival {
+pub(crate) enum Arrival {
     /// No new unit.
     Nothing,
     /// A unit of this many bytes, at least one and at most the limit.
@@ -170,12 +170,12 @@ pub enum Arrival {
 
 /// The reading end of one direction.
 #[derive(Debug)]
-pub struct Consumer(Cursor);
+pub(crate) struct Consumer(Cursor);
 
 impl Consumer {
     /// Looks at the next slot.
     #[inline]
-    pub fn peek(&self) -> Arrival {
+    pub(crate) fn peek(&self) -> Arrival {
         // What precedes the peer's store of the header is visible to `take`.
         let header = self.0.slots.header(self.0.slot).load(Ordering::Acquire);
         if (header >> 32) as u32 != self.0.lap {
@@ -189,7 +189,7 @@ impl Consumer {
     }
 
     /// Copies the unit that [`Consumer::peek`] found, of `to.len()` bytes, and goes on.
-    pub fn take(&mut self, to: &mut [u8]) {
+    pub(crate) fn take(&mut self, to: &mut [u8]) {
         let cursor = &mut self.0;
         assert!(to.len() <= cursor.lane.iu_bytes_max as usize, "unit longer than the limit");
         if to.len() <= INLINE_BYTES {
@@ -203,7 +203,7 @@ impl Consumer {
     /// Copies the slot of a unit of at most [`INLINE_BYTES`] that [`Consumer::peek`] found, and
     /// goes on. What is behind the unit is whatever the peer left there.
     #[inline]
-    pub fn take_inline(&mut self, to: &mut [u8; INLINE_BYTES]) {
+    pub(crate) fn take_inline(&mut self, to: &mut [u8; INLINE_BYTES]) {
         self.0.slots.read(self.0.slot, to);
         self.0.advance();
     }
@@ -211,18 +211,18 @@ impl Consumer {
 
 /// The writing end of one direction.
 #[derive(Debug)]
-pub struct Producer(Cursor);
+pub(crate) struct Producer(Cursor);
 
 impl Producer {
     /// Bytes of a unit at most.
     #[inline]
-    pub fn iu_bytes_max(&self) -> usize {
+    pub(crate) fn iu_bytes_max(&self) -> usize {
         self.0.lane.iu_bytes_max as usize
     }
 
     /// Publishes a unit at once. Panics for one of no bytes or beyond the limit.
     #[inline]
-    pub fn publish(&mut self, iu: &[u8]) {
+    pub(crate) fn publish(&mut self, iu: &[u8]) {
         let cursor = &mut self.0;
         let fits = !iu.is_empty() && iu.len() <= cursor.lane.iu_bytes_max as usize;
         assert!(fits, "unit of {} bytes, limit {}", iu.len(), cursor.lane.iu_bytes_max);
@@ -242,18 +242,18 @@ impl Producer {
 /// looks at its rings once more; the initiator publishes, passes a fence, and looks at the word:
 /// one of them sees the other.
 #[derive(Debug)]
-pub struct SleepWord(Arc<Mapping>);
+pub(crate) struct SleepWord(Arc<Mapping>);
 
 impl SleepWord {
     /// Target: tells the initiator whether to ring.
     #[inline]
-    pub fn set(&self, sleeps: bool) {
+    pub(crate) fn set(&self, sleeps: bool) {
         self.0.word(SLEEPS_AT).store(u64::from(sleeps), Ordering::Relaxed);
     }
 
     /// Initiator, after it has published: true when the target wants to be rung.
     #[inline]
-    pub fn wants_bell(&self) -> bool {
+    pub(crate) fn wants_bell(&self) -> bool {
         fence(Ordering::SeqCst);
         self.0.word(SLEEPS_AT).load(Ordering::Relaxed) != 0
     }
@@ -261,13 +261,13 @@ impl SleepWord {
 
 /// Orders everything that announces sleep before the look that decides about it.
 #[inline]
-pub fn before_last_look() {
+pub(crate) fn before_last_look() {
     fence(Ordering::SeqCst);
 }
 
 /// One side's ends of both rings.
 #[derive(Debug)]
-pub struct Ends {
+pub(crate) struct Ends {
     /// Reads what the other side sends.
     pub consumer: Consumer,
     /// Sends to the other side.
@@ -278,12 +278,12 @@ pub struct Ends {
 
 impl Ends {
     /// The target's ends. Panics when the file is smaller than the geometry.
-    pub fn of_target(geometry: &Geometry, ring: Mapping) -> Ends {
+    pub(crate) fn of_target(geometry: &Geometry, ring: Mapping) -> Ends {
         Ends::new(ring, geometry, geometry.to_target(), geometry.to_initiator())
     }
 
     /// The initiator's ends. Panics when the file is smaller than the geometry.
-    pub fn of_initiator(geometry: &Geometry, ring: Mapping) -> Ends {
+    pub(crate) fn of_initiator(geometry: &Geometry, ring: Mapping) -> Ends {
         Ends::new(ring, geometry, geometry.to_initiator(), geometry.to_target())
     }
 

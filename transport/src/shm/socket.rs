@@ -18,7 +18,7 @@ const FDS_MAX: usize = REGIONS_MAX + 1;
 
 /// A datagram as it came in.
 #[derive(Debug)]
-pub struct Received {
+pub(super) struct Received {
     /// Its bytes.
     pub bytes: Vec<u8>,
     /// Its descriptors, closed when dropped.
@@ -28,7 +28,7 @@ pub struct Received {
 }
 
 /// A socket path that fits, or why it doesn't.
-pub fn address(path: &Path) -> Result<SocketAddrUnix, String> {
+pub(super) fn address(path: &Path) -> Result<SocketAddrUnix, String> {
     let len = path.as_os_str().len();
     if len == 0 || len > PATH_BYTES_MAX {
         return Err(format!("a socket path has 1 to {PATH_BYTES_MAX} bytes, this one {len}"));
@@ -37,13 +37,13 @@ pub fn address(path: &Path) -> Result<SocketAddrUnix, String> {
 }
 
 /// A new socket of the kind this fabric uses, non-blocking.
-pub fn seqpacket() -> Result<OwnedFd, Errno> {
+pub(super) fn seqpacket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
 }
 
 /// Sends one datagram; `WOULDBLOCK` when the peer doesn't read.
-pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+pub(super) fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(fds)) {
@@ -55,7 +55,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(
 
 /// Receives one datagram; `WOULDBLOCK` when there is none, no bytes and no descriptors when the
 /// peer is gone.
-pub fn receive(socket: impl AsFd) -> Result<Received, Errno> {
+pub(super) fn receive(socket: impl AsFd) -> Result<Received, Errno> {
     let mut bytes = vec![0; DATAGRAM_BYTES_MAX];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
@@ -74,7 +74,7 @@ pub fn receive(socket: impl AsFd) -> Result<Received, Errno> {
 }
 
 /// True when the other end is closed: nothing to read and never will be.
-pub fn is_closed(socket: impl AsFd) -> bool {
+pub(super) fn is_closed(socket: impl AsFd) -> bool {
     let mut byte = [0u8; 1];
     match rustix::net::recv(socket, &mut byte[..], RecvFlags::DONTWAIT | RecvFlags::PEEK) {
         Ok((_, len)) => len == 0,

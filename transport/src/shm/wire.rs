@@ -12,13 +12,13 @@
 /// First bytes of every datagram.
 const MAGIC: [u8; 8] = *b"SRPTSHM\n";
 /// Version of the handshake and of the rings.
-pub const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// Bytes of a datagram at most.
-pub const DATAGRAM_BYTES_MAX: usize = 4096;
+pub(super) const DATAGRAM_BYTES_MAX: usize = 4096;
 /// Bytes of a login request, a response, a reject or an error text at most.
-pub const BODY_BYTES_MAX: usize = 1024;
+pub(super) const BODY_BYTES_MAX: usize = 1024;
 /// Regions that one connection may register, at most.
-pub const REGIONS_MAX: usize = 16;
+pub(super) const REGIONS_MAX: usize = 16;
 
 const HELLO: u32 = 1;
 const ACCEPT: u32 = 2;
@@ -27,7 +27,7 @@ const ERROR: u32 = 4;
 
 /// A datagram of the handshake.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Datagram {
+pub(super) enum Datagram {
     /// Initiator to target: log in.
     Hello {
         /// Memory files that travel along.
@@ -54,7 +54,7 @@ pub enum Datagram {
 
 /// What is wrong with a datagram.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WireError {
+pub(super) enum WireError {
     /// Does not begin with the magic bytes.
     #[error("not a handshake of this fabric")]
     Magic,
@@ -95,7 +95,7 @@ fn body(bytes: &[u8], numbers: usize) -> Result<&[u8], WireError> {
 
 impl Datagram {
     /// The bytes to send. Panics for a body above [`BODY_BYTES_MAX`]; an error text is cut.
-    pub fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         match self {
             Datagram::Hello { regions, login } => encoded(HELLO, &[*regions], login),
             Datagram::Accept { slots, to_target_bytes_max, to_initiator_bytes_max, login_rsp } => {
@@ -110,7 +110,7 @@ impl Datagram {
     }
 
     /// Understands received bytes.
-    pub fn decode(bytes: &[u8]) -> Result<Datagram, WireError> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Datagram, WireError> {
         if !bytes.starts_with(&MAGIC) {
             return Err(WireError::Magic);
         }

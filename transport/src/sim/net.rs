@@ -218,14 +218,14 @@ pub(super) struct Conn {
 
 impl Conn {
     /// When something sent now is there: random, but never before what was sent earlier.
-    pub fn due(&mut self, now: u64, delay_ns_max: u64, rng: &mut Rng) -> u64 {
+    pub(super) fn due(&mut self, now: u64, delay_ns_max: u64, rng: &mut Rng) -> u64 {
         let due = now + if delay_ns_max == 0 { 0 } else { rng.below(delay_ns_max) };
         self.last_due = self.last_due.max(due);
         self.last_due
     }
 
     /// Begins to end, if it has not before.
-    pub fn end(&mut self, reason: CloseReason) {
+    pub(super) fn end(&mut self, reason: CloseReason) {
         if !matches!(self.phase, Phase::Closing(_) | Phase::Ended) {
             self.phase = Phase::Closing(reason);
             self.ended.set(Some(reason));
@@ -340,7 +340,7 @@ impl Net {
 impl Inner {
     /// Draws whether a fetch or a reply goes wrong, and by how much it is late, in ns; `u64::MAX`
     /// for ever.
-    pub fn misfortune(&mut self, reply: bool) -> (Failure, u64) {
+    pub(super) fn misfortune(&mut self, reply: bool) -> (Failure, u64) {
         let Inner { rng, faults, injected, .. } = self;
         let mut strikes = |in_: u64| in_ > 0 && rng.one(in_);
         let fails_in = if reply { faults.send_fails_in } else { faults.fetch_fails_in };
@@ -362,7 +362,7 @@ impl Inner {
         (failure, if lost { u64::MAX } else { wait })
     }
 
-    pub fn conn(&mut self, core: usize, id: ConnId) -> Option<&mut Conn> {
+    pub(super) fn conn(&mut self, core: usize, id: ConnId) -> Option<&mut Conn> {
         self.cores[core].get_mut(id.index as usize)?.as_mut().filter(|conn| conn.id == id)
     }
 }

@@ -122,10 +122,10 @@ impl DataDesc<'_> {
 
 /// Values of the two nibbles of `buf_fmt` in SRP_CMD.
 pub(super) mod format {
-    pub const NONE: u8 = 0;
-    pub const DIRECT: u8 = 1;
-    pub const INDIRECT: u8 = 2;
-    pub const IMMEDIATE: u8 = 3;
+    pub(crate) const NONE: u8 = 0;
+    pub(crate) const DIRECT: u8 = 1;
+    pub(crate) const INDIRECT: u8 = 2;
+    pub(crate) const IMMEDIATE: u8 = 3;
 }
 
 /// An indirect descriptor: a table of segments, in the IU as far as it fits.

@@ -15,27 +15,27 @@ use reactor::{Batch, Instant, Tag};
 use transport::rdma::{CoreDoor, FabricOptions, RdmaCounts, RdmaFabric, RdmaOptions};
 use transport::{CloseReason, ConnId, DataIn, Event, Fabric, Recv, RemoteSeg};
 
-pub const ECHO: u8 = 1;
-pub const FETCH: u8 = 2;
-pub const WRITE: u8 = 3;
-pub const ZERO: u8 = 4;
-pub const CLOSE: u8 = 5;
+pub(crate) const ECHO: u8 = 1;
+pub(crate) const FETCH: u8 = 2;
+pub(crate) const WRITE: u8 = 3;
+pub(crate) const ZERO: u8 = 4;
+pub(crate) const CLOSE: u8 = 5;
 /// Answered, and its data fetched, only once the connection is seen to have closed.
-pub const HOLD: u8 = 6;
+pub(crate) const HOLD: u8 = 6;
 /// Not answered: the peer is asked twice whether it is there.
-pub const PROBE: u8 = 7;
+pub(crate) const PROBE: u8 = 7;
 /// First byte of a login that is turned away.
-pub const REFUSE: u8 = 0xff;
+pub(crate) const REFUSE: u8 = 0xff;
 /// First byte of a login whose connection is asked every turn, until its first command, whether its
 /// peer is there.
-pub const ASK: u8 = 0xfe;
-pub const CREDITS: u32 = 64;
-pub const IU_BYTES: u32 = 4096;
+pub(crate) const ASK: u8 = 0xfe;
+pub(crate) const CREDITS: u32 = 64;
+pub(crate) const IU_BYTES: u32 = 4096;
 /// The target's longest sleep.
-pub const SLEEP_MAX: Duration = Duration::from_secs(5);
+pub(crate) const SLEEP_MAX: Duration = Duration::from_secs(5);
 
 /// The bytes of a command.
-pub fn command(op: u8, tag: u64, len: u32, segs: &[RemoteSeg]) -> Vec<u8> {
+pub(crate) fn command(op: u8, tag: u64, len: u32, segs: &[RemoteSeg]) -> Vec<u8> {
     let mut iu = vec![op, segs.len() as u8, 0, 0];
     iu.extend(len.to_be_bytes());
     iu.extend(tag.to_be_bytes());
@@ -73,11 +73,11 @@ fn parse(iu: &[u8]) -> Command {
 }
 
 /// The byte at a place of the data that the target writes.
-pub fn pattern(tag: u64, at: usize) -> u8 {
+pub(crate) fn pattern(tag: u64, at: usize) -> u8 {
     (tag as usize).wrapping_mul(31).wrapping_add(at.wrapping_mul(7)).wrapping_add(at >> 8) as u8
 }
 
-pub fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |sum, byte| {
         (sum ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3)
     })
@@ -85,7 +85,7 @@ pub fn checksum(bytes: &[u8]) -> u64 {
 
 /// What the target saw.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub(crate) struct Seen {
     pub logins: u64,
     pub login_len: usize,
     pub peer: String,
@@ -98,7 +98,7 @@ pub struct Seen {
     pub woken: u64,
 }
 
-pub struct Host {
+pub(crate) struct Host {
     pub seen: Arc<Mutex<Seen>>,
     pub counts: Arc<RdmaCounts>,
     stop: Arc<AtomicBool>,
@@ -124,7 +124,7 @@ struct Target {
 impl Host {
     /// A target core whose login policy is: accept, unless the first byte of the login is
     /// [`REFUSE`].
-    pub fn start(rdma: RdmaOptions) -> (Host, CoreDoor) {
+    pub(crate) fn start(rdma: RdmaOptions) -> (Host, CoreDoor) {
         let sleep = Arc::new(Sleep::new().unwrap());
         let memory = Arc::new(Memory::ordinary(40 << 20).unwrap());
         let options = FabricOptions { connections_max: 8, operations_max: 1024, rdma };
@@ -158,7 +158,7 @@ impl Host {
     }
 
     /// Waits until `what` holds of what the target saw.
-    pub fn wait(&self, what: impl Fn(&Seen) -> bool) -> bool {
+    pub(crate) fn wait(&self, what: impl Fn(&Seen) -> bool) -> bool {
         let (sender, receiver) = mpsc::channel::<()>();
         for _ in 0..2000 {
             if what(&self.seen.lock().unwrap()) {

@@ -18,7 +18,7 @@ pub(super) struct Loop(pub String);
 
 impl Loop {
     /// `None`: this machine or user has none.
-    pub fn attach(file: &Path, sector_bytes: u32) -> Option<Loop> {
+    pub(crate) fn attach(file: &Path, sector_bytes: u32) -> Option<Loop> {
         let sector = sector_bytes.to_string();
         let file = file.to_str()?;
         run("losetup", &["--find", "--show", "--sector-size", &sector, file]).map(Loop)

@@ -1,15 +1,15 @@
 //! Shared memory between initiator and target, as a model: the production rings and the production
 //! nap over words that loom knows.
 
-pub mod sys;
+pub(crate) mod sys;
 
 use super::atomic;
 
 #[path = "../../../../transport/src/shm/nap.rs"]
-pub mod nap;
+pub(crate) mod nap;
 #[path = "../../../../transport/src/shm/ring.rs"]
 #[allow(dead_code, reason = "a model uses a part of it")]
-pub mod ring;
+pub(crate) mod ring;
 
-pub const CREDITS_MAX: u32 = transport::shm::CREDITS_MAX;
-pub const IU_BYTES_MAX: u32 = transport::shm::IU_BYTES_MAX;
+pub(crate) const CREDITS_MAX: u32 = transport::shm::CREDITS_MAX;
+pub(crate) const IU_BYTES_MAX: u32 = transport::shm::IU_BYTES_MAX;

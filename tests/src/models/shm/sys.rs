@@ -10,29 +10,29 @@ const HEAD_BYTES: usize = 4096;
 
 /// As in `transport`. Clones are the same memory.
 #[derive(Debug, Clone)]
-pub struct Mapping {
+pub(crate) struct Mapping {
     first: Arc<AtomicU64>,
     rings: Arc<Vec<AtomicU64>>,
 }
 
 impl Mapping {
-    pub fn new(bytes: usize) -> Mapping {
+    pub(crate) fn new(bytes: usize) -> Mapping {
         let words = (bytes - HEAD_BYTES).div_ceil(8);
         let rings = (0..words).map(|_| AtomicU64::new(0)).collect();
         Mapping { first: Arc::new(AtomicU64::new(0)), rings: Arc::new(rings) }
     }
 
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         HEAD_BYTES + self.rings.len() * 8
     }
 
-    pub fn word(&self, offset: usize) -> &AtomicU64 {
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8));
         if offset == 0 { &self.first } else { &self.rings[(offset - HEAD_BYTES) / 8] }
     }
 
     /// Whole words only.
-    pub fn read_at(&self, offset: usize, to: &mut [u8]) {
+    pub(crate) fn read_at(&self, offset: usize, to: &mut [u8]) {
         let (words, rest) = to.as_chunks_mut::<8>();
         assert!(rest.is_empty());
         for (index, word) in words.iter_mut().enumerate() {
@@ -41,7 +41,7 @@ impl Mapping {
     }
 
     /// Whole words only.
-    pub fn write_at(&self, offset: usize, from: &[u8]) {
+    pub(crate) fn write_at(&self, offset: usize, from: &[u8]) {
         let (words, rest) = from.as_chunks::<8>();
         assert!(rest.is_empty());
         for (index, word) in words.iter().enumerate() {
@@ -52,20 +52,20 @@ impl Mapping {
 }
 
 /// As in `transport`.
-pub const SLOT_BYTES: usize = 128;
+pub(crate) const SLOT_BYTES: usize = 128;
 /// As in `transport`.
-pub const INLINE_BYTES: usize = SLOT_BYTES - 8;
+pub(crate) const INLINE_BYTES: usize = SLOT_BYTES - 8;
 
 /// As in `transport`.
 #[derive(Debug)]
-pub struct SlotArray {
+pub(crate) struct SlotArray {
     mapping: Arc<Mapping>,
     offset: usize,
     mask: u32,
 }
 
 impl SlotArray {
-    pub fn new(mapping: Arc<Mapping>, offset: usize, count: u32) -> SlotArray {
+    pub(crate) fn new(mapping: Arc<Mapping>, offset: usize, count: u32) -> SlotArray {
         SlotArray { mapping, offset, mask: count - 1 }
     }
 
@@ -73,19 +73,19 @@ impl SlotArray {
         self.offset + (number & self.mask) as usize * SLOT_BYTES
     }
 
-    pub fn header(&self, number: u32) -> &AtomicU64 {
+    pub(crate) fn header(&self, number: u32) -> &AtomicU64 {
         self.mapping.word(self.at(number))
     }
 
-    pub fn read(&self, number: u32, to: &mut [u8; INLINE_BYTES]) {
+    pub(crate) fn read(&self, number: u32, to: &mut [u8; INLINE_BYTES]) {
         self.mapping.read_at(self.at(number) + 8, to);
     }
 
-    pub fn read_unit(&self, number: u32, to: &mut [u8]) {
+    pub(crate) fn read_unit(&self, number: u32, to: &mut [u8]) {
         self.mapping.read_at(self.at(number) + 8, to);
     }
 
-    pub fn write(&self, number: u32, unit: &[u8]) {
+    pub(crate) fn write(&self, number: u32, unit: &[u8]) {
         self.mapping.write_at(self.at(number) + 8, unit);
     }
 }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 /// `struct ib_user_mad_reg_req`, ABI 5.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default)]
-pub struct ib_user_mad_reg_req {
+pub(super) struct ib_user_mad_reg_req {
     pub id: u32,
     /// Longs of the host, aligned to 4 bytes; each as two words in the order of this machine.
     pub method_mask: [u32; 4],
@@ -19,20 +19,25 @@ pub struct ib_user_mad_reg_req {
 
 const MAGIC: u64 = 0x1b;
 /// `IB_USER_MAD_REGISTER_AGENT`: _IOWR(0x1b, 1, struct ib_user_mad_reg_req).
-pub const REGISTER_AGENT: u64 =
+pub(super) const REGISTER_AGENT: u64 =
     3 << 30 | (size_of::<ib_user_mad_reg_req>() as u64) << 16 | MAGIC << 8 | 1;
 /// `IB_USER_MAD_ENABLE_PKEY`: _IO(0x1b, 3).
-pub const ENABLE_PKEY: u64 = MAGIC << 8 | 3;
+pub(super) const ENABLE_PKEY: u64 = MAGIC << 8 | 3;
 
 /// Asks for the header with a P_Key index; before anything else on the descriptor.
-pub fn enable_pkey(umad: BorrowedFd<'_>) -> Result<(), Errno> {
+pub(super) fn enable_pkey(umad: BorrowedFd<'_>) -> Result<(), Errno> {
     // SAFETY: the descriptor is open; this request takes no argument.
     check(unsafe { libc::ioctl(umad.as_raw_fd(), ENABLE_PKEY) })
 }
 
 /// Becomes the agent of a class on queue pair 1 that gets requests of the methods of a bit mask (of
 /// methods below 32); the kernel's number for the agent.
-pub fn register(umad: BorrowedFd<'_>, class: u8, version: u8, methods: u32) -> Result<u32, Errno> {
+pub(super) fn register(
+    umad: BorrowedFd<'_>,
+    class: u8,
+    version: u8,
+    methods: u32,
+) -> Result<u32, Errno> {
     let first = if cfg!(target_endian = "big") { 1 } else { 0 };
     let mut request = ib_user_mad_reg_req {
         qpn: 1,

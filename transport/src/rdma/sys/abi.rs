@@ -8,7 +8,7 @@
 use std::ffi::{c_int, c_uint, c_void};
 
 #[repr(C)]
-pub struct ibv_context {
+pub(crate) struct ibv_context {
     pub device: *mut ibv_device,
     pub ops: ibv_context_ops,
     pub cmd_fd: c_int,
@@ -20,7 +20,7 @@ type Unused = Option<unsafe extern "C" fn()>;
 
 /// The provider's table, up to the last call used.
 #[repr(C)]
-pub struct ibv_context_ops {
+pub(crate) struct ibv_context_ops {
     before_poll_cq: [Unused; 11],
     pub poll_cq: unsafe extern "C" fn(*mut ibv_cq, c_int, *mut ibv_wc) -> c_int,
     pub req_notify_cq: unsafe extern "C" fn(*mut ibv_cq, c_int) -> c_int,
@@ -36,7 +36,7 @@ pub struct ibv_context_ops {
 }
 
 #[repr(C)]
-pub struct ibv_device {
+pub(crate) struct ibv_device {
     ops: [Unused; 2],
     pub node_type: c_int,
     pub transport_type: c_int,
@@ -45,7 +45,7 @@ pub struct ibv_device {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct ibv_device_attr {
+pub(crate) struct ibv_device_attr {
     pub fw_ver: [u8; 64],
     pub node_guid: u64,
     pub sys_image_guid: u64,
@@ -89,13 +89,13 @@ pub struct ibv_device_attr {
 }
 
 #[repr(C)]
-pub struct ibv_pd {
+pub(crate) struct ibv_pd {
     pub context: *mut ibv_context,
     pub handle: u32,
 }
 
 #[repr(C)]
-pub struct ibv_mr {
+pub(crate) struct ibv_mr {
     pub context: *mut ibv_context,
     pub pd: *mut ibv_pd,
     pub addr: *mut c_void,
@@ -106,14 +106,14 @@ pub struct ibv_mr {
 }
 
 #[repr(C)]
-pub struct ibv_comp_channel {
+pub(crate) struct ibv_comp_channel {
     pub context: *mut ibv_context,
     pub fd: c_int,
     pub refcnt: c_int,
 }
 
 #[repr(C)]
-pub struct ibv_cq {
+pub(crate) struct ibv_cq {
     pub context: *mut ibv_context,
     pub channel: *mut ibv_comp_channel,
     pub cq_context: *mut c_void,
@@ -122,12 +122,12 @@ pub struct ibv_cq {
 }
 
 #[repr(C)]
-pub struct ibv_srq {
+pub(crate) struct ibv_srq {
     pub context: *mut ibv_context,
 }
 
 #[repr(C)]
-pub struct ibv_qp {
+pub(crate) struct ibv_qp {
     pub context: *mut ibv_context,
     pub qp_context: *mut c_void,
     pub pd: *mut ibv_pd,
@@ -141,7 +141,7 @@ pub struct ibv_qp {
 /// A work completion.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ibv_wc {
+pub(crate) struct ibv_wc {
     pub wr_id: u64,
     pub status: c_int,
     pub opcode: c_int,
@@ -159,7 +159,7 @@ pub struct ibv_wc {
 
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ibv_sge {
+pub(crate) struct ibv_sge {
     pub addr: u64,
     pub length: u32,
     pub lkey: u32,
@@ -168,7 +168,7 @@ pub struct ibv_sge {
 /// A send work request; of its unions, the RDMA form and room for the larger ones.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct ibv_send_wr {
+pub(crate) struct ibv_send_wr {
     pub wr_id: u64,
     pub next: *mut ibv_send_wr,
     pub sg_list: *mut ibv_sge,
@@ -183,7 +183,7 @@ pub struct ibv_send_wr {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct ibv_recv_wr {
+pub(crate) struct ibv_recv_wr {
     pub wr_id: u64,
     pub next: *mut ibv_recv_wr,
     pub sg_list: *mut ibv_sge,
@@ -192,7 +192,7 @@ pub struct ibv_recv_wr {
 
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub struct ibv_qp_cap {
+pub(crate) struct ibv_qp_cap {
     pub max_send_wr: u32,
     pub max_recv_wr: u32,
     pub max_send_sge: u32,
@@ -201,7 +201,7 @@ pub struct ibv_qp_cap {
 }
 
 #[repr(C)]
-pub struct ibv_qp_init_attr {
+pub(crate) struct ibv_qp_init_attr {
     pub qp_context: *mut c_void,
     pub send_cq: *mut ibv_cq,
     pub recv_cq: *mut ibv_cq,
@@ -212,7 +212,7 @@ pub struct ibv_qp_init_attr {
 }
 
 #[repr(C)]
-pub struct ibv_srq_init_attr {
+pub(crate) struct ibv_srq_init_attr {
     pub srq_context: *mut c_void,
     pub max_wr: u32,
     pub max_sge: u32,
@@ -220,13 +220,13 @@ pub struct ibv_srq_init_attr {
 }
 
 #[repr(C)]
-pub struct rdma_event_channel {
+pub(crate) struct rdma_event_channel {
     pub fd: c_int,
 }
 
 /// Up to the addresses at the head of `struct rdma_route`.
 #[repr(C)]
-pub struct rdma_cm_id {
+pub(crate) struct rdma_cm_id {
     pub verbs: *mut ibv_context,
     pub channel: *mut rdma_event_channel,
     pub context: *mut c_void,
@@ -237,7 +237,7 @@ pub struct rdma_cm_id {
 
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub struct rdma_conn_param {
+pub(crate) struct rdma_conn_param {
     pub private_data: *const c_void,
     pub private_data_len: u8,
     pub responder_resources: u8,
@@ -251,7 +251,7 @@ pub struct rdma_conn_param {
 
 /// `struct rdma_cm_event`; of its union, the connected form.
 #[repr(C)]
-pub struct rdma_cm_event {
+pub(crate) struct rdma_cm_event {
     pub id: *mut rdma_cm_id,
     pub listen_id: *mut rdma_cm_id,
     pub event: c_int,
@@ -259,35 +259,35 @@ pub struct rdma_cm_event {
     pub conn: rdma_conn_param,
 }
 
-pub const IBV_WC_SUCCESS: c_int = 0;
-pub const IBV_WC_WR_FLUSH_ERR: c_int = 5;
-pub const IBV_WC_REM_INV_REQ_ERR: c_int = 9;
-pub const IBV_WC_REM_ACCESS_ERR: c_int = 10;
-pub const IBV_WC_REM_OP_ERR: c_int = 11;
-pub const IBV_WC_LOC_LEN_ERR: c_int = 1;
+pub(crate) const IBV_WC_SUCCESS: c_int = 0;
+pub(crate) const IBV_WC_WR_FLUSH_ERR: c_int = 5;
+pub(crate) const IBV_WC_REM_INV_REQ_ERR: c_int = 9;
+pub(crate) const IBV_WC_REM_ACCESS_ERR: c_int = 10;
+pub(crate) const IBV_WC_REM_OP_ERR: c_int = 11;
+pub(crate) const IBV_WC_LOC_LEN_ERR: c_int = 1;
 
-pub const IBV_WR_RDMA_WRITE: c_int = 0;
-pub const IBV_WR_SEND: c_int = 2;
-pub const IBV_WR_RDMA_READ: c_int = 4;
-pub const IBV_SEND_SIGNALED: c_uint = 1 << 1;
-pub const IBV_SEND_SOLICITED: c_uint = 1 << 2;
-pub const IBV_SEND_INLINE: c_uint = 1 << 3;
+pub(crate) const IBV_WR_RDMA_WRITE: c_int = 0;
+pub(crate) const IBV_WR_SEND: c_int = 2;
+pub(crate) const IBV_WR_RDMA_READ: c_int = 4;
+pub(crate) const IBV_SEND_SIGNALED: c_uint = 1 << 1;
+pub(crate) const IBV_SEND_SOLICITED: c_uint = 1 << 2;
+pub(crate) const IBV_SEND_INLINE: c_uint = 1 << 3;
 
-pub const IBV_ACCESS_LOCAL_WRITE: c_int = 1;
-pub const IBV_ACCESS_REMOTE_WRITE: c_int = 1 << 1;
-pub const IBV_ACCESS_REMOTE_READ: c_int = 1 << 2;
+pub(crate) const IBV_ACCESS_LOCAL_WRITE: c_int = 1;
+pub(crate) const IBV_ACCESS_REMOTE_WRITE: c_int = 1 << 1;
+pub(crate) const IBV_ACCESS_REMOTE_READ: c_int = 1 << 2;
 
-pub const IBV_QPT_RC: c_int = 2;
+pub(crate) const IBV_QPT_RC: c_int = 2;
 
-pub const RDMA_CM_EVENT_ADDR_RESOLVED: c_int = 0;
-pub const RDMA_CM_EVENT_ROUTE_RESOLVED: c_int = 2;
-pub const RDMA_CM_EVENT_CONNECT_REQUEST: c_int = 4;
-pub const RDMA_CM_EVENT_CONNECT_ERROR: c_int = 6;
-pub const RDMA_CM_EVENT_UNREACHABLE: c_int = 7;
-pub const RDMA_CM_EVENT_REJECTED: c_int = 8;
-pub const RDMA_CM_EVENT_ESTABLISHED: c_int = 9;
-pub const RDMA_CM_EVENT_DISCONNECTED: c_int = 10;
-pub const RDMA_CM_EVENT_DEVICE_REMOVAL: c_int = 11;
+pub(crate) const RDMA_CM_EVENT_ADDR_RESOLVED: c_int = 0;
+pub(crate) const RDMA_CM_EVENT_ROUTE_RESOLVED: c_int = 2;
+pub(crate) const RDMA_CM_EVENT_CONNECT_REQUEST: c_int = 4;
+pub(crate) const RDMA_CM_EVENT_CONNECT_ERROR: c_int = 6;
+pub(crate) const RDMA_CM_EVENT_UNREACHABLE: c_int = 7;
+pub(crate) const RDMA_CM_EVENT_REJECTED: c_int = 8;
+pub(crate) const RDMA_CM_EVENT_ESTABLISHED: c_int = 9;
+pub(crate) const RDMA_CM_EVENT_DISCONNECTED: c_int = 10;
+pub(crate) const RDMA_CM_EVENT_DEVICE_REMOVAL: c_int = 11;
 
-pub const RDMA_PS_TCP: c_int = 0x0106;
-pub const RDMA_PS_IB: c_int = 0x013f;
+pub(crate) const RDMA_PS_TCP: c_int = 0x0106;
+pub(crate) const RDMA_PS_IB: c_int = 0x013f;

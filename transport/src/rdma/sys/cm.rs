@@ -17,7 +17,7 @@ use super::{LibraryError, RdmaError, last};
 
 /// A transport address in the operating system's form.
 #[derive(Clone, Copy)]
-pub struct Address(libc::sockaddr_storage);
+pub(crate) struct Address(libc::sockaddr_storage);
 
 impl Address {
     fn zeroed() -> Self {
@@ -30,7 +30,7 @@ impl Address {
     }
 
     /// The internet address, unless it is of another family.
-    pub fn socket(&self) -> Option<SocketAddr> {
+    pub(crate) fn socket(&self) -> Option<SocketAddr> {
         match i32::from(self.0.ss_family) {
             libc::AF_INET => {
                 // SAFETY: the family says which structure this is, and it fits the storage.
@@ -129,7 +129,7 @@ impl fmt::Display for Address {
 
 /// Delivers the events of its identifiers. Having one tells you that its descriptor stays open and
 /// does not block.
-pub struct EventChannel(Arc<ChannelInner>);
+pub(crate) struct EventChannel(Arc<ChannelInner>);
 
 struct ChannelInner {
     channel: NonNull<rdma_event_channel>,
@@ -164,7 +164,7 @@ pub enum ChannelError {
 }
 
 /// What happened, without the library's memory.
-pub struct CmEvent {
+pub(crate) struct CmEvent {
     /// `RDMA_CM_EVENT_…`.
     pub kind: i32,
     /// 0, a negative errno, or for a reject the reason that the peer's CM gave.
@@ -179,14 +179,14 @@ pub struct CmEvent {
 
 impl CmEvent {
     /// The peer's private data; padded with zeros to the size of the message that carried it.
-    pub fn private_data(&self) -> &[u8] {
+    pub(crate) fn private_data(&self) -> &[u8] {
         &self.private[..self.private_len]
     }
 }
 
 impl EventChannel {
     /// A new channel.
-    pub fn new() -> Result<Self, ChannelError> {
+    pub(crate) fn new() -> Result<Self, ChannelError> {
         let library = rdma()?;
         // SAFETY: no requirements.
         let channel = NonNull::new(unsafe { (library.cm.rdma_create_event_channel)() })
@@ -200,7 +200,7 @@ impl EventChannel {
     }
 
     /// The next event, if there is one.
-    pub fn next(&self) -> Option<CmEvent> {
+    pub(crate) fn next(&self) -> Option<CmEvent> {
         let cm = &self.0.library.cm;
         let _guard = self.0.events.lock().unwrap_or_else(PoisonError::into_inner);
         let mut raw = ptr::null_mut();
@@ -239,7 +239,7 @@ impl EventChannel {
     }
 
     /// A listener at an address. Its connection requests arrive here with `token`.
-    pub fn listen(&self, address: ListenAddress, token: u64) -> Result<CmId, RdmaError> {
+    pub(crate) fn listen(&self, address: ListenAddress, token: u64) -> Result<CmId, RdmaError> {
         let mut address = Address::from(address);
         let id = self.id_in(address.port_space(), token)?;
         // SAFETY: the identifier exists; the address is one of the three structures allowed.
@@ -255,7 +255,7 @@ impl EventChannel {
     }
 
     /// An identifier that belongs to no address yet, for IP addresses.
-    pub fn id(&self, token: u64) -> Result<CmId, RdmaError> {
+    pub(crate) fn id(&self, token: u64) -> Result<CmId, RdmaError> {
         self.id_in(RDMA_PS_TCP, token)
     }
 
@@ -273,7 +273,7 @@ impl EventChannel {
     }
 
     /// An identifier bound to a local address, and so to its device.
-    pub fn bound(&self, address: &Address, token: u64) -> Result<CmId, RdmaError> {
+    pub(crate) fn bound(&self, address: &Address, token: u64) -> Result<CmId, RdmaError> {
         let mut address = address.without_port();
         let id = self.id_in(address.port_space(), token)?;
         // SAFETY: the identifier exists; the address is one that the library gave.
@@ -330,7 +330,7 @@ impl IdGuard {
 
 /// A connection identifier: a listener or one end of a connection. Having one tells you that it
 /// exists; dropping a request that was not answered rejects it.
-pub struct CmId {
+pub(crate) struct CmId {
     inner: Arc<IdInner>,
 }
 
@@ -341,7 +341,7 @@ impl CmId {
 
     /// Sets the number that its events carry. Before the first event, by the thread that takes
     /// events.
-    pub fn set_token(&mut self, token: u64) {
+    pub(crate) fn set_token(&mut self, token: u64) {
         // SAFETY: the field is the user's.
         unsafe { (*self.raw()).context = token as *mut _ };
     }
@@ -352,20 +352,20 @@ impl CmId {
     }
 
     /// This end's address.
-    pub fn local_address(&self) -> Address {
+    pub(crate) fn local_address(&self) -> Address {
         // SAFETY: the identifier exists.
         Address(unsafe { (*self.raw()).src_addr })
     }
 
     /// The other end's address.
-    pub fn peer_address(&self) -> Address {
+    pub(crate) fn peer_address(&self) -> Address {
         // SAFETY: the identifier exists.
         Address(unsafe { (*self.raw()).dst_addr })
     }
 
     /// Finds route and device to `peer`, from `local` if given; `RDMA_CM_EVENT_ADDR_RESOLVED`
     /// follows.
-    pub fn resolve_address(
+    pub(crate) fn resolve_address(
         &self,
         local: Option<SocketAddr>,
         peer: SocketAddr,
@@ -387,14 +387,14 @@ impl CmId {
     }
 
     /// Finds the path; `RDMA_CM_EVENT_ROUTE_RESOLVED` follows.
-    pub fn resolve_route(&self, timeout_ms: i32) -> Result<(), RdmaError> {
+    pub(crate) fn resolve_route(&self, timeout_ms: i32) -> Result<(), RdmaError> {
         // SAFETY: the identifier exists.
         let code = unsafe { (self.inner.library.cm.rdma_resolve_route)(self.raw(), timeout_ms) };
         if code == 0 { Ok(()) } else { Err(last("resolving the route")) }
     }
 
     /// Makes the queue pair, with the completion queues of its sends and of its receives.
-    pub fn create_qp(
+    pub(crate) fn create_qp(
         &self,
         device: &Device,
         sends: &Arc<Cq>,
@@ -406,7 +406,12 @@ impl CmId {
     }
 
     /// Connects with private data; `RDMA_CM_EVENT_ESTABLISHED` or an error follows.
-    pub fn connect(&self, private: &[u8], reads_in: u8, reads_out: u8) -> Result<(), RdmaError> {
+    pub(crate) fn connect(
+        &self,
+        private: &[u8],
+        reads_in: u8,
+        reads_out: u8,
+    ) -> Result<(), RdmaError> {
         let mut param = parameters(private, reads_in, reads_out);
         // SAFETY: the identifier exists and has a queue pair; `param` lives through the call.
         let code = unsafe { (self.inner.library.cm.rdma_connect)(self.raw(), &mut param) };
@@ -415,7 +420,12 @@ impl CmId {
 
     /// Accepts a request with private data; its queue pair is ready for use when this returns.
     /// `RDMA_CM_EVENT_ESTABLISHED` or an error follows.
-    pub fn accept(&self, private: &[u8], reads_in: u8, reads_out: u8) -> Result<(), RdmaError> {
+    pub(crate) fn accept(
+        &self,
+        private: &[u8],
+        reads_in: u8,
+        reads_out: u8,
+    ) -> Result<(), RdmaError> {
         let mut param = parameters(private, reads_in, reads_out);
         // SAFETY: as in `connect`.
         let code = unsafe { (self.inner.library.cm.rdma_accept)(self.raw(), &mut param) };
@@ -423,7 +433,7 @@ impl CmId {
     }
 
     /// Rejects a request with private data.
-    pub fn reject(&self, private: &[u8]) -> Result<(), RdmaError> {
+    pub(crate) fn reject(&self, private: &[u8]) -> Result<(), RdmaError> {
         let len = u8::try_from(private.len()).expect("private data of at most 148 bytes");
         // SAFETY: the identifier exists; the bytes live through the call.
         let code = unsafe {
@@ -434,7 +444,7 @@ impl CmId {
 
     /// Moves the queue pair to its error state and tells the peer. Only while the queue pair
     /// exists.
-    pub fn disconnect(&self) -> Result<(), RdmaError> {
+    pub(crate) fn disconnect(&self) -> Result<(), RdmaError> {
         // SAFETY: the identifier exists.
         let code = unsafe { (self.inner.library.cm.rdma_disconnect)(self.raw()) };
         if code == 0 { Ok(()) } else { Err(last("rdma_disconnect")) }
@@ -457,7 +467,7 @@ fn parameters(private: &[u8], reads_in: u8, reads_out: u8) -> rdma_conn_param {
 }
 
 /// Lets the library close the devices that have gone.
-pub fn forget_dead_devices() {
+pub(crate) fn forget_dead_devices() {
     let Ok(library) = rdma() else { return };
     // SAFETY: the list is the library's own and is given back at once.
     unsafe {

@@ -13,7 +13,7 @@ use super::{RdmaError, errno, last};
 
 /// What a device can do, from its attributes.
 #[derive(Debug, Clone, Copy)]
-pub struct DeviceLimits {
+pub(crate) struct DeviceLimits {
     /// Work requests of one queue of a queue pair.
     pub work_requests: u32,
     /// Scatter-gather entries of a work request.
@@ -30,7 +30,7 @@ pub struct DeviceLimits {
 
 /// An RDMA device with a protection domain. Having one tells you that its context stays open and
 /// its protection domain allocated.
-pub struct Device {
+pub(crate) struct Device {
     library: &'static Rdma,
     verbs: NonNull<ibv_context>,
     pd: NonNull<ibv_pd>,
@@ -49,7 +49,11 @@ unsafe impl Sync for Device {}
 impl Device {
     /// The device that `id` is bound to. Fails when it is bound to none. Its removal is reported
     /// through `channel` with `token`.
-    pub fn of(id: &CmId, channel: &EventChannel, token: u64) -> Result<Arc<Device>, RdmaError> {
+    pub(crate) fn of(
+        id: &CmId,
+        channel: &EventChannel,
+        token: u64,
+    ) -> Result<Arc<Device>, RdmaError> {
         let library = rdma().expect("an identifier comes from the library");
         let anchor = channel.bound(&id.local_address(), token)?;
         let verbs = anchor.verbs().ok_or(RdmaError {
@@ -84,19 +88,19 @@ impl Device {
     }
 
     /// True for the device that `id` is bound to.
-    pub fn is_of(&self, id: &CmId) -> bool {
+    pub(crate) fn is_of(&self, id: &CmId) -> bool {
         id.verbs() == Some(self.verbs)
     }
 
     /// True when both are one device context of the process.
-    pub fn is(&self, other: &Device) -> bool {
+    pub(crate) fn is(&self, other: &Device) -> bool {
         self.verbs == other.verbs
     }
 
     /// Gives the descriptors of a removed device back, so that the kernel can finish the removal:
     /// librdmacm keeps the context of its last device open for ever. The context stays, with
     /// descriptors that lead nowhere. To be called when nothing else of the process uses it.
-    pub fn abandon(&self) {
+    pub(crate) fn abandon(&self) {
         // SAFETY: the anchor keeps the context allocated.
         let (command, events) = unsafe {
             let context = self.verbs.as_ptr();
@@ -111,12 +115,12 @@ impl Device {
     }
 
     /// What it can do.
-    pub fn limits(&self) -> DeviceLimits {
+    pub(crate) fn limits(&self) -> DeviceLimits {
         self.limits
     }
 
     /// Its name: "rxe0", "mlx5_0".
-    pub fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
@@ -144,7 +148,7 @@ impl Drop for Device {
 
 /// Wakes a sleeper when an armed completion queue gets an entry. Having one tells you that its
 /// descriptor stays open.
-pub struct CompletionChannel {
+pub(crate) struct CompletionChannel {
     channel: NonNull<ibv_comp_channel>,
     device: Arc<Device>,
 }
@@ -156,7 +160,7 @@ unsafe impl Sync for CompletionChannel {}
 
 impl CompletionChannel {
     /// A channel without queues; its descriptor does not block.
-    pub fn new(device: &Arc<Device>) -> Result<Arc<Self>, RdmaError> {
+    pub(crate) fn new(device: &Arc<Device>) -> Result<Arc<Self>, RdmaError> {
         // SAFETY: the context is open.
         let channel =
             unsafe { (device.library.verbs.ibv_create_comp_channel)(device.verbs.as_ptr()) };
@@ -171,7 +175,7 @@ impl CompletionChannel {
 
     /// Takes one notification, if there is one: which of `queues`, all those of the channel, it
     /// is for.
-    pub fn take(&self, queues: [&Cq; 2]) -> Option<usize> {
+    pub(crate) fn take(&self, queues: [&Cq; 2]) -> Option<usize> {
         let verbs = &self.device.library.verbs;
         let (mut cq, mut context) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: the channel is open; the queue of an event exists until the event is
@@ -206,7 +210,7 @@ impl Drop for CompletionChannel {
 
 /// A completion queue. Having one tells you that it exists; its entries are bounded by the work
 /// that its users may post.
-pub struct Cq {
+pub(crate) struct Cq {
     cq: NonNull<ibv_cq>,
     /// Notifications taken and not acknowledged.
     notified: AtomicU32,
@@ -225,7 +229,7 @@ unsafe impl Sync for Cq {}
 impl Cq {
     /// A queue of at least `entries`, whose notifications come through `channel` by the device's
     /// completion vector of that number, counted round.
-    pub fn new(
+    pub(crate) fn new(
         device: &Arc<Device>,
         entries: u32,
         channel: Option<Arc<CompletionChannel>>,
@@ -253,7 +257,7 @@ impl Cq {
     /// Takes finished work: how many entries of `completions` were filled. A queue that has broken
     /// has none.
     #[inline]
-    pub fn poll(&self, completions: &mut [Completion]) -> usize {
+    pub(crate) fn poll(&self, completions: &mut [Completion]) -> usize {
         // SAFETY: the queue exists; `Completion` has the layout of `ibv_wc`, and at most as many
         // entries are written as there are.
         let count = unsafe {
@@ -265,7 +269,7 @@ impl Cq {
 
     /// Asks for a notification at the next completion.
     #[inline]
-    pub fn arm(&self) {
+    pub(crate) fn arm(&self) {
         // SAFETY: the queue exists. A device that refuses has failed, which its connections learn.
         unsafe {
             let arm = (*(*self.cq.as_ptr()).context).ops.req_notify_cq;
@@ -302,7 +306,7 @@ impl Drop for Cq {
 }
 
 /// A shared receive queue. Having one tells you that it exists.
-pub struct Srq {
+pub(crate) struct Srq {
     srq: NonNull<ibv_srq>,
     device: Arc<Device>,
 }
@@ -314,7 +318,7 @@ unsafe impl Sync for Srq {}
 
 impl Srq {
     /// A queue for `receives` work requests of one segment.
-    pub fn new(device: &Arc<Device>, receives: u32) -> Result<Arc<Srq>, RdmaError> {
+    pub(crate) fn new(device: &Arc<Device>, receives: u32) -> Result<Arc<Srq>, RdmaError> {
         let mut attr = ibv_srq_init_attr {
             srq_context: ptr::null_mut(),
             max_wr: receives,
@@ -329,7 +333,7 @@ impl Srq {
 
     /// Posts a chain of receives.
     #[inline]
-    pub fn post(&self, chain: &mut ReceiveChain) -> Result<(), RdmaError> {
+    pub(crate) fn post(&self, chain: &mut ReceiveChain) -> Result<(), RdmaError> {
         let Some(first) = chain.link() else { return Ok(()) };
         let mut bad = ptr::null_mut();
         // SAFETY: the chain is linked and lives through the call; its memory is registered.

@@ -27,8 +27,8 @@ macro_rules! functions {
         $table:ident { $($name:ident: fn($($argument:ty),*) $(-> $result:ty)?;)* }
     ) => {
         $(#[$doc])*
-        pub struct $table {
-            $(pub $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
+        pub(in crate::rdma) struct $table {
+            $(pub(in crate::rdma) $name: unsafe extern "C" fn($($argument),*) $(-> $result)?,)*
         }
 
         impl $table {
@@ -96,7 +96,7 @@ functions! {
 
 /// Both libraries. Having one tells you that every function in it is callable for the life of the
 /// process.
-pub struct Rdma {
+pub(crate) struct Rdma {
     /// Verbs.
     pub verbs: Ibverbs,
     /// Connection management.
@@ -104,7 +104,7 @@ pub struct Rdma {
 }
 
 /// The libraries, opened at the first call.
-pub fn rdma() -> Result<&'static Rdma, LibraryError> {
+pub(crate) fn rdma() -> Result<&'static Rdma, LibraryError> {
     static RDMA: OnceLock<Result<Rdma, LibraryError>> = OnceLock::new();
     RDMA.get_or_init(|| {
         let verbs = open("libibverbs.so.1", "libibverbs1", Ibverbs::load)?;

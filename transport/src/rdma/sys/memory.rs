@@ -62,22 +62,22 @@ impl Drop for Mr {
 /// A range of registered memory as work requests name it. Having one tells you that the range was
 /// inside its registration when it was made.
 #[derive(Debug, Clone, Copy)]
-pub struct Local(pub(super) ibv_sge);
+pub(crate) struct Local(pub(super) ibv_sge);
 
 /// Memory of our own, registered with one device.
-pub struct Region {
+pub(crate) struct Region {
     mr: Mr,
     memory: Arc<Memory>,
 }
 
 impl Region {
     /// Zeroed pages that the device reads and writes at our request only.
-    pub fn private(device: &Arc<Device>, bytes: usize) -> Result<Region, RdmaError> {
+    pub(crate) fn private(device: &Arc<Device>, bytes: usize) -> Result<Region, RdmaError> {
         Self::new(device, bytes, IBV_ACCESS_LOCAL_WRITE)
     }
 
     /// Zeroed pages that a peer may read and write.
-    pub fn shared(device: &Arc<Device>, bytes: usize) -> Result<Region, RdmaError> {
+    pub(crate) fn shared(device: &Arc<Device>, bytes: usize) -> Result<Region, RdmaError> {
         let access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE;
         Self::new(device, bytes, access)
     }
@@ -92,25 +92,25 @@ impl Region {
     }
 
     /// The address that a peer uses for a byte.
-    pub fn address(&self, offset: usize) -> u64 {
+    pub(crate) fn address(&self, offset: usize) -> u64 {
         self.memory.at(offset).as_ptr() as u64
     }
 
     /// The key that a peer uses.
-    pub fn remote_key(&self) -> u32 {
+    pub(crate) fn remote_key(&self) -> u32 {
         self.mr.rkey()
     }
 
     /// A range for a work request. Panics outside.
     #[inline]
-    pub fn local(&self, offset: usize, len: u32) -> Local {
+    pub(crate) fn local(&self, offset: usize, len: u32) -> Local {
         let addr = self.checked(offset, len as usize).as_ptr() as u64;
         Local(ibv_sge { addr, length: len, lkey: self.mr.lkey() })
     }
 
     /// Copies bytes out, whatever a device does to them meanwhile. Panics outside.
     #[inline]
-    pub fn read_at(&self, offset: usize, to: &mut [u8]) {
+    pub(crate) fn read_at(&self, offset: usize, to: &mut [u8]) {
         let from = self.checked(offset, to.len());
         // SAFETY: inside the mapping by the check; `to` is elsewhere.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) }
@@ -118,7 +118,7 @@ impl Region {
 
     /// Copies bytes in, whatever a device does to them meanwhile. Panics outside.
     #[inline]
-    pub fn write_at(&self, offset: usize, from: &[u8]) {
+    pub(crate) fn write_at(&self, offset: usize, from: &[u8]) {
         let to = self.checked(offset, from.len());
         // SAFETY: inside the mapping by the check; `from` is elsewhere.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) }
@@ -133,14 +133,14 @@ impl Region {
 }
 
 /// The registrations of a pool's memory with one device.
-pub struct PoolKeys {
+pub(crate) struct PoolKeys {
     chunks: Vec<Mr>,
     memory: Arc<Memory>,
 }
 
 impl PoolKeys {
     /// Registers all of `memory`.
-    pub fn new(device: &Arc<Device>, memory: &Arc<Memory>) -> Result<PoolKeys, RdmaError> {
+    pub(crate) fn new(device: &Arc<Device>, memory: &Arc<Memory>) -> Result<PoolKeys, RdmaError> {
         let chunks = memory
             .chunks()
             .map(|(base, len)| Mr::new(device, memory, base, len, IBV_ACCESS_LOCAL_WRITE))
@@ -150,7 +150,7 @@ impl PoolKeys {
 
     /// Bytes from a place in a pool buffer to the end of the registration that it is in.
     #[inline]
-    pub fn reach(&self, buf: &Buf, offset: usize) -> u32 {
+    pub(crate) fn reach(&self, buf: &Buf, offset: usize) -> u32 {
         let from_base = buf.as_ptr() as usize + offset - self.memory.at(0).as_ptr() as usize;
         (Memory::CHUNK_BYTES - from_base % Memory::CHUNK_BYTES) as u32
     }
@@ -158,7 +158,7 @@ impl PoolKeys {
     /// A range of a pool buffer, not beyond [`PoolKeys::reach`]. Panics outside of the buffer's
     /// capacity and for a buffer of another pool.
     #[inline]
-    pub fn local(&self, buf: &Buf, offset: usize, len: u32) -> Local {
+    pub(crate) fn local(&self, buf: &Buf, offset: usize, len: u32) -> Local {
         assert!(offset + len as usize <= buf.capacity(), "range beyond the buffer");
         let addr = buf.as_ptr() as usize + offset;
         let base = self.memory.at(0).as_ptr() as usize;
@@ -171,7 +171,7 @@ impl PoolKeys {
 
 /// Receive slots of equal size in one region. Knows which slots hold an information unit that is
 /// being read, and lends bytes of those only: the device writes the others.
-pub struct ReceiveArea {
+pub(crate) struct ReceiveArea {
     region: Region,
     slot_bytes: u32,
     stride: usize,
@@ -180,27 +180,31 @@ pub struct ReceiveArea {
 
 impl ReceiveArea {
     /// `slots` slots of `slot_bytes` bytes; all of them are the device's to fill.
-    pub fn new(device: &Arc<Device>, slots: u32, slot_bytes: u32) -> Result<Self, RdmaError> {
+    pub(crate) fn new(
+        device: &Arc<Device>,
+        slots: u32,
+        slot_bytes: u32,
+    ) -> Result<Self, RdmaError> {
         let stride = (slot_bytes as usize).next_multiple_of(64);
         let region = Region::private(device, stride * slots as usize)?;
         Ok(ReceiveArea { region, slot_bytes, stride, held: vec![false; slots as usize] })
     }
 
     /// Slots.
-    pub fn slots(&self) -> u32 {
+    pub(crate) fn slots(&self) -> u32 {
         self.held.len() as u32
     }
 
     /// A slot for a receive. The slot is the device's until [`ReceiveArea::hold`].
     #[inline]
-    pub fn local(&mut self, slot: u32) -> Local {
+    pub(crate) fn local(&mut self, slot: u32) -> Local {
         self.held[slot as usize] = false;
         self.region.local(slot as usize * self.stride, self.slot_bytes)
     }
 
     /// The device has filled a slot. False for a slot that does not exist or was held already.
     #[inline]
-    pub fn hold(&mut self, slot: u32) -> bool {
+    pub(crate) fn hold(&mut self, slot: u32) -> bool {
         match self.held.get_mut(slot as usize) {
             Some(held) => !std::mem::replace(held, true),
             None => false,
@@ -209,7 +213,7 @@ impl ReceiveArea {
 
     /// The first `len` bytes of a held slot. Panics for one that is not.
     #[inline]
-    pub fn bytes(&self, slot: u32, len: u32) -> &[u8] {
+    pub(crate) fn bytes(&self, slot: u32, len: u32) -> &[u8] {
         assert!(self.held[slot as usize], "receive {slot} belongs to the device");
         assert!(len <= self.slot_bytes, "{len} bytes of a receive of {}", self.slot_bytes);
         let base = self.region.checked(slot as usize * self.stride, len as usize);

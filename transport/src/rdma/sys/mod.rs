@@ -7,20 +7,20 @@
 //!
 //! Values keep what they need alive: a queue pair its completion queue, all of them their device,
 //! the device the library's reference to it.
-pub mod abi;
-pub mod cm;
-pub mod device;
+pub(super) mod abi;
+pub(super) mod cm;
+pub(super) mod device;
 #[cfg(test)]
 mod layout;
-pub mod library;
-pub mod memory;
-pub mod queue;
+pub(super) mod library;
+pub(super) mod memory;
+pub(super) mod queue;
 
-pub use cm::{CmEvent, CmId, EventChannel};
-pub use device::{CompletionChannel, Cq, Device, Srq};
+pub(super) use cm::{CmEvent, CmId, EventChannel};
+pub(super) use device::{CompletionChannel, Cq, Device, Srq};
 pub use library::LibraryError;
-pub use memory::{Local, PoolKeys, ReceiveArea, Region};
-pub use queue::{Completion, Outcome, Qp, ReceiveChain, SendChain};
+pub(super) use memory::{Local, PoolKeys, ReceiveArea, Region};
+pub(super) use queue::{Completion, Outcome, Qp, ReceiveChain, SendChain};
 
 /// The device or the operating system refused.
 #[derive(Debug, thiserror::Error)]

@@ -11,11 +11,11 @@ use super::{RdmaError, errno, last};
 /// Finished work.
 #[repr(transparent)]
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Completion(ibv_wc);
+pub(crate) struct Completion(ibv_wc);
 
 /// How work ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// Done.
     Success,
     /// Not done, because the queue pair had failed or was being closed.
@@ -31,25 +31,25 @@ pub enum Outcome {
 impl Completion {
     /// The number of the work request.
     #[inline]
-    pub fn id(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         self.0.wr_id
     }
 
     /// Bytes received. Undefined for other work.
     #[inline]
-    pub fn bytes(&self) -> u32 {
+    pub(crate) fn bytes(&self) -> u32 {
         self.0.byte_len
     }
 
     /// Number of the queue pair.
     #[inline]
-    pub fn queue_pair(&self) -> u32 {
+    pub(crate) fn queue_pair(&self) -> u32 {
         self.0.qp_num
     }
 
     /// How it ended.
     #[inline]
-    pub fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         match self.0.status {
             IBV_WC_SUCCESS => Outcome::Success,
             IBV_WC_WR_FLUSH_ERR => Outcome::Flushed,
@@ -63,7 +63,7 @@ impl Completion {
 }
 
 /// Send work requests that go to a queue pair with one doorbell.
-pub struct SendChain {
+pub(crate) struct SendChain {
     requests: Vec<ibv_send_wr>,
     segments: Vec<ibv_sge>,
     segments_max: usize,
@@ -74,7 +74,7 @@ unsafe impl Send for SendChain {}
 
 impl SendChain {
     /// Room for `requests_max` requests of up to `segments_max` segments. Never allocates again.
-    pub fn new(requests_max: usize, segments_max: usize) -> Self {
+    pub(crate) fn new(requests_max: usize, segments_max: usize) -> Self {
         SendChain {
             requests: Vec::with_capacity(requests_max),
             segments: Vec::with_capacity(requests_max * segments_max),
@@ -84,32 +84,32 @@ impl SendChain {
 
     /// Requests in the chain.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.requests.len()
     }
 
     /// How many more requests fit.
     #[inline]
-    pub fn room(&self) -> usize {
+    pub(crate) fn room(&self) -> usize {
         self.requests.capacity() - self.requests.len()
     }
 
     /// Appends an RDMA READ of the peer's bytes at `address` into `to`.
     #[inline]
-    pub fn read(&mut self, id: u64, to: Local, address: u64, key: u32) {
+    pub(crate) fn read(&mut self, id: u64, to: Local, address: u64, key: u32) {
         self.push(id, IBV_WR_RDMA_READ, &[to], address, key);
     }
 
     /// Appends an RDMA WRITE of `from`, one after the other, to the peer's `address`.
     #[inline]
-    pub fn write(&mut self, id: u64, from: &[Local], address: u64, key: u32) {
+    pub(crate) fn write(&mut self, id: u64, from: &[Local], address: u64, key: u32) {
         self.push(id, IBV_WR_RDMA_WRITE, from, address, key);
     }
 
     /// Appends a SEND. `inline`: its bytes are copied into the request when it is posted, which
     /// saves the device a look at memory; the queue pair must admit as many ([`Qp::inline_max`]).
     #[inline]
-    pub fn send(&mut self, id: u64, from: Local, solicited: bool, inline: bool) {
+    pub(crate) fn send(&mut self, id: u64, from: Local, solicited: bool, inline: bool) {
         self.push(id, IBV_WR_SEND, &[from], 0, 0);
         if let Some(request) = self.requests.last_mut() {
             request.send_flags |= if solicited { IBV_SEND_SOLICITED } else { 0 };
@@ -119,7 +119,7 @@ impl SendChain {
 
     /// The last request reports its completion.
     #[inline]
-    pub fn signal_last(&mut self) {
+    pub(crate) fn signal_last(&mut self) {
         if let Some(request) = self.requests.last_mut() {
             request.send_flags |= IBV_SEND_SIGNALED;
         }
@@ -166,7 +166,7 @@ impl SendChain {
 }
 
 /// Receives that go to a queue with one doorbell.
-pub struct ReceiveChain {
+pub(crate) struct ReceiveChain {
     requests: Vec<ibv_recv_wr>,
     segments: Vec<ibv_sge>,
 }
@@ -176,7 +176,7 @@ unsafe impl Send for ReceiveChain {}
 
 impl ReceiveChain {
     /// Room for `requests_max` receives. Never allocates again.
-    pub fn new(requests_max: usize) -> Self {
+    pub(crate) fn new(requests_max: usize) -> Self {
         ReceiveChain {
             requests: Vec::with_capacity(requests_max),
             segments: Vec::with_capacity(requests_max),
@@ -185,13 +185,13 @@ impl ReceiveChain {
 
     /// True when nothing more fits.
     #[inline]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.requests.len() == self.requests.capacity()
     }
 
     /// Appends a receive into `to`.
     #[inline]
-    pub fn push(&mut self, id: u64, to: Local) {
+    pub(crate) fn push(&mut self, id: u64, to: Local) {
         assert!(!self.is_full(), "receive chain overflow");
         self.segments.push(to.0);
         self.requests.push(ibv_recv_wr {
@@ -222,7 +222,7 @@ impl ReceiveChain {
 
 /// What a queue pair is made for.
 #[derive(Debug, Clone, Copy)]
-pub struct QpPlan {
+pub(crate) struct QpPlan {
     /// Send work requests.
     pub sends: u32,
     /// Receive work requests, unless they are shared.
@@ -236,7 +236,7 @@ pub struct QpPlan {
 /// A reliable connected queue pair of a connection identifier. Having one tells you that the queue
 /// pair and its completion queues exist; dropping it ends all its work, and returns only when the
 /// device touches none of its memory any more.
-pub struct Qp {
+pub(crate) struct Qp {
     qp: NonNull<ibv_qp>,
     inline_max: u32,
     _cqs: [Arc<Cq>; 2],
@@ -285,19 +285,19 @@ impl Qp {
 
     /// Bytes that a SEND can carry in its request.
     #[inline]
-    pub fn inline_max(&self) -> u32 {
+    pub(crate) fn inline_max(&self) -> u32 {
         self.inline_max
     }
 
     /// The number that completions carry.
-    pub fn number(&self) -> u32 {
+    pub(crate) fn number(&self) -> u32 {
         // SAFETY: the queue pair exists.
         unsafe { (*self.qp.as_ptr()).qp_num }
     }
 
     /// Posts a chain with one doorbell and empties it. After an error the connection is of no use.
     #[inline]
-    pub fn post_send(&mut self, chain: &mut SendChain) -> Result<(), RdmaError> {
+    pub(crate) fn post_send(&mut self, chain: &mut SendChain) -> Result<(), RdmaError> {
         let Some(first) = chain.link() else { return Ok(()) };
         let mut bad = ptr::null_mut();
         // SAFETY: the chain is linked and lives through the call; its memory is registered.
@@ -311,7 +311,7 @@ impl Qp {
 
     /// Posts a chain of receives and empties it.
     #[inline]
-    pub fn post_receive(&mut self, chain: &mut ReceiveChain) -> Result<(), RdmaError> {
+    pub(crate) fn post_receive(&mut self, chain: &mut ReceiveChain) -> Result<(), RdmaError> {
         let Some(first) = chain.link() else { return Ok(()) };
         let mut bad = ptr::null_mut();
         // SAFETY: as in `post_send`.

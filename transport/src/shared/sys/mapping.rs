@@ -15,7 +15,7 @@ const TMPFS: i64 = 0x0102_1994;
 /// shrinking. Another process may change any byte at any time, so bytes are only ever copied or
 /// accessed atomically, and nothing read here can be trusted twice.
 #[derive(Debug)]
-pub struct Mapping {
+pub(crate) struct Mapping {
     base: NonNull<u8>,
     len: usize,
 }
@@ -28,7 +28,7 @@ unsafe impl Sync for Mapping {}
 
 /// Why a descriptor can't be shared memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum MapError {
+pub(crate) enum MapError {
     /// Not a memory file, so that it could shrink or fail under us.
     #[error("not a memory file (memfd_create)")]
     NotMemory,
@@ -60,7 +60,7 @@ pub enum MapError {
 
 /// A new memory file of zeros, sealed against change of its size. `bytes` is rounded up to pages
 /// of 4096 bytes.
-pub fn sealed_file(name: &str, bytes: usize) -> Result<OwnedFd, Errno> {
+pub(crate) fn sealed_file(name: &str, bytes: usize) -> Result<OwnedFd, Errno> {
     let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     let bytes = bytes.max(1).checked_next_multiple_of(4096).ok_or(Errno::NOMEM)?;
     rustix::fs::ftruncate(&fd, bytes as u64)?;
@@ -71,7 +71,7 @@ pub fn sealed_file(name: &str, bytes: usize) -> Result<OwnedFd, Errno> {
 impl Mapping {
     /// Maps the whole of a memory file of at most `bytes_max` bytes, if its seals keep the promise
     /// of this type.
-    pub fn of_sealed(fd: impl AsFd, bytes_max: u64) -> Result<Mapping, MapError> {
+    pub(crate) fn of_sealed(fd: impl AsFd, bytes_max: u64) -> Result<Mapping, MapError> {
         let seals = rustix::fs::fcntl_get_seals(&fd).map_err(|_| MapError::NotMemory)?;
         let system = rustix::fs::fstatfs(&fd).map_err(MapError::System)?;
         if system.f_type as i64 != TMPFS {
@@ -111,12 +111,12 @@ impl Mapping {
 
     /// Bytes.
     #[inline]
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Address of the first byte.
-    pub fn base(&self) -> NonNull<u8> {
+    pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
     }
 
@@ -139,7 +139,7 @@ impl Mapping {
 
     /// Copies bytes out. Panics beyond the end.
     #[inline]
-    pub fn read_at(&self, offset: usize, to: &mut [u8]) {
+    pub(crate) fn read_at(&self, offset: usize, to: &mut [u8]) {
         let from = self.range(offset as u64, to.len() as u64).expect("range inside the mapping");
         // SAFETY: the range is mapped; `to` is private memory that no mapping overlaps.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_mut_ptr(), to.len()) }
@@ -147,7 +147,7 @@ impl Mapping {
 
     /// Copies bytes in. Panics beyond the end.
     #[inline]
-    pub fn write_at(&self, offset: usize, from: &[u8]) {
+    pub(crate) fn write_at(&self, offset: usize, from: &[u8]) {
         let to = self.range(offset as u64, from.len() as u64).expect("range inside the mapping");
         // SAFETY: as in `read_at`.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to.as_ptr(), from.len()) }
@@ -155,7 +155,7 @@ impl Mapping {
 
     /// An aligned word, which the other process may change at any time. Panics beyond the end.
     #[inline]
-    pub fn word(&self, offset: usize) -> &AtomicU64 {
+    pub(crate) fn word(&self, offset: usize) -> &AtomicU64 {
         assert!(offset.is_multiple_of(8), "word at {offset}: not aligned");
         let at = self.range(offset as u64, 8).expect("word inside the mapping");
         // SAFETY: mapped, aligned (the base is page-aligned), valid for any bits, and lives as

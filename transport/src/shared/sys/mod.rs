@@ -4,6 +4,6 @@ mod mapping;
 mod regions;
 
 #[cfg(test)]
-pub use mapping::MapError;
-pub use mapping::{Mapping, sealed_file};
-pub use regions::{Regions, Returned};
+pub(crate) use mapping::MapError;
+pub(crate) use mapping::{Mapping, sealed_file};
+pub(crate) use regions::{Regions, Returned};

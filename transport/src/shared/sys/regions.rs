@@ -8,14 +8,14 @@ use crate::RemoteSeg;
 /// offset inside. Having one tells you that lent buffers stay mapped: with loans out, dropping it
 /// leaks the mappings instead of unmapping them.
 #[derive(Debug)]
-pub struct Regions {
+pub(crate) struct Regions {
     maps: Vec<Mapping>,
     loans: u32,
 }
 
 /// A lent buffer on its way home. Having one tells you that nobody can reach its bytes any more.
 #[derive(Debug)]
-pub struct Returned {
+pub(crate) struct Returned {
     owner: u64,
     address: usize,
     len: usize,
@@ -24,26 +24,26 @@ pub struct Returned {
 impl Returned {
     /// Ends the use of a lent buffer. `Err` for a pool buffer.
     #[inline]
-    pub fn of(buf: Buf) -> Result<Returned, Buf> {
+    pub(crate) fn of(buf: Buf) -> Result<Returned, Buf> {
         let (address, len) = (buf.as_ptr() as usize, buf.capacity());
         buf.into_peer().map(|owner| Returned { owner, address, len })
     }
 
     /// The mark given to [`Regions::lend`].
     #[inline]
-    pub fn owner(&self) -> u64 {
+    pub(crate) fn owner(&self) -> u64 {
         self.owner
     }
 }
 
 impl Regions {
     /// Takes over the mappings; their order is their keys.
-    pub fn new(maps: Vec<Mapping>) -> Self {
+    pub(crate) fn new(maps: Vec<Mapping>) -> Self {
         Regions { maps, loans: 0 }
     }
 
     /// Buffers lent out.
-    pub fn loans(&self) -> u32 {
+    pub(crate) fn loans(&self) -> u32 {
         self.loans
     }
 
@@ -69,7 +69,7 @@ impl Regions {
     /// Lends one segment as a buffer, if all of it is inside one region and both its address here
     /// and its length are multiples of `align`, a power of two. `owner` comes back in [`Returned`].
     #[inline(always)]
-    pub fn lend(&mut self, seg: &RemoteSeg, align: u32, owner: u64) -> Option<Buf> {
+    pub(crate) fn lend(&mut self, seg: &RemoteSeg, align: u32, owner: u64) -> Option<Buf> {
         let ptr = self.resolve(seg)?;
         debug_assert!(align <= 1 || align.is_power_of_two(), "alignment of {align} bytes");
         let low_bits = align.saturating_sub(1) as usize;
@@ -85,7 +85,7 @@ impl Regions {
 
     /// Ends a loan. Panics for a buffer that these regions didn't lend.
     #[inline]
-    pub fn take_back(&mut self, returned: Returned) {
+    pub(crate) fn take_back(&mut self, returned: Returned) {
         let ours = self.maps.iter().any(|map| map.holds(returned.address, returned.len));
         assert!(ours && self.loans > 0, "a buffer came back to regions that didn't lend it");
         self.loans -= 1;
@@ -94,7 +94,7 @@ impl Regions {
     /// Copies `buf.len()` bytes from the segments into `buf`. False, and nothing copied, when they
     /// leave the regions or are too short.
     #[inline]
-    pub fn gather(&self, from: &[RemoteSeg], buf: &mut Buf) -> bool {
+    pub(crate) fn gather(&self, from: &[RemoteSeg], buf: &mut Buf) -> bool {
         if !self.cover(from, buf.len()) {
             return false;
         }
@@ -113,7 +113,7 @@ impl Regions {
     /// Copies the first `len` bytes of `buf` to the segments, leaving out what is in place already.
     /// False, and nothing copied, when they leave the regions or are too short.
     #[inline]
-    pub fn scatter(&self, buf: &Buf, len: usize, to: &[RemoteSeg]) -> bool {
+    pub(crate) fn scatter(&self, buf: &Buf, len: usize, to: &[RemoteSeg]) -> bool {
         assert!(len <= buf.len(), "{len} bytes of a buffer of {}", buf.len());
         if !self.cover(to, len) {
             return false;
@@ -135,7 +135,7 @@ impl Regions {
 
     /// Checks the segments as [`Regions::scatter`] does, and copies nothing.
     #[inline]
-    pub fn check(&self, to: &[RemoteSeg], len: usize) -> bool {
+    pub(crate) fn check(&self, to: &[RemoteSeg], len: usize) -> bool {
         self.cover(to, len)
     }
 }

@@ -66,7 +66,7 @@ pub(super) struct Control {
 }
 
 impl Control {
-    pub fn new(
+    pub(super) fn new(
         epoll: OwnedFd,
         wake: Arc<OwnedFd>,
         inbox: mpsc::Receiver<Command>,
@@ -91,7 +91,7 @@ impl Control {
         }
     }
 
-    pub fn run(mut self) {
+    pub(super) fn run(mut self) {
         let mut events = Vec::with_capacity(ROUND);
         loop {
             let settled = self.doors.iter_mut().fold(true, |all, door| {

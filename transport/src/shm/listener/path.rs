@@ -29,7 +29,7 @@ fn identity(path: &Path) -> Result<(u64, u64), Errno> {
 
 impl Bound {
     /// Binds and listens.
-    pub fn new(path: &Path) -> Result<Bound, ListenError> {
+    pub(super) fn new(path: &Path) -> Result<Bound, ListenError> {
         let name = || path.display().to_string();
         let address = socket::address(path)
             .map_err(|reason| ListenError::BadPath { path: name(), reason })?;

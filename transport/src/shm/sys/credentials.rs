@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 /// The process that connected `socket`, 0 for one outside our process-id namespace. The typed call
 /// of `rustix` can't hold that zero.
-pub fn peer_pid(socket: impl AsFd) -> Result<i32, Errno> {
+pub(crate) fn peer_pid(socket: impl AsFd) -> Result<i32, Errno> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the descriptor is open while borrowed; the option writes at most `len` bytes into a

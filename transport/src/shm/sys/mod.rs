@@ -5,10 +5,10 @@ mod credentials;
 mod pages;
 mod slots;
 
-pub use credentials::peer_pid;
-pub use pages::Pages;
-pub use slots::{INLINE_BYTES, SLOT_BYTES, SlotArray};
+pub(super) use credentials::peer_pid;
+pub(super) use pages::Pages;
+pub(super) use slots::{INLINE_BYTES, SLOT_BYTES, SlotArray};
 
 #[cfg(test)]
-pub use crate::shared::MapError;
-pub use crate::shared::{Mapping, Regions, Returned, sealed_file};
+pub(super) use crate::shared::MapError;
+pub(super) use crate::shared::{Mapping, Regions, Returned, sealed_file};

@@ -9,7 +9,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 /// and writable until it is dropped. A page exists from its first touch on, and all of them are
 /// the system's again after the drop: an allocator would keep them, and clear used ones by hand.
 #[derive(Debug)]
-pub struct Pages {
+pub(crate) struct Pages {
     base: NonNull<u8>,
     len: usize,
 }
@@ -20,7 +20,7 @@ unsafe impl Send for Pages {}
 impl Pages {
     /// `len` bytes of zeros; none of them cost nothing. Fails when the system has no room for the
     /// mapping.
-    pub fn zeroed(len: usize) -> Result<Pages, Errno> {
+    pub(crate) fn zeroed(len: usize) -> Result<Pages, Errno> {
         if len == 0 {
             return Ok(Pages::default());
         }

@@ -6,9 +6,9 @@ use std::sync::atomic::AtomicU64;
 use crate::shared::Mapping;
 
 /// Bytes of a slot.
-pub const SLOT_BYTES: usize = 128;
+pub(crate) const SLOT_BYTES: usize = 128;
 /// Bytes of a unit that fit into a slot, behind its header word.
-pub const INLINE_BYTES: usize = SLOT_BYTES - 8;
+pub(crate) const INLINE_BYTES: usize = SLOT_BYTES - 8;
 /// Bytes of a unit that is copied without asking for its length: the shortest response of SRP.
 const SHORT_BYTES: usize = 36;
 
@@ -16,7 +16,7 @@ const SHORT_BYTES: usize = 36;
 /// them are mapped and aligned, and that their number is a power of two: a number is taken modulo
 /// that, so no access can leave them.
 #[derive(Debug)]
-pub struct SlotArray {
+pub(crate) struct SlotArray {
     base: NonNull<u8>,
     mask: u32,
     /// Keeps the bytes mapped.
@@ -29,7 +29,7 @@ unsafe impl Send for SlotArray {}
 impl SlotArray {
     /// `count` slots from `offset` on. Panics when they are not all inside, not aligned to a cache
     /// line, or no power of two.
-    pub fn new(mapping: Arc<Mapping>, offset: usize, count: u32) -> SlotArray {
+    pub(crate) fn new(mapping: Arc<Mapping>, offset: usize, count: u32) -> SlotArray {
         assert!(count.is_power_of_two() && offset.is_multiple_of(64), "{count} slots at {offset}");
         let bytes = u64::from(count) * SLOT_BYTES as u64;
         let base = mapping.range(offset as u64, bytes).expect("slots inside the mapping");
@@ -38,7 +38,7 @@ impl SlotArray {
 
     /// The header word, which the other process may change at any time.
     #[inline]
-    pub fn header(&self, number: u32) -> &AtomicU64 {
+    pub(crate) fn header(&self, number: u32) -> &AtomicU64 {
         let slot = (number & self.mask) as usize * SLOT_BYTES;
         // SAFETY: below the number of slots, all of which are mapped as long as `self`; aligned to
         // a cache line, and valid for any bits.
@@ -54,7 +54,7 @@ impl SlotArray {
 
     /// Copies all of a slot but its header: a copy of known size needs no call.
     #[inline]
-    pub fn read(&self, number: u32, to: &mut [u8; INLINE_BYTES]) {
+    pub(crate) fn read(&self, number: u32, to: &mut [u8; INLINE_BYTES]) {
         // SAFETY: `body` is INLINE_BYTES mapped bytes; `to` is private memory.
         unsafe { std::ptr::copy_nonoverlapping(self.body(number), to.as_mut_ptr(), INLINE_BYTES) }
     }
@@ -62,7 +62,7 @@ impl SlotArray {
     /// Copies a unit out from behind the header. Panics for one that is longer than
     /// [`INLINE_BYTES`].
     #[inline]
-    pub fn read_unit(&self, number: u32, to: &mut [u8]) {
+    pub(crate) fn read_unit(&self, number: u32, to: &mut [u8]) {
         assert!(to.len() <= INLINE_BYTES, "unit of {} bytes", to.len());
         // SAFETY: `body` is INLINE_BYTES mapped bytes; `to` is private memory.
         unsafe { std::ptr::copy_nonoverlapping(self.body(number), to.as_mut_ptr(), to.len()) }
@@ -70,7 +70,7 @@ impl SlotArray {
 
     /// Copies a unit behind the header. Panics for one that is longer than [`INLINE_BYTES`].
     #[inline]
-    pub fn write(&self, number: u32, unit: &[u8]) {
+    pub(crate) fn write(&self, number: u32, unit: &[u8]) {
         let to = self.body(number);
         if unit.len() == SHORT_BYTES {
             // SAFETY: as below, with a length that is known here.
