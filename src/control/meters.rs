@@ -6,9 +6,9 @@
 use rustix::io::Errno;
 
 use super::{Control, Refused};
-use crate::shard::limiter::RateLimits;
 use crate::shard::message::{Action, IoCounts, Report};
 use crate::shard::meter::{Histogram, OpKind};
+use crate::shard::qos::rate::RateLimits;
 
 /// Of one bdev.
 #[derive(Debug, Default)]

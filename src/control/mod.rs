@@ -35,8 +35,8 @@ mod refused;
 mod targets;
 mod watch;
 
-pub use crate::shard::limiter::RateLimits;
 pub use crate::shard::meter;
+pub use crate::shard::qos::rate::RateLimits;
 pub use agents::{AgentPort, Agents};
 use cores::{CoreError, Partial};
 pub use cores::{Cores, Mailboxes};

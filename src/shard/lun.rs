@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, IoOp, OpenError, ScsiEnd, ScsiIo};
 use reactor::{Batch, Buf, Instant, Slab, Tag};
 
-use super::mark::{Mark, mark};
+use super::coverage::{Mark, mark};
 use super::message::{IoCounts, Report, Token};
 use super::meter::{Histogram, Meter, OpKind};
 

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use transport::srp::{OtherChannels, RejectReason};
 
+use super::coverage::{Mark, mark};
 use super::lun::{LUN_MAX, TargetSpec};
-use super::mark::{Mark, mark};
 use super::message::{AttentionAt, ChannelAt, CoreMessage, LoginAsk, PortId};
 use super::outbox::Outbox;
 use crate::limits::CHANNELS_PER_SESSION_MAX;

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::mpsc;
 
-use super::mark::{Mark, mark};
+use super::coverage::{Mark, mark};
 use super::message::{Answer, CoreMessage, Message};
 
 /// Hands a message to one core's mailbox, or gives it back when that is full.

@@ -18,16 +18,16 @@ use reactor::{Batch, Instant, Lines, Progress, Service, Slots, Tag};
 use transport::srp::{DirectCmd, Opcode, Rsp};
 use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
 
-use super::connection::{Connection, State};
+use super::command::request::Request;
+use super::connections::connection::{Connection, State};
+use super::coverage::{Mark, mark};
+use super::dispatch::Counters;
 use super::lun::Luns;
-use super::mark::{Mark, mark};
 use super::message::{Answer, Message, Report, Token};
 use super::nexus::{REGISTRY_CORE, Registry};
 use super::outbox::Outbox;
-use super::report::Counters;
-use super::request::Request;
+use super::qos::queue::Throttle;
 use super::task::Tasks;
-use super::throttle::Throttle;
 use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
 /// Events taken per turn. With the slots, which bound completions, and [`Limits::turn_bytes`], it

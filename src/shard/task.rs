@@ -11,11 +11,11 @@ use reactor::{Slab, Tag};
 use transport::srp::{Cmd, Rsp, SolNot, Tmf, TskMgmt, response_code};
 use transport::{ConnId, Fabric, Recv};
 
-use super::connection::State;
-use super::mark::{At, Mark, Met, mark, met};
+use super::command::request::{Header, Phase, Request};
+use super::connections::connection::State;
+use super::coverage::{At, Mark, Met, mark, met};
 use super::message::{AbortScope, AttentionAt, ChannelAt, CoreMessage};
 use super::nexus::REGISTRY_CORE;
-use super::request::{Header, Phase, Request};
 use super::shard::Shard;
 use crate::limits::TASK_MANAGEMENT_MAX;
 use crate::scsi::attention::Attention;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bdev::Bdev;
 
-use super::limiter::Limiter;
+use super::qos::rate::Limiter;
 use crate::scsi::Identity;
 
 /// A logical unit: one bdev with its SCSI identity. The same for every target that maps the bdev.

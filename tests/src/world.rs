@@ -21,10 +21,10 @@ use reactor::{Batch, Clock, Service};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::shard::Shard;
-use srpt_tgt::shard::limiter::RateLimits;
 use srpt_tgt::shard::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::shard::message::{Action, ActionError, Answer, Message, Report, Token};
 use srpt_tgt::shard::outbox::{CoreDoor, Outbox};
+use srpt_tgt::shard::qos::rate::RateLimits;
 use transport::initiator::{Data, Outcome};
 use transport::sim::{LoginAnswer, Net, NetOptions, SimFabric, SimLink, SimMemory};
 use transport::srp::{

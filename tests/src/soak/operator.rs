@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reactor::Clock;
-use srpt_tgt::shard::limiter::RateLimits;
 use srpt_tgt::shard::lun::TargetSpec;
 use srpt_tgt::shard::message::{Action, Token};
+use srpt_tgt::shard::qos::rate::RateLimits;
 use transport::sim::Rng;
 
 use super::attentions::{Begun, Kind};

@@ -5,7 +5,7 @@
 //! is granted is paid for afterwards.
 
 use reactor::Instant;
-use srpt_tgt::shard::limiter::{BURST_NS, RateLimits};
+use srpt_tgt::shard::qos::rate::{BURST_NS, RateLimits};
 
 /// What was granted by one limit since it is certain.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! What happened, over any number of runs: trouble that never struck is a hole in the test.
 
-use srpt_tgt::shard::mark::{At, Mark, Met, marked, times_met};
+use srpt_tgt::shard::coverage::{At, Mark, Met, marked, times_met};
 
 use super::plan::Fault;
 

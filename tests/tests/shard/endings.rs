@@ -6,7 +6,7 @@ use reactor::Tag;
 use srpt_tests::gate::Gate;
 use srpt_tests::port::{End, Port};
 use srpt_tests::world::{Login, Options, World};
-use srpt_tgt::shard::mark::{Mark, marked};
+use srpt_tgt::shard::coverage::{Mark, marked};
 use srpt_tgt::shard::message::Action;
 use transport::CloseReason;
 use transport::initiator::{Data, Table, cdb};

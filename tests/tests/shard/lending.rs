@@ -3,7 +3,7 @@
 use bdev::malloc::MallocOptions;
 use srpt_tests::port::Port;
 use srpt_tests::world::{Login, Options, World};
-use srpt_tgt::shard::mark::{Mark, marked};
+use srpt_tgt::shard::coverage::{Mark, marked};
 use srpt_tgt::shard::message::Action;
 use transport::initiator::{Data, DataMemory, cdb};
 use transport::{CloseReason, RemoteSeg};

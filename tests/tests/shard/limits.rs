@@ -8,8 +8,8 @@ use srpt_tests::gate::Gate;
 use srpt_tests::port::{End, Port};
 use srpt_tests::scripted::Scripted;
 use srpt_tests::world::{Login, Options, World};
-use srpt_tgt::shard::limiter::{BURST_NS, RateLimits};
 use srpt_tgt::shard::message::Action;
+use srpt_tgt::shard::qos::rate::{BURST_NS, RateLimits};
 use transport::initiator::{Data, cdb};
 use transport::srp::Tmf;
 

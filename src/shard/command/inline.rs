@@ -14,13 +14,13 @@ use reactor::Tag;
 use transport::srp::{CDB_BYTES, DirectCmd, Direction, ImmediateCmd, Lun, Rsp, SolNot};
 use transport::{ConnId, DataIn, Fabric, Recv};
 
-use super::connection::{Connection, State};
-use super::lun::{Luns, Mapping};
-use super::mark::{Mark, mark};
-use super::request::{Header, Job, Phase, Source};
-use super::shard::Shard;
 use crate::limits::IO_BYTES_MAX;
 use crate::scsi;
+use crate::shard::command::request::{Header, Job, Phase, Source};
+use crate::shard::connections::connection::{Connection, State};
+use crate::shard::coverage::{Mark, mark};
+use crate::shard::lun::{Luns, Mapping};
+use crate::shard::shard::Shard;
 
 /// Where a command goes that its channel and its logical unit welcome: LUN and mapping.
 #[inline(always)]
@@ -47,7 +47,7 @@ impl<F: Fabric> Shard<F> {
     /// Starts a command if it is a plain read or write, and spends `credits`, 1 unless that has
     /// been done. `Err`: nothing was done, the general way decides.
     #[inline(always)]
-    pub(super) fn begin_transfer(
+    pub(crate) fn begin_transfer(
         &mut self,
         conn: ConnId,
         recv: Recv,
@@ -113,7 +113,7 @@ impl<F: Fabric> Shard<F> {
     /// Does and answers a plain write whose data came with it, if its device waits for nothing.
     /// `credits` and `Err` as in [`Shard::begin_transfer`].
     #[inline(never)]
-    pub(super) fn write_immediate(
+    pub(crate) fn write_immediate(
         &mut self,
         conn: ConnId,
         recv: Recv,
@@ -154,7 +154,7 @@ impl<F: Fabric> Shard<F> {
     /// Answers a plain read or write that its device has done. `Err`: it did not go well, is no
     /// longer wanted, or is not plain; nothing was done, the general way decides.
     #[inline]
-    pub(super) fn end_transfer(&mut self, done: IoDone) -> Result<(), IoDone> {
+    pub(crate) fn end_transfer(&mut self, done: IoDone) -> Result<(), IoDone> {
         let IoDone { tag, status, .. } = done;
         let request = self.requests.get_mut(tag).expect("devices return tags in flight");
         let (Source::Direct(seg), Some(at)) = (request.source, request.mapping) else {

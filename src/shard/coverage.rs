@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::request::Phase;
+use super::command::request::Phase;
 
 macro_rules! names {
     ($(#[$meta:meta])* $kind:ident { $($(#[$doc:meta])* $name:ident,)* }) => {

@@ -12,12 +12,12 @@ use reactor::Instant;
 use transport::srp::LoginReq;
 use transport::{ConnId, PeerInfo, Recv};
 
-use super::message::ChannelReport;
-use super::nexus::Nexus;
+use crate::shard::message::ChannelReport;
+use crate::shard::nexus::Nexus;
 
 /// Where a channel is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum State {
+pub(crate) enum State {
     /// The login has not been answered.
     Asking,
     /// Commands are welcome.
@@ -36,7 +36,7 @@ pub(super) enum State {
 }
 
 /// One channel.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     /// The fabric's name for it.
     pub id: ConnId,
     /// Where it is in its life.
@@ -86,7 +86,7 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A channel whose login has just arrived.
-    pub(super) fn new(id: ConnId, peer: PeerInfo, target: usize, login: LoginReq) -> Connection {
+    pub(crate) fn new(id: ConnId, peer: PeerInfo, target: usize, login: LoginReq) -> Connection {
         Connection {
             id,
             state: State::Asking,
@@ -115,39 +115,39 @@ impl Connection {
 
     /// True while responses may still be sent.
     #[inline]
-    pub(super) fn answers(&self) -> bool {
+    pub(crate) fn answers(&self) -> bool {
         matches!(self.state, State::Live | State::Leaving { .. })
     }
 
     /// The session's number; a channel that answers has one.
-    pub(super) fn session(&self) -> Option<u64> {
+    pub(crate) fn session(&self) -> Option<u64> {
         self.nexus.as_ref().map(|nexus| nexus.id)
     }
 
     /// A command begins that spends so many credits.
     #[inline]
-    pub(super) fn begin(&mut self, credits: i32) {
+    pub(crate) fn begin(&mut self, credits: i32) {
         self.req_lim -= credits;
         self.in_flight += 1;
     }
 
     /// Counts a request against the request limit. False: the initiator had no credit for it.
     #[inline]
-    pub(super) fn spend_credit(&mut self) -> bool {
+    pub(crate) fn spend_credit(&mut self) -> bool {
         self.req_lim -= 1;
         self.req_lim >= 0
     }
 
     /// Takes the credits that the next response returns: its own and what is owed.
     #[inline]
-    pub(super) fn grant(&mut self) -> i32 {
+    pub(crate) fn grant(&mut self) -> i32 {
         let delta = 1 + std::mem::take(&mut self.owed) as i32;
         self.req_lim += delta;
         delta
     }
 
     /// The channel for reports; `None` before it has a session.
-    pub(super) fn report(&self, credits: u32) -> Option<ChannelReport> {
+    pub(crate) fn report(&self, credits: u32) -> Option<ChannelReport> {
         let nexus = self.nexus.as_ref()?;
         Some(ChannelReport {
             session: nexus.id,

@@ -10,13 +10,13 @@ use transport::srp::{
 };
 use transport::{CloseReason, ConnId, DataIn, Fabric};
 
-use super::connection::{Connection, State};
-use super::mark::{At, Mark, Met, mark, met};
-use super::message::{ChannelAt, CoreMessage, LoginAsk};
-use super::nexus::{Nexus, REGISTRY_CORE};
-use super::shard::Shard;
 use crate::limits::RECEIVES_EXTRA;
 use crate::scsi::attention::Attention;
+use crate::shard::connections::connection::{Connection, State};
+use crate::shard::coverage::{At, Mark, Met, mark, met};
+use crate::shard::message::{ChannelAt, CoreMessage, LoginAsk};
+use crate::shard::nexus::{Nexus, REGISTRY_CORE};
+use crate::shard::shard::Shard;
 
 /// How long a channel that was asked to leave may take to answer what runs.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);
@@ -32,7 +32,7 @@ const BUF_FMT: u16 = BUF_FMT_DIRECT | BUF_FMT_INDIRECT;
 impl<F: Fabric> Shard<F> {
     /// A peer asks for a channel (SRP 16A, 6.2). The session registry has the last word.
     #[cold]
-    pub(super) fn on_login(&mut self, conn: ConnId) {
+    pub(crate) fn on_login(&mut self, conn: ConnId) {
         let peer = self.fabric.peer(conn);
         let login = match LoginReq::parse(self.fabric.login_data(conn)) {
             Ok(login) => login,
@@ -98,7 +98,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// The registry has taken the channel into a session.
-    pub(super) fn on_login_granted(
+    pub(crate) fn on_login_granted(
         &mut self,
         conn: ConnId,
         nexus: Arc<Nexus>,
@@ -150,7 +150,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// The registry does not want the channel.
-    pub(super) fn on_login_refused(&mut self, conn: ConnId, reason: RejectReason) {
+    pub(crate) fn on_login_refused(&mut self, conn: ConnId, reason: RejectReason) {
         let Some(connection) = self.asking(conn) else { return };
         let tag = connection.login.tag;
         mark(Mark::LoginRefused);
@@ -166,7 +166,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Ends a channel at once: the fabric returns what it holds, then says `Closed`.
     #[cold]
-    pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
+    pub(crate) fn close(&mut self, conn: ConnId, reason: CloseReason) {
         self.meet(conn, Met::Close);
         let connection = self.connection(conn);
         let was = std::mem::replace(&mut connection.state, State::Closing);
@@ -181,7 +181,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Asks a channel to end in good order: what runs is answered, then SRP_T_LOGOUT.
-    pub(super) fn leave(&mut self, conn: ConnId) {
+    pub(crate) fn leave(&mut self, conn: ConnId) {
         let deadline = self.now.after(LEAVE_WAIT);
         let connection = self.connection(conn);
         match connection.state {
@@ -201,7 +201,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Closes leaving channels whose time is up.
     #[cold]
-    pub(super) fn check_leaving(&mut self) {
+    pub(crate) fn check_leaving(&mut self) {
         for index in 0..self.connections.len() {
             if let Some(connection) = &self.connections[index]
                 && let State::Leaving { deadline, .. } = connection.state
@@ -233,7 +233,7 @@ impl<F: Fabric> Shard<F> {
 
     /// The fabric has ended a channel: only the ends of what it was given too late may follow.
     #[cold]
-    pub(super) fn on_closed(&mut self, conn: ConnId, reason: CloseReason) {
+    pub(crate) fn on_closed(&mut self, conn: ConnId, reason: CloseReason) {
         self.counters.closed(reason);
         if self.connections[conn.index as usize].as_ref().is_none_or(|c| c.id != conn) {
             // A login that was turned away before it became a channel.
@@ -268,7 +268,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Another channel of the session has lost its link.
     #[cold]
-    pub(super) fn on_probe(&mut self, conn: ConnId) {
+    pub(crate) fn on_probe(&mut self, conn: ConnId) {
         if self.connections[conn.index as usize].as_ref().is_some_and(|c| c.id == conn) {
             self.probe(conn.index as usize);
         }
@@ -277,7 +277,7 @@ impl<F: Fabric> Shard<F> {
     /// The peer of a session without traffic would not be missed: a part of the round in which all
     /// channels are asked.
     #[cold]
-    pub(super) fn probe_some(&mut self) {
+    pub(crate) fn probe_some(&mut self) {
         let end = self.connections.len().min(self.probe_next + PROBES_PER_TURN);
         for index in self.probe_next..end {
             self.probe(index);
@@ -299,7 +299,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Nothing of a channel runs any more: the moment for what waited for that.
     #[cold]
-    pub(super) fn on_idle(&mut self, conn: ConnId) {
+    pub(crate) fn on_idle(&mut self, conn: ConnId) {
         let connection = self.connection(conn);
         match connection.state {
             State::Asking | State::Closing => {}
@@ -335,7 +335,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Answers those who wait for the last channel of a target.
-    pub(super) fn check_deletes(&mut self) {
+    pub(crate) fn check_deletes(&mut self) {
         let connections = &self.connections;
         let ended = |target: &usize| connections.iter().flatten().all(|c| c.target != *target);
         let ready: Vec<_> = self.deletes.extract_if(.., |(_, target)| ended(target)).collect();
@@ -372,7 +372,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Reports a changed LUN map to initiators that asked to be notified of asynchronous events
     /// (SRP_AER_REQ; SRP 16A, 6.12), on one of each session's channels on this core.
-    pub(super) fn report_event(&mut self, target: &str) {
+    pub(crate) fn report_event(&mut self, target: &str) {
         let mut told = Vec::new();
         for index in 0..self.connections.len() {
             let Some(connection) = &mut self.connections[index] else { continue };
@@ -405,7 +405,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Sends an information unit that belongs to no request: one of our own, or the answer to a
     /// task management function.
-    pub(super) fn say(&mut self, conn: ConnId, iu: &[u8], solicited: bool) {
+    pub(crate) fn say(&mut self, conn: ConnId, iu: &[u8], solicited: bool) {
         self.connection(conn).own_in_flight += 1;
         self.fabric.reply(conn, Self::own_tag(conn), iu, solicited, DataIn::None { buf: None });
     }

@@ -26,7 +26,7 @@ pub enum Phase {
 
 /// What a request does once its data is there.
 #[derive(Debug)]
-pub(super) enum Job {
+pub(crate) enum Job {
     /// One operation of the device.
     Io(IoOp),
     /// Several operations, decided one by one.
@@ -39,7 +39,7 @@ pub(super) enum Job {
 
 /// Where the initiator's side of the data is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source {
+pub(crate) enum Source {
     /// No data.
     None,
     /// One range.
@@ -54,7 +54,7 @@ pub(super) enum Source {
 
 /// How a command ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     /// SCSI status.
     pub status: ScsiStatus,
     /// Sense data, with CHECK CONDITION.
@@ -63,17 +63,17 @@ pub(super) struct Outcome {
 
 impl Outcome {
     /// GOOD.
-    pub(super) const GOOD: Outcome = Outcome { status: ScsiStatus::Good, sense: None };
+    pub(crate) const GOOD: Outcome = Outcome { status: ScsiStatus::Good, sense: None };
 
     /// CHECK CONDITION.
-    pub(super) const fn check(sense: Sense) -> Outcome {
+    pub(crate) const fn check(sense: Sense) -> Outcome {
         Outcome { status: ScsiStatus::CheckCondition, sense: Some(sense) }
     }
 }
 
 /// What a response needs of a command.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Header {
+pub(crate) struct Header {
     /// SRP tag.
     pub tag: [u8; 8],
     /// When the response is solicited.
@@ -86,7 +86,7 @@ pub(super) struct Header {
 
 /// What a command is going to do, from its information unit and the LUN map alone. Making a plan
 /// takes nothing, so a command that finds no buffer is simply planned again later.
-pub(super) struct Plan {
+pub(crate) struct Plan {
     /// Names of the command.
     pub header: Header,
     /// The initiator's side of the data.
@@ -97,19 +97,19 @@ pub(super) struct Plan {
 
 impl Plan {
     /// A response without data.
-    pub(super) fn end(header: Header, offered: Option<Offered>, outcome: Outcome) -> Plan {
+    pub(crate) fn end(header: Header, offered: Option<Offered>, outcome: Outcome) -> Plan {
         let offered = offered.unwrap_or(Offered::NONE);
         Plan { header, offered, work: Planned::End(outcome) }
     }
 
     /// CHECK CONDITION for a command whose data descriptors can't be used.
-    pub(super) fn refuse(header: Header, sense: Sense) -> Plan {
+    pub(crate) fn refuse(header: Header, sense: Sense) -> Plan {
         Plan::end(header, None, Outcome::check(sense))
     }
 }
 
 /// The work of a plan.
-pub(super) enum Planned {
+pub(crate) enum Planned {
     /// A response without data.
     End(Outcome),
     /// Data made here.
@@ -131,7 +131,7 @@ pub(super) enum Planned {
 }
 
 /// Data that is made here.
-pub(super) enum Content {
+pub(crate) enum Content {
     /// From the logical unit.
     Unit(Answer),
     /// From the LUN map.
@@ -145,7 +145,7 @@ pub(super) enum Content {
 
 /// A command's data as its information unit describes it.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Offered {
+pub(crate) struct Offered {
     /// Direction of the descriptors; `None` without any.
     pub direction: Option<Direction>,
     /// Bytes.
@@ -156,15 +156,15 @@ pub(super) struct Offered {
 
 impl Offered {
     /// No data.
-    pub(super) const NONE: Offered = Offered { direction: None, bytes: 0, source: Source::None };
+    pub(crate) const NONE: Offered = Offered { direction: None, bytes: 0, source: Source::None };
 
     /// Bytes offered in a direction.
-    pub(super) fn bytes_in(&self, direction: Direction) -> u32 {
+    pub(crate) fn bytes_in(&self, direction: Direction) -> u32 {
         if self.direction == Some(direction) { self.bytes } else { 0 }
     }
 
     /// The residual when `moved` of `wanted` bytes go in `direction` (SRP 16A, 6.9).
-    pub(super) fn residual(&self, direction: Option<Direction>, wanted: u64) -> Option<Residual> {
+    pub(crate) fn residual(&self, direction: Option<Direction>, wanted: u64) -> Option<Residual> {
         let offered = direction.map_or(0, |direction| self.bytes_in(direction));
         if let Some(direction) = direction
             && wanted > u64::from(offered)
@@ -185,7 +185,7 @@ impl Offered {
 /// One admitted command, or a free place for one. In the order of use: what a plain read or write
 /// touches comes first.
 #[repr(C)]
-pub(super) struct Request {
+pub(crate) struct Request {
     /// Its channel.
     pub conn: ConnId,
     /// SRP tag.
@@ -228,7 +228,7 @@ pub(super) struct Request {
 
 impl Request {
     /// A free place.
-    pub(super) fn vacant() -> Request {
+    pub(crate) fn vacant() -> Request {
         Request {
             conn: ConnId { index: u32::MAX, generation: 0 },
             tag: [0; 8],
@@ -254,7 +254,7 @@ impl Request {
 
     /// Turns the place into a request without data. Whoever left it has taken the buffers along.
     #[inline]
-    pub(super) fn begin(&mut self, conn: ConnId, recv: Recv, header: &Header, job: Job) {
+    pub(crate) fn begin(&mut self, conn: ConnId, recv: Recv, header: &Header, job: Job) {
         debug_assert!(self.data.is_none() && self.scratch.is_none() && self.table.is_none());
         debug_assert!(self.mapping.is_none() && self.recv.is_none() && !self.exclusive);
         self.conn = conn;
@@ -274,7 +274,7 @@ impl Request {
     }
 
     /// Residual when nothing moved to the initiator after all: the whole of its buffer.
-    pub(super) fn residual_of_failure(&self) -> Option<Residual> {
+    pub(crate) fn residual_of_failure(&self) -> Option<Residual> {
         if !self.reads() {
             return self.residual;
         }
@@ -285,7 +285,7 @@ impl Request {
 
     /// True for an operation whose data goes to the initiator.
     #[inline]
-    pub(super) fn reads(&self) -> bool {
+    pub(crate) fn reads(&self) -> bool {
         self.direction == Some(Direction::In)
     }
 }

@@ -8,17 +8,19 @@ use reactor::pool::{Buf, Pool};
 use transport::srp::{Cmd, CmdError, DataDesc, DirectCmd, Direction, covers};
 use transport::{ConnId, Fabric, Recv};
 
-use super::connection::{Connection, State};
-use super::mark::{At, Mark, Met, mark, met};
-use super::pass::pass_plan;
-use super::request::{Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Source};
-use super::shard::Shard;
 use crate::limits::{IO_BYTES_MAX, SEGMENTS_MAX};
 use crate::scsi::opcodes::opcode::REPORT_LUNS;
 use crate::scsi::{
     self, ANSWER_BYTES_MAX, LuView, Sense, Work, attention, decode, decode_absent, report_luns,
     request_sense,
 };
+use crate::shard::command::passed::pass_plan;
+use crate::shard::command::request::{
+    Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Source,
+};
+use crate::shard::connections::connection::{Connection, State};
+use crate::shard::coverage::{At, Mark, Met, mark, met};
+use crate::shard::shard::Shard;
 
 /// Commands of one channel admitted before the next channel has its turn.
 const TURN_COMMANDS: usize = 32;
@@ -75,7 +77,7 @@ impl<F: Fabric> Shard<F> {
     /// place, all others go to the end, so what comes free goes to those who wait longest. False:
     /// nothing could start.
     #[inline(never)]
-    pub(super) fn admit_ready(&mut self) -> bool {
+    pub(crate) fn admit_ready(&mut self) -> bool {
         let (mut at, mut started) = (0, false);
         for _ in 0..self.ready.len() {
             if self.is_sated() {
@@ -121,7 +123,7 @@ impl<F: Fabric> Shard<F> {
 
     /// A buffer that is not kept for another command.
     #[inline]
-    pub(super) fn take(pool: &mut Pool, reserved: Option<usize>, bytes: usize) -> Option<Buf> {
+    pub(crate) fn take(pool: &mut Pool, reserved: Option<usize>, bytes: usize) -> Option<Buf> {
         let buf = pool.take(bytes)?;
         if reserved.is_some_and(|least| buf.capacity() >= least) {
             pool.put(buf);
@@ -460,7 +462,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Starts to move what a request needs from the initiator, or the job if that is nothing.
     #[inline]
-    pub(super) fn start_data(&mut self, tag: Tag) {
+    pub(crate) fn start_data(&mut self, tag: Tag) {
         let request = self.requests.get_mut(tag).expect("begun");
         if let Source::ExternalTable(seg) = request.source {
             let table = request.table.take().expect("taken with the job");
@@ -472,7 +474,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Fetches data-out, its segments being known; then the job.
     #[inline]
-    pub(super) fn fetch_data(&mut self, tag: Tag) {
+    pub(crate) fn fetch_data(&mut self, tag: Tag) {
         let request = self.requests.get_mut(tag).expect("begun");
         let to_fetch = request.direction == Some(Direction::Out)
             && request.data.as_ref().is_some_and(|data| !data.is_peer());
@@ -503,7 +505,7 @@ impl<F: Fabric> Shard<F> {
 
     /// Collects the segments of a request's data in `self.segs`. False when a fetched table does
     /// not cover what the descriptor promised.
-    pub(super) fn collect_segs(&mut self, tag: Tag) -> bool {
+    pub(crate) fn collect_segs(&mut self, tag: Tag) -> bool {
         let request = self.requests.get(tag).expect("begun");
         self.segs.clear();
         match request.source {
@@ -533,7 +535,7 @@ impl<F: Fabric> Shard<F> {
 
 /// A mapping as the SCSI layer sees it.
 #[inline]
-fn view<'a>(mapping: &'a super::lun::Mapping, connection: &Connection) -> LuView<'a> {
+fn view<'a>(mapping: &'a crate::shard::lun::Mapping, connection: &Connection) -> LuView<'a> {
     LuView {
         geometry: mapping.geometry,
         identity: &mapping.lu.identity,
@@ -560,7 +562,7 @@ fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
 /// The data of a command in the direction of its CDB. `None`: descriptors that can't be used:
 /// data in the other direction as well, too many segments, or a table shorter than it promises.
 #[inline]
-pub(super) fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
+pub(crate) fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
     let (side, desc) = match (cmd.data_in.is_none(), cmd.data_out.is_none()) {
         (true, true) => return Some(Offered::NONE),
         (false, true) => (Direction::In, cmd.data_in),

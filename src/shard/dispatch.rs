@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use transport::{CloseReason, Fabric};
 
+use super::coverage::{Met, met};
 use super::lun::Device;
-use super::mark::{Met, met};
 use super::message::{
     Action, ActionError, Answer, AttentionAt, CoreMessage, Message, Report, Token,
 };
@@ -199,7 +199,10 @@ impl<F: Fabric> Shard<F> {
         }
     }
 
-    fn leave_where(&mut self, chosen: impl Fn(&super::connection::Connection) -> bool) {
+    fn leave_where(
+        &mut self,
+        chosen: impl Fn(&super::connections::connection::Connection) -> bool,
+    ) {
         for index in 0..self.connections.len() {
             if let Some(connection) = &self.connections[index]
                 && chosen(connection)

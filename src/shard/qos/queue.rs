@@ -17,13 +17,13 @@ use reactor::{Instant, Tag};
 use transport::srp::{Cmd, Direction};
 use transport::{ConnId, Fabric, Recv};
 
-use super::limiter::{Cost, Limiter};
-use super::lun::Mapping;
-use super::mark::{At, Mark, Met, mark, met};
-use super::message::{AbortScope, ChannelAt};
-use super::request::{Header, Job};
-use super::shard::Shard;
-use super::task::Subject;
+use crate::shard::command::request::{Header, Job};
+use crate::shard::coverage::{At, Mark, Met, mark, met};
+use crate::shard::lun::Mapping;
+use crate::shard::message::{AbortScope, ChannelAt};
+use crate::shard::qos::rate::{Cost, Limiter};
+use crate::shard::shard::Shard;
+use crate::shard::task::Subject;
 
 /// Whose commands wait in a lane, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ struct Lane {
 
 /// The lanes of one core.
 #[derive(Default)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     lanes: Vec<Lane>,
     free: Vec<usize>,
     names: BTreeMap<Name, usize>,
@@ -66,7 +66,7 @@ pub(super) struct Throttle {
 
 impl Throttle {
     /// When the first command may start.
-    pub(super) fn earliest(&self) -> Option<Instant> {
+    pub(crate) fn earliest(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((due, _))| *due)
     }
 
@@ -218,7 +218,7 @@ enum Asked {
 impl<F: Fabric> Shard<F> {
     /// Charges a command to a limited logical unit. Gives its receive back when it may start, and
     /// keeps it otherwise until its time comes.
-    pub(super) fn charge(
+    pub(crate) fn charge(
         &mut self,
         conn: ConnId,
         recv: Recv,
@@ -252,7 +252,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Hands commands whose time has come to their channels. True when there was one.
-    pub(super) fn release_due(&mut self) -> bool {
+    pub(crate) fn release_due(&mut self) -> bool {
         let mut any = false;
         while let Some(held) = self.throttle.next(self.now) {
             met(At::Throttled, Met::Success);
@@ -276,7 +276,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// The limits of a bdev have changed.
-    pub(super) fn on_rate_limits(&mut self, bdev: &str, limited: bool) {
+    pub(crate) fn on_rate_limits(&mut self, bdev: &str, limited: bool) {
         for unit in self.luns.set_limited(bdev, limited) {
             if limited {
                 self.throttle.renew(unit, self.now);
@@ -292,7 +292,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// A LUN is no longer mapped: its commands need not wait to be told so.
-    pub(super) fn release_unmapped(&mut self, mapping: Tag) {
+    pub(crate) fn release_unmapped(&mut self, mapping: Tag) {
         let unit = self.luns.unit_of(mapping);
         for held in self.throttle.take(self.now, |held| held.mapping == mapping) {
             met(At::Throttled, Met::Unmap);
@@ -302,7 +302,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Drops a channel's commands that wait for a rate limit.
-    pub(super) fn drop_held(&mut self, conn: ConnId) {
+    pub(crate) fn drop_held(&mut self, conn: ConnId) {
         if self.connection(conn).held == 0 {
             return;
         }
@@ -313,12 +313,12 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// A channel of a session has gone.
-    pub(super) fn forget_lanes(&mut self, session: Option<u64>) {
+    pub(crate) fn forget_lanes(&mut self, session: Option<u64>) {
         self.throttle.forget(|_, other| Some(other) == session);
     }
 
     /// Drops held commands in scope; their credits are owed.
-    pub(super) fn abort_held(&mut self, scope: AbortScope) -> u32 {
+    pub(crate) fn abort_held(&mut self, scope: AbortScope) -> u32 {
         let core = self.out.core();
         let Shard { throttle, fabric, connections, luns, now, .. } = self;
         let taken = throttle.take(*now, |held| {
@@ -351,7 +351,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// True when a command of this channel has the tag and waits for a rate limit.
-    pub(super) fn holds(&self, conn: ConnId, tag: [u8; 8]) -> bool {
+    pub(crate) fn holds(&self, conn: ConnId, tag: [u8; 8]) -> bool {
         let connection = self.connections[conn.index as usize].as_ref().expect("live channel");
         connection.held > 0
             && self.throttle.lanes.iter().flat_map(|lane| &lane.queue).any(|held| {

@@ -10,20 +10,20 @@ use reactor::Tag;
 use transport::Fabric;
 use transport::srp::{Cmd, Direction, Residual};
 
-use super::admit::offer;
-use super::connection::Connection;
-use super::lun::Mapping;
-use super::message::{AttentionAt, CoreMessage};
-use super::nexus::REGISTRY_CORE;
-use super::request::{Header, Job, Outcome, Plan, Planned};
-use super::shard::Shard;
 use crate::limits::IO_BYTES_MAX;
 use crate::scsi::pass::{self, IDENTIFICATION_BYTES, Pass};
 use crate::scsi::{ScsiStatus, Sense};
+use crate::shard::command::admit::offer;
+use crate::shard::command::request::{Header, Job, Outcome, Plan, Planned};
+use crate::shard::connections::connection::Connection;
+use crate::shard::lun::Mapping;
+use crate::shard::message::{AttentionAt, CoreMessage};
+use crate::shard::nexus::REGISTRY_CORE;
+use crate::shard::shard::Shard;
 
 /// The plan of a command to a unit whose device takes commands; `None` for one that is answered as
 /// for every logical unit. Unit attentions have been reported.
-pub(super) fn pass_plan(
+pub(crate) fn pass_plan(
     connection: &Connection,
     unit: &Mapping,
     cmd: &Cmd<'_>,
@@ -93,7 +93,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// All data is here: the command goes to the device.
-    pub(super) fn pass(&mut self, tag: Tag) {
+    pub(crate) fn pass(&mut self, tag: Tag) {
         let mut cdb = [0; CDB_BYTES_MAX];
         let from = self.passed_cdb(tag);
         let bytes = match pass::classify(from, CDB_BYTES_MAX) {
@@ -117,7 +117,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// The device has ended a command; its buffer is back in the request.
-    pub(super) fn on_passed(&mut self, tag: Tag, device: usize, took_ns: u64) {
+    pub(crate) fn on_passed(&mut self, tag: Tag, device: usize, took_ns: u64) {
         let end = *self.luns.scsi_end(device, tag);
         let good = end.status == ScsiStatus::Good as u8;
         let request = self.requests.get_mut(tag).expect("begun");
@@ -182,7 +182,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// LOGICAL UNIT RESET: ends reservations and resets the device.
-    pub(super) fn reset_device(&mut self, mapping: Tag) {
+    pub(crate) fn reset_device(&mut self, mapping: Tag) {
         let unit = self.luns.mapping(mapping);
         unit.lu.release_all();
         if unit.passes {

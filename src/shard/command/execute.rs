@@ -6,22 +6,22 @@ use reactor::pool::Buf;
 use transport::srp::{Direction, Rsp};
 use transport::{CloseReason, ConnId, DataIn, Fabric};
 
-use super::connection::State;
-use super::mark::{At, Mark, Met, mark, met};
-use super::request::{Job, Outcome, Phase, Request};
-use super::shard::Shard;
 use crate::limits::SENSE_BYTES_MAX;
 use crate::scsi::{ScsiStatus, Sense, Step, sense_of};
+use crate::shard::command::request::{Job, Outcome, Phase, Request};
+use crate::shard::connections::connection::State;
+use crate::shard::coverage::{At, Mark, Met, mark, met};
+use crate::shard::shard::Shard;
 
 impl<F: Fabric> Shard<F> {
     #[inline]
-    pub(super) fn request(&mut self, tag: Tag) -> &mut Request {
+    pub(crate) fn request(&mut self, tag: Tag) -> &mut Request {
         self.requests.get_mut(tag).expect("every tag comes back once, before its slot is freed")
     }
 
     /// True when a request that has just come back goes on: nobody aborted it and its channel
     /// still answers. Otherwise it has been discarded.
-    pub(super) fn goes_on(&mut self, tag: Tag) -> bool {
+    pub(crate) fn goes_on(&mut self, tag: Tag) -> bool {
         let request = self.request(tag);
         let (aborted, conn) = (request.aborts != 0, request.conn);
         if !aborted && self.connection(conn).answers() {
@@ -34,7 +34,7 @@ impl<F: Fabric> Shard<F> {
 
     /// The fabric has read the initiator's memory.
     #[inline(never)]
-    pub(super) fn on_fetched(&mut self, tag: Tag, buf: Buf, ok: bool) {
+    pub(crate) fn on_fetched(&mut self, tag: Tag, buf: Buf, ok: bool) {
         let request = self.request(tag);
         let was_table = request.phase == Phase::FetchingTable;
         met(request.phase, if ok { Met::Success } else { Met::Failure });
@@ -65,7 +65,7 @@ impl<F: Fabric> Shard<F> {
 
     /// All data is here: the job.
     #[inline]
-    pub(super) fn execute(&mut self, tag: Tag) {
+    pub(crate) fn execute(&mut self, tag: Tag) {
         let request = self.requests.get_mut(tag).expect("begun");
         request.phase = Phase::Executing;
         match request.job {
@@ -116,7 +116,7 @@ impl<F: Fabric> Shard<F> {
 
     /// A device has finished an operation.
     #[inline]
-    pub(super) fn on_done(&mut self, done: IoDone) {
+    pub(crate) fn on_done(&mut self, done: IoDone) {
         if let Err(done) = self.end_transfer(done) {
             self.on_done_any(done);
         }
@@ -162,7 +162,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     /// Builds and sends the response. `no_data`: a read whose data is all zeros and nowhere.
-    pub(super) fn respond(&mut self, tag: Tag, outcome: Outcome, no_data: bool) {
+    pub(crate) fn respond(&mut self, tag: Tag, outcome: Outcome, no_data: bool) {
         if outcome.status != ScsiStatus::Good {
             let request = self.request(tag);
             request.residual = request.residual_of_failure();
@@ -175,7 +175,7 @@ impl<F: Fabric> Shard<F> {
 
     /// As [`Shard::respond`], with residual and bytes moved as the request says.
     #[inline]
-    pub(super) fn respond_with(&mut self, tag: Tag, status: u8, sense: &[u8], no_data: bool) {
+    pub(crate) fn respond_with(&mut self, tag: Tag, status: u8, sense: &[u8], no_data: bool) {
         let good = status == ScsiStatus::Good as u8;
         let request = self.request(tag);
         let moves = request.reads() && request.bytes > 0;
@@ -226,7 +226,7 @@ impl<F: Fabric> Shard<F> {
 
     /// A response is in the initiator's hands, or lost with its channel.
     #[inline]
-    pub(super) fn on_replied(&mut self, tag: Tag, buf: Option<Buf>, ok: bool) {
+    pub(crate) fn on_replied(&mut self, tag: Tag, buf: Option<Buf>, ok: bool) {
         if let Some(buf) = buf {
             self.home(buf);
         }
@@ -305,7 +305,7 @@ impl<F: Fabric> Shard<F> {
     }
 
     #[inline]
-    pub(super) fn end_request(&mut self, conn: ConnId) {
+    pub(crate) fn end_request(&mut self, conn: ConnId) {
         let connection = self.connection(conn);
         connection.in_flight -= 1;
         if connection.in_flight == 0 && (connection.owed > 0 || connection.state != State::Live) {
