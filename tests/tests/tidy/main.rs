@@ -1,14 +1,13 @@
 //! The house rules as a test: arrows between crates and modules, where unsafe may be, words that
-//! are banned, sizes. Line-based: it reads sources without comments and strings, not syntax trees.
+//! are banned, sizes, and what files and types say together.
 
 mod rules;
-mod scan;
+mod structure;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rules::Finding;
-use scan::Source;
+use srpt_tests::sources::{self, Source};
 
 /// What is larger than the rules allow and may only shrink: rule, file, item, size. An entry that
 /// is no longer needed, or larger than needed, fails the test.
@@ -18,38 +17,33 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     ("sleeps", "bdev/src/uring/medium.rs", "", 1),
     ("sleeps", "src/control/cores.rs", "", 1),
     ("sleeps", "transport/src/shm/connector.rs", "", 1),
+    // In steps of 50 lines.
+    ("lines of methods", "src/control/mod.rs", "Control", 750),
+    ("lines of methods", "src/shard/shard.rs", "Shard", 2250),
+    ("lines of methods", "transport/src/rdma/fabric.rs", "RdmaFabric", 800),
+    // Files of a folder that are in circles.
+    ("circles", "bdev/src", "", 6),
+    ("circles", "src", "", 2),
+    ("circles", "src/control", "", 2),
+    ("circles", "src/rpc", "", 2),
+    ("circles", "src/shard", "", 13),
+    ("circles", "src/shard/command", "", 4),
+    ("circles", "transport/src/rdma", "", 4),
+    ("circles", "transport/src/rdma/sys", "", 4),
+    // In steps of 5 fields.
+    ("visible fields", "bdev/src", "", 25),
+    ("visible fields", "bench/src", "", 5),
+    ("visible fields", "src", "", 10),
+    ("visible fields", "src/control", "", 10),
+    ("visible fields", "src/rpc", "", 5),
+    ("visible fields", "src/scsi", "", 5),
+    ("visible fields", "src/shard", "", 75),
+    ("visible fields", "transport/src", "", 75),
 ];
-
-/// Folders of the build and of version control.
-fn skipped(name: &str) -> bool {
-    name.starts_with("target") || (name.starts_with('.') && name != ".ci")
-}
-
-fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) {
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(folder).expect("a readable folder").map(|e| e.unwrap().path()).collect();
-    entries.sort();
-    for path in entries {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() {
-            if !skipped(&name) {
-                collect(root, &path, found);
-            }
-            continue;
-        }
-        let text_file = [".rs", ".toml", ".sh", ".py", ".md", ".json", ".c", ".h"];
-        if text_file.iter().any(|end| name.ends_with(end)) || folder == root.join(".ci") {
-            let text = fs::read_to_string(&path).expect("UTF-8 text");
-            let relative = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
-            found.push(Source::new(&relative, &text));
-        }
-    }
-}
 
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
-    let mut found = Vec::new();
-    collect(root, root, &mut found);
+    let found = sources::read(root).expect("readable sources");
     assert!(found.iter().any(|source| source.path == "transport/src/lib.rs"), "not the workspace");
     found
 }
@@ -92,7 +86,9 @@ fn the_rules_hold() {
 
 #[test]
 fn sizes_only_shrink() {
-    let found: Vec<Finding> = sources().iter().flat_map(rules::measure).collect();
+    let sources = sources();
+    let mut found: Vec<Finding> = sources.iter().flat_map(rules::measure).collect();
+    found.extend(structure::measure(&sources));
     let wrong = ratchet(&found, RATCHET);
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
 }

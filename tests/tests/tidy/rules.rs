@@ -1,6 +1,6 @@
 //! The rules. Each looks at one file and names what it finds.
 
-use crate::scan::{Source, has_word};
+use srpt_tests::sources::{Source, has_word};
 
 /// Something a rule does not allow. `size` is what the ratchet list compares.
 #[derive(Debug, PartialEq, Eq)]
@@ -200,15 +200,16 @@ fn under(path: &str, prefix: &str, separator: &str) -> bool {
 }
 
 fn module_arrows(source: &Source, found: &mut dyn FnMut(usize, String)) {
+    let paths = source.paths();
     let arrows = MODULE_ARROWS.iter().filter(|arrow| {
         under(&source.path, arrow.scope, "/")
             && !arrow.except.iter().any(|except| under(&source.path, except, "/"))
     });
     for arrow in arrows {
-        for (line, path) in source.paths() {
-            let hit = |prefixes: &[&str]| prefixes.iter().any(|p| under(&path, p, "::"));
+        for (line, path) in &paths {
+            let hit = |prefixes: &[&str]| prefixes.iter().any(|p| under(path, p, "::"));
             if hit(arrow.never) && !hit(arrow.but) {
-                found(line, format!("{} must not use {path}", source.path));
+                found(*line, format!("{} must not use {path}", source.path));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Reads a source file line by line: code without comments and strings, paths, functions.
 
 /// A text file of the repository.
-pub(crate) struct Source {
+pub struct Source {
     /// Path from the root, with slashes.
     pub path: String,
     /// The file.
@@ -13,25 +13,49 @@ pub(crate) struct Source {
 }
 
 /// A function: name, first line (from 0) and number of lines.
-pub(crate) struct Function {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Function {
+    /// Its name.
     pub name: String,
+    /// The line of `fn`, from 0.
     pub line: usize,
+    /// Lines from `fn` to the closing brace, both counted.
     pub lines: usize,
 }
 
+/// A name that a `use` statement brings into a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Use {
+    /// The line of the statement, from 0.
+    pub line: usize,
+    /// The name in the file; `*` for all names of a module.
+    pub name: String,
+    /// What is meant, from the name of its crate on where the text says so.
+    pub path: String,
+    /// The statement starts with `pub`, with or without a range.
+    pub is_reexport: bool,
+}
+
 impl Source {
-    pub(crate) fn new(path: &str, text: &str) -> Self {
+    /// The file at `path` (from the root, with slashes) with this text.
+    pub fn new(path: &str, text: &str) -> Self {
         let code = if path.ends_with(".rs") { strip(text) } else { String::new() };
         let test = test_lines(path, &code);
         Source { path: path.into(), text: text.into(), code, test }
     }
 
-    pub(crate) fn is_rust(&self) -> bool {
+    /// True for a Rust file.
+    pub fn is_rust(&self) -> bool {
         self.path.ends_with(".rs")
     }
 
+    /// True for a Rust file that is not all tests.
+    pub fn ships(&self) -> bool {
+        self.is_rust() && !self.test.iter().all(|test| *test)
+    }
+
     /// The file's module path, from the name of its crate on.
-    fn module(&self) -> Vec<String> {
+    pub fn module(&self) -> Vec<String> {
         let (krate, rest) = match self.path.split_once("src/") {
             Some(("", rest)) => ("srpt_tgt", rest),
             Some(("bench/", rest)) => ("srpt_bench", rest),
@@ -46,23 +70,39 @@ impl Source {
 
     /// Every path (`a::b::c`) of the code with its line, starting at a crate's name: `crate`,
     /// `self` and `super` are resolved, groups of `use` taken apart.
-    pub(crate) fn paths(&self) -> Vec<(usize, String)> {
+    pub fn paths(&self) -> Vec<(usize, String)> {
+        let module = self.module();
+        let mut found: Vec<(usize, String)> =
+            self.uses().into_iter().map(|used| (used.line, used.path)).collect();
+        for (line, text) in statements(&self.code) {
+            if use_tree(&text).is_none() {
+                found.extend(inline_paths(&text).map(|path| (line, resolve(&module, &path))));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    /// What the `use` statements bring in, one entry for each name.
+    pub fn uses(&self) -> Vec<Use> {
         let module = self.module();
         let mut found = Vec::new();
         for (line, text) in statements(&self.code) {
-            let Some(tree) = use_tree(&text) else {
-                found.extend(inline_paths(&text).map(|path| (line, path)));
-                continue;
-            };
+            let Some(tree) = use_tree(&text) else { continue };
+            let is_reexport = text.trim_start().starts_with("pub");
             let mut flat = Vec::new();
             flatten("", &tree, &mut flat);
-            found.extend(flat.into_iter().map(|path| (line, path)));
+            found.extend(flat.into_iter().map(|(path, alias)| {
+                let path = resolve(&module, &path);
+                let name = alias.unwrap_or_else(|| last_name(&path).to_string());
+                Use { line, name, path, is_reexport }
+            }));
         }
-        found.into_iter().map(|(line, path)| (line, resolve(&module, &path))).collect()
+        found
     }
 
     /// The functions that have a body.
-    pub(crate) fn functions(&self) -> Vec<Function> {
+    pub fn functions(&self) -> Vec<Function> {
         let mut found = Vec::new();
         for (at, _) in self.code.match_indices("fn ") {
             let before = self.code[..at].chars().next_back();
@@ -79,12 +119,13 @@ impl Source {
     }
 }
 
-pub(crate) fn is_word(c: char) -> bool {
+/// True for a character of an identifier.
+pub fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
 /// True when `text` has `word` with no identifier character on either side.
-pub(crate) fn has_word(text: &str, word: &str) -> bool {
+pub fn has_word(text: &str, word: &str) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let before = text[..at].chars().next_back();
         let after = text[at + word.len()..].chars().next();
@@ -185,7 +226,7 @@ fn test_lines(path: &str, code: &str) -> Vec<bool> {
 }
 
 /// Offset after the `}` that closes the first `{`; `None` when a `;` outside brackets comes first.
-fn body_end(code: &str) -> Option<usize> {
+pub(super) fn body_end(code: &str) -> Option<usize> {
     let (mut braces, mut brackets) = (0, 0);
     for (at, c) in code.char_indices() {
         match c {
@@ -237,12 +278,19 @@ fn use_tree(text: &str) -> Option<String> {
     Some(tree.split(" as ").map(str::trim).collect::<Vec<_>>().join(" as "))
 }
 
-fn flatten(prefix: &str, tree: &str, out: &mut Vec<String>) {
+/// The last name of a path.
+pub fn last_name(path: &str) -> &str {
+    path.rsplit("::").next().unwrap_or(path)
+}
+
+/// The paths of a `use` tree, each with its name behind `as`.
+fn flatten(prefix: &str, tree: &str, out: &mut Vec<(String, Option<String>)>) {
     let tree = tree.trim().trim_start_matches("::");
     let Some(open) = tree.find('{') else {
-        let name = tree.split(" as ").next().unwrap_or("").trim();
-        if !name.is_empty() {
-            out.push(format!("{prefix}{name}"));
+        let (name, alias) = tree.split_once(" as ").map_or((tree, None), |(n, a)| (n, Some(a)));
+        if !name.trim().is_empty() {
+            let alias = alias.map(|alias| alias.trim().to_string());
+            out.push((format!("{prefix}{}", name.trim()), alias));
         }
         return;
     };

@@ -1,0 +1,75 @@
+//! Prints how a checkout of the sources is built: what `srpt_tests::sources` counts.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use srpt_tests::sources::modules::Modules;
+use srpt_tests::sources::types::{Types, visible_fields};
+use srpt_tests::sources::{self, Source};
+
+/// Types whose methods are listed.
+const TYPES: usize = 8;
+
+/// Counts circles of files, lines of methods and visible fields in a checkout of the sources.
+#[derive(Parser, Debug)]
+#[command(name = "structure", max_term_width = 100)]
+struct Arguments {
+    /// The checkout
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let sources = match sources::read(&arguments.folder) {
+        Ok(sources) => sources,
+        Err(error) => {
+            eprintln!("structure: {}: {error}", arguments.folder.display());
+            return ExitCode::FAILURE;
+        }
+    };
+    let modules = Modules::new(&sources);
+    let text = circles(&modules) + &methods(&modules) + &fields(&sources);
+    match io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn circles(modules: &Modules) -> String {
+    let found = modules.circles();
+    let mut text = format!("circles of files inside a folder: {}\n", found.len());
+    for circle in found {
+        text += &format!("  {:24} {}\n", circle.folder, circle.files.join(" "));
+    }
+    text
+}
+
+fn methods(modules: &Modules) -> String {
+    let mut text = "lines of methods, the largest types:\n  lines methods files\n".to_string();
+    for methods in Types::new(modules).methods().iter().take(TYPES) {
+        let (name, path) = (&methods.name, &methods.path);
+        let (lines, count, files) = (methods.lines, methods.count, methods.files);
+        text += &format!("  {lines:5} {count:7} {files:5} {name} ({path})\n");
+    }
+    text
+}
+
+fn fields(sources: &[Source]) -> String {
+    let mut crates: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for source in sources.iter().filter(|source| source.ships()) {
+        let Some((name, _)) = source.path.split_once("src/") else { continue };
+        let name = if name.is_empty() { "srpt_tgt" } else { name.trim_end_matches('/') };
+        let visible = visible_fields(source);
+        let sum = crates.entry(name).or_default();
+        *sum = (sum.0 + visible.all, sum.1 + visible.of_parts.len());
+    }
+    let mut text = "fields visible outside their file: all, and of no plain data\n".to_string();
+    for (name, (all, of_parts)) in crates {
+        text += &format!("  {all:5} {of_parts:5} {name}\n");
+    }
+    text
+}
