@@ -4,7 +4,7 @@
 //! Start: memory and cores, then the configuration file, then the RPC socket. Stop: no new logins,
 //! every core answers what runs or its time is over, and only then the listeners and sockets go.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
@@ -36,7 +36,7 @@ use crate::rpc::{Server, Shared, load};
 use crate::shard::Shard;
 use crate::shard::message::{Answer, Message};
 use crate::shard::outbox::{CoreDoor as OutboxDoor, Outbox};
-use crate::signals::StopRequest;
+use crate::signals::Signals;
 
 /// Messages that a core's mailbox holds from each other core, and from the control plane.
 const MAILBOX: Capacity = Capacity { core: 256, control: 64 };
@@ -46,9 +46,6 @@ const STOP_WAIT: Duration = Duration::from_millis(1800);
 
 /// How long the start waits for a file that a target has which was killed just before.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
-
-/// How often the main thread looks whether a core has died. A signal wakes it.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The core's thread can't fail once it is pinned: everything that can is done before.
 #[derive(Debug, thiserror::Error)]
@@ -64,7 +61,7 @@ type Doors = (shm::CoreDoor, rdma::CoreDoor);
 pub fn run(config: Config) -> anyhow::Result<()> {
     let logs = Logs::start(config.log_level);
     raise_descriptor_limit();
-    let stop = StopRequest::install().context("signals")?;
+    let signals = Signals::install().context("signals")?;
     let (sender, answers) = mpsc::channel();
     let running = start_cores(&config, &sender)?;
     let (shm_doors, rdma_doors) = running.doors.into_iter().unzip();
@@ -93,10 +90,10 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let watch = watch.context("thread that watches files and disks")?;
     let server = Server::start(&config.rpc_socket, Arc::clone(&shared))?;
     tracing::info!(cores = %config.cpus, rpc = %config.rpc_socket.display(), "ready");
-    while !stop.wait_for(LOOK_INTERVAL) {
-        if let Some(core) = running.cores.iter().find(|core| core.is_finished()) {
-            bail!("core {} ended by itself: see the message above", core.number());
-        }
+    let cores: Vec<BorrowedFd<'_>> = running.cores.iter().map(AsFd::as_fd).collect();
+    if let Some(dead) = signals.wait(&cores) {
+        let number = running.cores[dead].number();
+        bail!("core {number} ended by itself: see the message above");
     }
     tracing::info!("stopping");
     drop(watch);

@@ -14,11 +14,14 @@
 use std::any::Any;
 use std::cell::OnceCell;
 use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::mailbox::Inbox;
 use crate::sleep::Woken;
@@ -105,6 +108,8 @@ pub struct Core<E: std::error::Error> {
     stats: Arc<CoreStats>,
     start: Receiver<()>,
     started: OnceCell<bool>,
+    /// A pipe whose other end the thread holds for its life.
+    ended: OwnedFd,
     thread: JoinHandle<Result<(), CoreError<E>>>,
 }
 
@@ -129,7 +134,10 @@ where
     let published = Arc::clone(&stats);
     let (tell_start, start) = sync_channel(1);
     affinity::check_core(core)?;
+    let failed = |source| CoreError::Thread { core, source };
+    let (ended, alive) = pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
     let run = move || {
+        let _alive = alive;
         affinity::pin(core)?;
         published.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
         let clock = Tsc::new();
@@ -139,11 +147,9 @@ where
         run_loop(&clock, &config, &mut inbox, &published, &mut service);
         Ok(())
     };
-    let thread = thread::Builder::new()
-        .name(format!("reactor_{core}"))
-        .spawn(run)
-        .map_err(|source| CoreError::Thread { core, source })?;
-    Ok(Core { number: core, stats, start, started: OnceCell::new(), thread })
+    let thread =
+        thread::Builder::new().name(format!("reactor_{core}")).spawn(run).map_err(failed)?;
+    Ok(Core { number: core, stats, start, started: OnceCell::new(), ended, thread })
 }
 
 impl<E: std::error::Error> Core<E> {
@@ -173,6 +179,14 @@ impl<E: std::error::Error> Core<E> {
         self.thread.join().unwrap_or_else(|payload| {
             Err(CoreError::Panicked { core, message: panic_message(&*payload) })
         })
+    }
+}
+
+/// The descriptor is ready, for whatever it is polled for, once the thread is about to end: then
+/// [`Core::join`] waits no longer than the thread's last steps take.
+impl<E: std::error::Error> AsFd for Core<E> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.ended.as_fd()
     }
 }
 

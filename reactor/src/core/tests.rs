@@ -4,6 +4,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::mpsc;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::*;
 use crate::mailbox::{Capacity, ControlSender, Ends, connect};
 use crate::sleep::raise;
@@ -139,8 +141,13 @@ fn how_a_core_ends_is_told() {
     let (heard, hear) = mpsc::channel();
     let core = spawn(config(IdlePolicy::Poll), inbox, Echo::maker(heard)).unwrap();
     assert!(core.wait_started() && core.wait_started() && !core.is_finished());
+    let at_once = Timespec::default();
+    assert_eq!(poll(&mut [PollFd::new(&core, PollFlags::IN)], Some(&at_once)), Ok(0), "it runs");
     send(&control, Say::Panic);
     assert!(hear.recv_timeout(LOST).is_err(), "the service went with its thread");
+    let mut ended = [PollFd::new(&core, PollFlags::IN)];
+    let limit = Timespec::try_from(LOST).unwrap();
+    assert_eq!(poll(&mut ended, Some(&limit)), Ok(1), "its descriptor tells");
     let error = core.join().unwrap_err();
     assert!(error.to_string().ends_with("panicked: told to"), "{error}");
 }

@@ -7,6 +7,7 @@ mod idle;
 mod media;
 mod refusals;
 mod rpc;
+mod signals;
 mod sockets;
 mod stacked;
 mod startup;
