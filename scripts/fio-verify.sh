@@ -9,7 +9,8 @@ usage() {
 Usage: scripts/fio-verify.sh [--release]
 
 Builds the engine and a target, exports a malloc and a file LUN, and runs bench/fio/verify.fio on
-each; then the same job on a malloc and a file bdev without a target. Leaves nothing behind.
+each; then the same job on a malloc and a file bdev without a target; then jobs that trim. Leaves
+nothing behind.
 USAGE
 }
 
@@ -80,6 +81,36 @@ if IOENGINE="external:$PWD/$bin/libsrpt_fio.so" FILENAME="$srp_socket,1" fio --m
     exit 1
 fi
 grep -q 'verify' "$scratch/err" "$scratch/fio.out" || { cat "$scratch/err" >&2; exit 1; }
+# trims NAME FILENAME IMAGE [option of fio]..: what was written reads as zeros, and fio counts it.
+trims() {
+    echo "fio-verify: $1"
+    local common=(--name=trim --filename="$2" --ioengine="external:$PWD/$bin/libsrpt_fio.so" "${@:4}"
+        --size=32m --bs=64k --iodepth=8 --output-format=json --output="$scratch/fio.out")
+    fio "${common[@]}" --rw=write
+    ! cmp --silent --bytes=33554432 /dev/zero "$3" ||
+        { echo "fio-verify: $1: nothing was written" >&2; exit 1; }
+    fio "${common[@]}" --rw=trim
+    python3 - "$scratch/fio.out" <<'PYTHON' || { cat "$scratch/fio.out" >&2; exit 1; }
+import json, sys
+(job,) = json.load(open(sys.argv[1]))["jobs"]
+assert (job["error"], job["trim"]["total_ios"]) == (0, 512), "512 trims and no error"
+PYTHON
+    cmp --bytes=33554432 /dev/zero "$3"
+}
+trims "trim of a file LUN over shared memory" "$srp_socket,1" "$scratch/disk.img"
+trims "trim of a file bdev in fio's process" device "$scratch/direct.img" \
+    --bdev="file:$scratch/direct.img"
+echo "fio-verify: trims beside writes leave the writes alone"
+fio --minimal --output="$scratch/fio.out" --name=mixed --filename="$srp_socket" --rw=randtrimwrite \
+    --ioengine="external:$PWD/$bin/libsrpt_fio.so" --bs=4k --iodepth=1 --size=16m --verify=md5 \
+    --verify_fatal=1 --verify_state_save=0 || { cat "$scratch/fio.out" >&2; exit 1; }
+echo "fio-verify: a trim-only job without a target fails"
+if fio --minimal --output="$scratch/fio.out" --name=none --filename="$scratch/none.sock" --rw=trim \
+    --ioengine="external:$PWD/$bin/libsrpt_fio.so" --size=16m 2>/dev/null; then
+    echo "fio-verify: fio did not say so" >&2
+    exit 1
+fi
+
 kill -TERM "$target_pid"
 wait "$target_pid"
 target_pid=""

@@ -171,19 +171,30 @@ static int post_init(struct thread_data *td)
 	unsigned long long max_bs = td_max_bs(td);
 	int i;
 
+	/* fio asks for no memory for a job that only trims. */
+	bool data = job->way;
+
+	if (!data) {
+		job->slot_bytes = 4096;
+		job->way = open_way(td, td->o.iodepth, job->slot_bytes);
+	}
 	if (!job->way) {
-		log_err("srpt: a job that neither reads nor writes can't be run\n");
+		/* Without it fio ends as if nothing had failed. */
+		td_verror(td, EIO, "opening the target");
 		return 1;
 	}
 	for (i = 0; i < td->io_u_all.nr; i++) {
 		struct io_u *io_u = td->io_u_all.io_us[i];
-		char *slot = srpt_fio_memory(job->way);
 
-		slot += (size_t) io_u->index * job->slot_bytes;
-		memcpy(slot, io_u->buf, max_bs);
-		io_u->buf = slot;
-		io_u->xfer_buf = slot;
 		job->units[io_u->index] = io_u;
+		if (data) {
+			char *slot = srpt_fio_memory(job->way);
+
+			slot += (size_t) io_u->index * job->slot_bytes;
+			memcpy(slot, io_u->buf, max_bs);
+			io_u->buf = slot;
+			io_u->xfer_buf = slot;
+		}
 	}
 	return 0;
 }
@@ -203,6 +214,9 @@ static enum fio_q_status queue(struct thread_data *td, struct io_u *io_u)
 	case DDIR_SYNC:
 	case DDIR_DATASYNC:
 		kind = 2;
+		break;
+	case DDIR_TRIM:
+		kind = 3;
 		break;
 	default:
 		io_u->error = EOPNOTSUPP;

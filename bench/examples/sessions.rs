@@ -66,6 +66,7 @@ fn main() -> Result<()> {
         duration: Duration::from_secs(seconds as u64),
         verify: false,
         seed: 1,
+        stop: srpt_bench::interrupt::Interrupt::default(),
     };
     let active_channels = channels.iter_mut().take(active);
     let mut ports: Vec<_> = active_channels.map(|channel| SrpPort::new(channel, &memory)).collect();

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use transport::initiator::{DataMemory, LinkError};
 
+use crate::interrupt::Interrupt;
 use crate::port::{Command, Done, Fault, Kind, Port, Unit};
 
 /// How long to wait for the next answer.
@@ -48,6 +49,8 @@ pub struct Copied {
     pub bytes: u64,
     /// Bytes of the last block that were kept because the input ended inside it.
     pub tail_kept: u32,
+    /// The copy ended early because somebody asked for it.
+    pub interrupted: bool,
 }
 
 /// Why a copy stopped.
@@ -180,13 +183,15 @@ fn copy<'a, P: Port, M: DataMemory>(port: &'a mut P, memory: &'a M, job: &Job) -
     Copy { port, memory, job: *job, busy, done, failed: None }
 }
 
-/// Copies from a stream onto a unit until the stream ends. `flush`: SYNCHRONIZE CACHE at the end.
+/// Copies from a stream onto a unit until the stream ends or `stop` is raised. `flush`: SYNCHRONIZE
+/// CACHE at the end.
 pub fn to_unit<P: Port, M: DataMemory>(
     port: &mut P,
     memory: &M,
     job: &Job,
     from: &mut dyn Read,
     flush: bool,
+    stop: &Interrupt,
 ) -> Result<Copied, CopyError> {
     let mut copy = copy(port, memory, job);
     let mut chunk = vec![0; job.chunk_bytes as usize];
@@ -194,12 +199,13 @@ pub fn to_unit<P: Port, M: DataMemory>(
     let mut copied = Copied::default();
     for slot in (0..job.depth).cycle() {
         copy.wait(slot)?;
-        if copy.failed.is_some() {
+        if copy.failed.is_some() || stop.is_raised() {
             break;
         }
         let wanted = (job.bytes_max - copied.bytes).min(chunk.len() as u64) as usize;
         let filled = match fill(from, &mut chunk[..wanted]) {
             Ok(filled) => filled,
+            Err(_) if stop.is_raised() => break,
             Err(error) => {
                 copy.finish()?;
                 return Err(error.into());
@@ -224,25 +230,27 @@ pub fn to_unit<P: Port, M: DataMemory>(
         }
     }
     copy.finish()?;
+    copied.interrupted = stop.is_raised();
     if flush {
         copy.flush_unit()?;
     }
     Ok(copied)
 }
 
-/// Copies from a unit into a stream until the unit ends.
+/// Copies from a unit into a stream until the unit ends or `stop` is raised.
 pub fn from_unit<P: Port, M: DataMemory>(
     port: &mut P,
     memory: &M,
     job: &Job,
     to: &mut dyn Write,
+    stop: &Interrupt,
 ) -> Result<Copied, CopyError> {
     let mut copy = copy(port, memory, job);
     let mut chunk = vec![0; job.chunk_bytes as usize];
     let block_bytes = u64::from(job.unit.block_bytes);
     let total = job.bytes_max.min(job.unit_bytes().saturating_sub(job.start_byte));
     let (mut asked, mut copied) = (0, 0);
-    while copied < total {
+    while copied < total && !stop.is_raised() {
         let slot = |byte: u64| (byte / u64::from(job.chunk_bytes) % u64::from(job.depth)) as u32;
         let ahead = u64::from(job.chunk_bytes) * u64::from(job.depth);
         while asked < total && asked < copied + ahead {
@@ -264,7 +272,7 @@ pub fn from_unit<P: Port, M: DataMemory>(
     }
     copy.finish()?;
     to.flush()?;
-    Ok(Copied { bytes: copied, tail_kept: 0 })
+    Ok(Copied { bytes: copied, tail_kept: 0, interrupted: stop.is_raised() })
 }
 
 /// Reads until `to` is full or the input ends; the number of bytes read.
@@ -287,6 +295,9 @@ impl fmt::Display for Copied {
         if self.tail_kept > 0 {
             write!(f, " (the last {} bytes of the last block are as before)", self.tail_kept)?;
         }
+        if self.interrupted {
+            write!(f, " until interrupted")?;
+        }
         Ok(())
     }
 }
@@ -298,6 +309,10 @@ mod tests {
     use crate::port::memory::{Ideal, Memory};
 
     const UNIT: Unit = Unit { lun: 0, block_bytes: 512, blocks: 64 };
+
+    fn go_on() -> Interrupt {
+        Interrupt::default()
+    }
 
     fn job() -> Job {
         Job { unit: UNIT, start_byte: 0, bytes_max: u64::MAX, chunk_bytes: 2048, depth: 4 }
@@ -322,11 +337,11 @@ mod tests {
             port.disk.borrow_mut().fill(0xEE);
             port.credits = 3;
             let data = noise(bytes);
-            let copied = to_unit(&mut port, &memory, &job, &mut &data[..], true).unwrap();
+            let copied = to_unit(&mut port, &memory, &job, &mut &data[..], true, &go_on()).unwrap();
             assert_eq!(copied.bytes, bytes as u64);
             assert_eq!(copied.tail_kept, (bytes.next_multiple_of(512) - bytes) as u32);
             let mut back = Vec::new();
-            let whole = from_unit(&mut port, &memory, &job, &mut back).unwrap();
+            let whole = from_unit(&mut port, &memory, &job, &mut back, &go_on()).unwrap();
             assert_eq!(whole.bytes, 64 * 512);
             assert_eq!(back[..bytes], data);
             assert!(back[bytes..].iter().all(|byte| *byte == 0xEE), "{bytes}: the rest is kept");
@@ -338,12 +353,12 @@ mod tests {
         let job = Job { start_byte: 1024, bytes_max: 3000, ..job() };
         let (memory, mut port) = ideal(&job);
         let data = noise(10_000);
-        let copied = to_unit(&mut port, &memory, &job, &mut &data[..], false).unwrap();
+        let copied = to_unit(&mut port, &memory, &job, &mut &data[..], false, &go_on()).unwrap();
         assert_eq!(copied.bytes, 3000);
         assert_eq!(port.disk.borrow()[1024..4024], data[..3000]);
         assert!(port.disk.borrow()[4024..].iter().all(|byte| *byte == 0));
         let mut back = Vec::new();
-        from_unit(&mut port, &memory, &job, &mut back).unwrap();
+        from_unit(&mut port, &memory, &job, &mut back, &go_on()).unwrap();
         assert_eq!(back, data[..3000]);
     }
 
@@ -352,9 +367,9 @@ mod tests {
         let job = job();
         let (memory, mut port) = ideal(&job);
         let data = noise(64 * 512 + 1);
-        let error = to_unit(&mut port, &memory, &job, &mut &data[..], false).unwrap_err();
+        let error = to_unit(&mut port, &memory, &job, &mut &data[..], false, &go_on()).unwrap_err();
         assert_eq!(error.to_string(), "no space left on LUN 0 after 32768 bytes");
-        let exact = to_unit(&mut port, &memory, &job, &mut &data[1..], false).unwrap();
+        let exact = to_unit(&mut port, &memory, &job, &mut &data[1..], false, &go_on()).unwrap();
         assert_eq!(exact.bytes, 64 * 512);
     }
 
@@ -367,11 +382,44 @@ mod tests {
             (command.lba >= 8).then_some(fault)
         });
         let mut back = Vec::new();
-        let error = from_unit(&mut port, &memory, &job, &mut back).unwrap_err().to_string();
+        let error =
+            from_unit(&mut port, &memory, &job, &mut back, &go_on()).unwrap_err().to_string();
         assert!(error.starts_with("LUN 0, Read at byte "), "{error}");
         assert!(error.ends_with("MEDIUM ERROR (3h), 11h/00h unrecovered read error"), "{error}");
         assert!(port.waiting.is_empty(), "nothing is left in flight");
-        let error = to_unit(&mut port, &memory, &job, &mut &noise(9999)[..], false).unwrap_err();
+        let error =
+            to_unit(&mut port, &memory, &job, &mut &noise(9999)[..], false, &go_on()).unwrap_err();
         assert!(error.to_string().contains("Write at byte"), "{error}");
+    }
+
+    #[test]
+    fn an_interrupted_copy_says_how_far_it_came() {
+        struct Endless(Interrupt, u32);
+        impl Read for Endless {
+            fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+                self.1 += 1;
+                if self.1 == 4 {
+                    self.0.raise();
+                    return Err(ErrorKind::Other.into());
+                }
+                to.fill(7);
+                Ok(to.len())
+            }
+        }
+        let job = job();
+        let (memory, mut port) = ideal(&job);
+        let stop = Interrupt::default();
+        let mut from = Endless(stop.clone(), 0);
+        let copied = to_unit(&mut port, &memory, &job, &mut from, true, &stop).unwrap();
+        let expected = Copied { bytes: 3 * 2048, tail_kept: 0, interrupted: true };
+        assert_eq!(copied, expected);
+        assert_eq!(copied.to_string(), "6144 bytes copied until interrupted");
+        assert!(
+            port.disk.borrow()[..6144].iter().all(|byte| *byte == 7),
+            "what is counted is there"
+        );
+        let mut back = Vec::new();
+        let copied = from_unit(&mut port, &memory, &job, &mut back, &stop).unwrap();
+        assert_eq!((copied.bytes, copied.interrupted), (0, true));
     }
 }

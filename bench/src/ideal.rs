@@ -233,6 +233,7 @@ mod tests {
 
     use super::*;
     use crate::copy::{self, Job};
+    use crate::interrupt::Interrupt;
     use crate::load::{self, Plan};
     use crate::pattern::Workload;
     use crate::port::{Command, Kind, Port, Unit};
@@ -268,6 +269,7 @@ mod tests {
                 duration: Duration::from_millis(10),
                 verify: true,
                 seed: 1,
+                stop: Interrupt::default(),
             };
             load::run(&plan, &mut ports, memory, &Tsc::new(), |_, _| {}).unwrap()
         };
@@ -287,7 +289,15 @@ mod tests {
         let mut port = SrpPort::new(&mut session.channels[0], &session.memory);
         let data: Vec<u8> = (0..100_000u32).map(|number| (number * 7 / 5) as u8).collect();
         let job = Job { unit, start_byte: 512, bytes_max: u64::MAX, chunk_bytes: 4096, depth: 4 };
-        let copied = copy::to_unit(&mut port, &session.memory, &job, &mut &data[..], true).unwrap();
+        let copied = copy::to_unit(
+            &mut port,
+            &session.memory,
+            &job,
+            &mut &data[..],
+            true,
+            &Interrupt::default(),
+        )
+        .unwrap();
         assert_eq!(copied.bytes, data.len() as u64);
         assert_eq!(ideal.disk().borrow()[512..512 + data.len()], data);
     }

@@ -10,6 +10,7 @@ pub mod address;
 pub mod copy;
 pub mod device;
 pub mod ideal;
+pub mod interrupt;
 pub mod load;
 pub mod options;
 pub mod pattern;

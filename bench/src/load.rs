@@ -9,6 +9,7 @@
 //! Per command: one draw of the pattern, one reading of the clock, one histogram increment. Nothing
 //! is allocated once the load runs, but the text of the first errors.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -16,6 +17,7 @@ use hdrhistogram::Histogram;
 use reactor::{Clock, Instant};
 use transport::initiator::DataMemory;
 
+use crate::interrupt::{EXIT_INTERRUPTED, Interrupt};
 use crate::pattern::{Extent, Pattern, Workload};
 use crate::port::{Command, Done, Fault, Kind, Port, Unit};
 use crate::size::Sizes;
@@ -49,6 +51,8 @@ pub struct Plan {
     pub verify: bool,
     /// Start of the pseudo-random numbers.
     pub seed: u64,
+    /// Ends the run before its time.
+    pub stop: Interrupt,
 }
 
 impl Plan {
@@ -141,6 +145,21 @@ pub struct Totals {
     pub errors_shown: Vec<String>,
     /// Blocks that were read again in the final sweep and hold what was written last.
     pub blocks_swept: u64,
+    /// The run ended before its time because somebody asked for it. Then not all that was written
+    /// has been swept.
+    pub interrupted: bool,
+}
+
+impl Totals {
+    /// The exit code of a tool whose run came to this: failure when a command failed or data
+    /// differed, [`EXIT_INTERRUPTED`] for a run that ended early.
+    pub fn exit_code(&self) -> ExitCode {
+        match (self.errors, self.interrupted) {
+            (0, false) => ExitCode::SUCCESS,
+            (0, true) => ExitCode::from(EXIT_INTERRUPTED),
+            _ => ExitCode::FAILURE,
+        }
+    }
 }
 
 /// What a slot is at.
@@ -206,6 +225,7 @@ enum Stage {
 
 /// Runs a load. `progress` is called about once a second with the time since the start. An error is
 /// a broken channel or a target that does not answer; failed commands are counted in [`Totals`].
+/// Once [`Plan::stop`] is raised no new command starts, and what is in flight is waited for.
 pub fn run<P: Port, M: DataMemory>(
     plan: &Plan,
     ports: &mut [P],
@@ -218,12 +238,15 @@ pub fn run<P: Port, M: DataMemory>(
     let mut load = Load::new(plan, ports.len(), memory);
     let mut done = Vec::with_capacity(plan.depth as usize);
     let start = clock.now();
-    let end = start.after(plan.duration);
+    let mut end = start.after(plan.duration);
     let mut report = start.after(Duration::from_secs(1));
     load.drive(ports, clock, &mut done, |load, now| {
         if now >= report {
             report = now.after(Duration::from_secs(1));
             progress(&load.totals, Duration::from_nanos(now.ns_since(start)));
+        }
+        if load.is_interrupted() {
+            end = now;
         }
         if now >= end && load.stage == Stage::Run {
             load.stage = Stage::Drain;
@@ -231,10 +254,13 @@ pub fn run<P: Port, M: DataMemory>(
         now >= end.after(PATIENCE)
     })?;
     load.totals.elapsed = Duration::from_nanos(clock.now().ns_since(start));
-    if plan.verify {
+    if plan.verify && !load.totals.interrupted {
         load.stage = Stage::Sweep { unit: 0, lba: 0 };
         let mut ended = (0, clock.now());
         load.drive(ports, clock, &mut done, |load, now| {
+            if load.is_interrupted() {
+                load.stage = Stage::Drain;
+            }
             // The sweep takes as long as it takes, while it moves.
             if load.totals.blocks_swept != ended.0 {
                 ended = (load.totals.blocks_swept, now);
@@ -275,6 +301,11 @@ impl<'a, M: DataMemory> Load<'a, M> {
             in_flight: 0,
             stage: Stage::Run,
         }
+    }
+
+    /// True once: when the run is asked to end early.
+    fn is_interrupted(&mut self) -> bool {
+        self.plan.stop.is_raised() && !std::mem::replace(&mut self.totals.interrupted, true)
     }
 
     /// Polls and submits until nothing is in flight and nothing new is to come. `each` is called

@@ -12,6 +12,12 @@ use crate::size::{Sizes, parse_bytes};
 /// Largest tested range per device of a verified run, unless --range says otherwise.
 const VERIFY_RANGE_BYTES: u64 = 1 << 30;
 
+/// What the tools' help ends with.
+pub const AFTER_HELP: &str = "\
+Ctrl-C ends the run early and prints the results so far; a second one ends at once, without them.
+
+Exit codes: 0, 1 for errors, 2 for a wrong command line, 128 for a run that Ctrl-C ended early.";
+
 /// The job: what runs, how long, and where its result goes.
 #[derive(Debug, clap::Args)]
 pub struct JobOptions {

@@ -27,6 +27,9 @@ pub enum Kind {
     Write,
     /// SYNCHRONIZE CACHE (16) of the whole unit; moves no data.
     Flush,
+    /// UNMAP of one range. The port puts the parameter list at the command's offset, where
+    /// [`transport::initiator::cdb::UNMAP_RANGE_BYTES`] must have room.
+    Unmap,
 }
 
 /// A command on blocks, with its data at `offset` of the session's memory.
@@ -221,7 +224,7 @@ pub(crate) mod memory {
                 Kind::Write => {
                     self.memory.read_at(command.offset, &mut self.disk.borrow_mut()[range])
                 }
-                Kind::Flush => {}
+                Kind::Flush | Kind::Unmap => {}
             }
             Ok(())
         }

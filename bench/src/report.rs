@@ -26,6 +26,8 @@ pub struct Report {
     pub errors_shown: Vec<String>,
     /// Blocks that the final sweep of a verified run has read again.
     pub blocks_swept: u64,
+    /// The run ended before its time because somebody asked for it.
+    pub interrupted: bool,
 }
 
 /// What was run.
@@ -168,6 +170,7 @@ impl Report {
             errors: totals.errors,
             errors_shown: totals.errors_shown.clone(),
             blocks_swept: totals.blocks_swept,
+            interrupted: totals.interrupted,
         }
     }
 
@@ -202,6 +205,9 @@ impl Report {
         }
         if self.job.verify {
             let _ = writeln!(text, "verified; blocks in the final sweep: {}", self.blocks_swept);
+        }
+        if self.interrupted {
+            text.push_str("interrupted\n");
         }
         let _ = writeln!(text, "errors: {}", self.errors);
         for error in &self.errors_shown {
@@ -238,6 +244,7 @@ mod tests {
             duration: Duration::from_secs(2),
             verify: false,
             seed: 1,
+            stop: crate::interrupt::Interrupt::default(),
         };
         let mut totals = Totals { elapsed: Duration::from_secs(2), ..Totals::default() };
         for us in 1..=1000 {

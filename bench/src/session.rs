@@ -106,23 +106,47 @@ impl<'a, L: Link, M: DataMemory> SrpPort<'a, L, M> {
     }
 }
 
-impl<L: Link, M: DataMemory> Port for SrpPort<'_, L, M> {
+impl<L: Link, M: DataMemory> SrpPort<'_, L, M> {
     #[inline]
-    fn submit(&mut self, command: &Command) -> Result<bool, LinkError> {
-        let Command { slot, kind, lun, lba, blocks, offset, bytes } = *command;
-        let segs = [self.memory.seg(offset, bytes)];
-        let (cdb, data) = match kind {
-            Kind::Read => (cdb::read16(lba, blocks), Data::In(&segs)),
-            Kind::Write => (cdb::write16(lba, blocks, false), Data::Out(&segs)),
-            Kind::Flush => (cdb::synchronize_cache16(0, 0), Data::None),
-        };
+    fn submit_cdb(
+        &mut self,
+        lun: u16,
+        cdb: &[u8],
+        data: Data<'_>,
+        slot: u32,
+    ) -> Result<bool, LinkError> {
         let lun = Lun::from_number(lun).expect("LUNs come from the target or were checked");
-        match self.channel.submit(&SrpCommand::new(lun, &cdb, data, slot.into())) {
+        match self.channel.submit(&SrpCommand::new(lun, cdb, data, slot.into())) {
             Ok(_) => Ok(true),
             Err(SubmitError::NoCredit) => Ok(false),
             Err(SubmitError::Link(error)) => Err(error),
             Err(error) => unreachable!("64 bytes always fit: {error}"),
         }
+    }
+
+    fn submit_unmap(&mut self, command: &Command) -> Result<bool, LinkError> {
+        let Command { slot, lun, lba, blocks, offset, .. } = *command;
+        let list = cdb::unmap_range(lba, blocks);
+        self.memory.write_at(offset, &list);
+        let segs = [self.memory.seg(offset, list.len() as u32)];
+        self.submit_cdb(lun, &cdb::unmap(list.len() as u16), Data::Out(&segs), slot)
+    }
+}
+
+impl<L: Link, M: DataMemory> Port for SrpPort<'_, L, M> {
+    #[inline]
+    fn submit(&mut self, command: &Command) -> Result<bool, LinkError> {
+        let Command { slot, kind, lun, lba, blocks, offset, bytes } = *command;
+        if kind == Kind::Unmap {
+            return self.submit_unmap(command);
+        }
+        let segs = [self.memory.seg(offset, bytes)];
+        let (cdb, data) = match kind {
+            Kind::Read => (cdb::read16(lba, blocks), Data::In(&segs)),
+            Kind::Write => (cdb::write16(lba, blocks, false), Data::Out(&segs)),
+            _ => (cdb::synchronize_cache16(0, 0), Data::None),
+        };
+        self.submit_cdb(lun, &cdb, data, slot)
     }
 
     #[inline]

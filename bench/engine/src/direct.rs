@@ -112,9 +112,10 @@ impl Way for Direct {
             Kind::Read => IoOp::Read { lba, blocks },
             Kind::Write => IoOp::Write { lba, blocks, fua: false },
             Kind::Flush => IoOp::Flush,
+            Kind::Unmap => IoOp::Unmap { lba, blocks: blocks.into() },
         };
         let buf = match kind {
-            Kind::Flush => None,
+            Kind::Flush | Kind::Unmap => None,
             _ => {
                 let mut buf = self.bufs[slot as usize].take().expect("one operation per slot");
                 buf.set_len(bytes as usize);

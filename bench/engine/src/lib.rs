@@ -20,6 +20,7 @@ use reactor::{Clock, Instant};
 use srpt_bench::address::Address;
 use srpt_bench::port::{Command, Done, Kind};
 use srpt_bench::session::{self, Identity};
+use transport::initiator::cdb::UNMAP_RANGE_BYTES;
 use transport::initiator::{Connector, LinkError};
 use transport::rdma::RdmaConnector;
 use transport::shm::ShmConnector;
@@ -143,21 +144,31 @@ impl Job {
         let (block_bytes, blocks) = self.way.size();
         let block_bytes = u64::from(block_bytes);
         let whole = at.is_multiple_of(block_bytes) && bytes.is_multiple_of(block_bytes);
-        if slot >= self.depth || !whole || bytes > u64::from(self.slot_bytes) {
+        let moves_data = matches!(kind, Kind::Read | Kind::Write);
+        // A slot bounds what moves data; the CDB bounds the rest.
+        let bytes_max =
+            if moves_data { self.slot_bytes.into() } else { block_bytes * u64::from(u32::MAX) };
+        if slot >= self.depth || !whole || bytes > bytes_max {
             return Err(libc::EINVAL);
         }
         let (lba, count) = (at / block_bytes, bytes / block_bytes);
         if lba.checked_add(count).is_none_or(|end| end > blocks) {
             return Err(libc::ENOSPC);
         }
+        // The parameter lists of UNMAP are behind the buffers, whose data they leave alone.
+        let slots_bytes = self.depth as usize * self.slot_bytes as usize;
+        let offset = match kind {
+            Kind::Unmap => slots_bytes + slot as usize * UNMAP_RANGE_BYTES,
+            _ => slot as usize * self.slot_bytes as usize,
+        };
         let command = Command {
             slot,
             kind,
             lun: self.lun,
             lba,
             blocks: count as u32,
-            offset: slot as usize * self.slot_bytes as usize,
-            bytes: if kind == Kind::Flush { 0 } else { bytes as u32 },
+            offset,
+            bytes: if moves_data { bytes as u32 } else { 0 },
         };
         self.way.submit(&command).map_err(|_| libc::EPIPE)
     }
@@ -229,7 +240,7 @@ where
     static JOBS: AtomicU64 = AtomicU64::new(1);
     let initiator_ext = JOBS.fetch_add(1, Ordering::Relaxed);
     let identity = Identity { id_ext: 0, ioc_guid: 0, initiator_ext };
-    let bytes = options.depth as usize * options.slot_bytes as usize;
+    let bytes = options.depth as usize * (options.slot_bytes as usize + UNMAP_RANGE_BYTES);
     let mut session = session::login(connector, &identity, channels as usize, options.depth, bytes)
         .with_context(|| format!("{address}"))?;
     let units = session::units(&mut session, Some(&[lun]))?;

@@ -15,14 +15,15 @@ use reactor::sys::tsc::Tsc;
 use serde::Serialize;
 use srpt_bench::device::load::{self, CoreTotals, Plan};
 use srpt_bench::device::{Devices, Spec, copy, fill};
+use srpt_bench::interrupt::Interrupt;
 use srpt_bench::load::Totals;
-use srpt_bench::options::JobOptions;
+use srpt_bench::options::{AFTER_HELP, JobOptions};
 use srpt_bench::report::{Line, Percentile, percentiles};
 use srpt_bench::size::parse_bytes;
 
 /// Measures block devices inside this process. Writing workloads destroy what is on them.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = AFTER_HELP)]
 struct Options {
     #[command(flatten)]
     job: JobOptions,
@@ -76,6 +77,7 @@ struct Report {
     percentiles: Vec<Percentile>,
     errors: u64,
     errors_shown: Vec<String>,
+    interrupted: bool,
     cores: Vec<CoreLine>,
 }
 
@@ -108,8 +110,7 @@ struct CoreLine {
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(totals) => totals.exit_code(),
         Err(error) => {
             eprintln!("bdevperf: {error:#}");
             ExitCode::FAILURE
@@ -117,14 +118,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<bool> {
+fn run(options: &Options) -> Result<Totals> {
     let plan = plan(options)?;
     if let Some(bytes) = options.memcpy {
         let core = options.cpumask.iter().next().context("no core to run on")?;
         reactor::sys::affinity::pin(core)?;
         let totals = copy::run(&plan, bytes)?;
         output(options, &report(&plan, vec!["memcpy".to_owned()], &totals, Vec::new()))?;
-        return Ok(true);
+        return Ok(totals);
     }
     let devices = devices(options)?;
     let names: Vec<String> = devices.iter().map(|bdev| bdev.name().to_owned()).collect();
@@ -132,7 +133,7 @@ fn run(options: &Options) -> Result<bool> {
     let range = options.job.range_bytes();
     let shares = load::shares(&devices, &cores, options.every_core, range)?;
     if options.fill {
-        devices.iter().try_for_each(|bdev| fill::all(bdev, range, plan.pages))?;
+        devices.iter().try_for_each(|bdev| fill::all(bdev, range, plan.pages, &plan.stop))?;
     }
     let running = load::start(&plan, &shares)?;
     let ended = match options.show_period {
@@ -150,11 +151,12 @@ fn run(options: &Options) -> Result<bool> {
         totals.writes = totals.writes.sum(&core.writes);
         totals.elapsed = totals.elapsed.max(core.elapsed);
         totals.errors += core.errors;
+        totals.interrupted |= core.interrupted;
         totals.errors_shown.extend(core.errors_shown.iter().cloned());
     }
     let report = report(&plan, names, &totals, core_lines(&ended));
     output(options, &report)?;
-    Ok(totals.errors == 0)
+    Ok(totals)
 }
 
 fn plan(options: &Options) -> Result<Plan> {
@@ -167,6 +169,7 @@ fn plan(options: &Options) -> Result<Plan> {
         duration: job.duration()?,
         verify: job.verify,
         seed: job.seed,
+        stop: Interrupt::on_signals()?,
         pages: if options.no_huge { PageWish::Ordinary } else { PageWish::Huge2M },
     })
 }
@@ -227,6 +230,7 @@ fn report(plan: &Plan, bdevs: Vec<String>, totals: &Totals, cores: Vec<CoreLine>
         percentiles: percentiles(&both.latency_ns),
         errors: totals.errors,
         errors_shown: totals.errors_shown.clone(),
+        interrupted: totals.interrupted,
         cores,
     }
 }
@@ -263,6 +267,9 @@ fn print(options: &Options, report: &Report) {
         for percentile in &report.percentiles {
             println!("{:>9.4} % : {:>10.3} us", percentile.percent, percentile.us);
         }
+    }
+    if report.interrupted {
+        println!("interrupted");
     }
     println!("errors: {}", report.errors);
     report.errors_shown.iter().for_each(|error| println!("  {error}"));

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::time::Duration;
 use std::time::Instant;
@@ -11,6 +12,8 @@ use clap::{ArgGroup, Parser};
 use srpt_bench::address::{Address, parse_guid};
 use srpt_bench::copy::{self, Copied, Job};
 use srpt_bench::ideal::Ideal;
+use srpt_bench::interrupt::{EXIT_INTERRUPTED, Input, Interrupt};
+use srpt_bench::options::AFTER_HELP;
 use srpt_bench::port::Unit;
 use srpt_bench::session::{self, Identity, SrpPort};
 use srpt_bench::size::parse_bytes;
@@ -26,7 +29,11 @@ const BS_MAX: u64 = 64 << 20;
 
 /// Copies into a logical unit with --if, out of it with --of. "-" is standard input or output.
 #[derive(Debug, Parser)]
-#[command(version, group(ArgGroup::new("file").required(true).args(["input", "output"])))]
+#[command(
+    version,
+    after_help = AFTER_HELP,
+    group(ArgGroup::new("file").required(true).args(["input", "output"]))
+)]
 struct Options {
     /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in
     /// this process
@@ -88,7 +95,7 @@ fn main() -> ExitCode {
             let seconds = started.elapsed().as_secs_f64();
             let rate = copied.bytes as f64 / seconds / f64::from(1 << 20);
             eprintln!("{copied}, {seconds:.3} s, {rate:.1} MiB/s");
-            ExitCode::SUCCESS
+            if copied.interrupted { ExitCode::from(EXIT_INTERRUPTED) } else { ExitCode::SUCCESS }
         }
         Err(error) => {
             eprintln!("srpt_dd: {error:#}");
@@ -133,19 +140,21 @@ fn transfer<L: Link, M: DataMemory>(
         let chunk_bytes = u32::try_from(bs).context("--bs")?;
         Ok(Job { unit, start_byte: start, bytes_max, chunk_bytes, depth: options.depth })
     };
+    let stop = Interrupt::on_signals()?;
     match (&options.input, &options.output) {
         (Some(name), None) => {
-            let mut from = open_input(name, blocks(skip)?).context(name.clone())?;
-            Ok(copy::to_unit(port, memory, &job(blocks(seek)?)?, &mut from, fsync)?)
+            let mut from = open_input(name, blocks(skip)?, &stop).context(name.clone())?;
+            Ok(copy::to_unit(port, memory, &job(blocks(seek)?)?, &mut from, fsync, &stop)?)
         }
         (None, Some(name)) if name == "-" => {
             ensure!(seek == 0 && !fsync, "standard output takes neither --seek nor --conv=fsync");
-            Ok(copy::from_unit(port, memory, &job(blocks(skip)?)?, &mut io::stdout().lock())?)
+            let mut to = io::stdout().lock();
+            Ok(copy::from_unit(port, memory, &job(blocks(skip)?)?, &mut to, &stop)?)
         }
         (None, Some(name)) => {
             let keep = options.conv.contains(&Conversion::Notrunc);
             let mut to = open_output(name, blocks(seek)?, keep).context(name.clone())?;
-            let copied = copy::from_unit(port, memory, &job(blocks(skip)?)?, &mut to)?;
+            let copied = copy::from_unit(port, memory, &job(blocks(skip)?)?, &mut to, &stop)?;
             if fsync {
                 to.sync_all().context(name.clone())?;
             }
@@ -156,17 +165,17 @@ fn transfer<L: Link, M: DataMemory>(
 }
 
 /// Opens a file or standard input `skip` bytes from its start. What can't seek is read past.
-fn open_input(name: &str, skip: u64) -> io::Result<Box<dyn Read>> {
-    if name == "-" {
-        let mut from = io::stdin().lock();
+fn open_input(name: &str, skip: u64, stop: &Interrupt) -> io::Result<Input> {
+    let mut file = match name {
+        "-" => File::from(io::stdin().as_fd().try_clone_to_owned()?),
+        name => File::open(name)?,
+    };
+    let skipped = skip == 0 || name != "-" && file.seek(SeekFrom::Start(skip)).is_ok();
+    let mut from = Input::new(file, stop.clone());
+    if !skipped {
         io::copy(&mut Read::by_ref(&mut from).take(skip), &mut io::sink())?;
-        return Ok(Box::new(from));
     }
-    let mut file = File::open(name)?;
-    if skip > 0 && file.seek(SeekFrom::Start(skip)).is_err() {
-        io::copy(&mut Read::by_ref(&mut file).take(skip), &mut io::sink())?;
-    }
-    Ok(Box::new(file))
+    Ok(from)
 }
 
 /// Opens a file for writing from byte `seek` on, and cuts it off there unless it is to be kept.

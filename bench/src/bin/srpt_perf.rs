@@ -9,8 +9,9 @@ use clap::Parser;
 use reactor::sys::tsc::Tsc;
 use srpt_bench::address::{Address, parse_guid};
 use srpt_bench::ideal::Ideal;
+use srpt_bench::interrupt::Interrupt;
 use srpt_bench::load::{self, Plan, Totals};
-use srpt_bench::options::JobOptions;
+use srpt_bench::options::{AFTER_HELP, JobOptions};
 use srpt_bench::port::Unit;
 use srpt_bench::report::Report;
 use srpt_bench::session::{self, Identity, SrpPort};
@@ -24,7 +25,7 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 /// Measures an SRP target. Writing workloads destroy what is on the logical units.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = AFTER_HELP)]
 struct Options {
     /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in
     /// this process
@@ -67,8 +68,7 @@ struct Ports {
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(totals) => totals.exit_code(),
         Err(error) => {
             eprintln!("srpt_perf: {error:#}");
             ExitCode::FAILURE
@@ -76,7 +76,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<bool> {
+fn run(options: &Options) -> Result<Totals> {
     options.job.duration()?;
     if let Some(cpu) = options.cpu {
         session::pin(cpu)?;
@@ -88,8 +88,8 @@ fn run(options: &Options) -> Result<bool> {
     }
 }
 
-/// Runs over one fabric. True: no command failed and no data differed.
-fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<bool> {
+/// Runs over one fabric.
+fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<Totals> {
     let Options { channels, ports, .. } = options;
     let JobOptions { depth, io_size, .. } = &options.job;
     let identity = Identity {
@@ -101,7 +101,7 @@ fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<bool> {
     let mut session = session::login(connector, &identity, *channels, *depth, memory_bytes)
         .with_context(|| format!("{}", options.target))?;
     let units = session::units(&mut session, options.luns.as_ref().map(|luns| &luns.0[..]))?;
-    let plan = plan(&options.job, &units)?;
+    let plan = Plan { stop: Interrupt::on_signals()?, ..plan(&options.job, &units)? };
     let credits = session.channels.iter().map(|channel| channel.room()).min().unwrap_or(0);
     if credits < *depth as usize {
         eprintln!("the target grants {credits} credits a channel: depth {depth} is not reached");
@@ -118,7 +118,7 @@ fn run_on<C: Connector>(options: &Options, connector: &C) -> Result<bool> {
     session::logout(&mut session);
     let report = Report::new(&plan, &options.target.to_string(), *channels, &totals);
     output(options, &report)?;
-    Ok(totals.errors == 0)
+    Ok(totals)
 }
 
 fn plan(job: &JobOptions, units: &[Unit]) -> Result<Plan> {
@@ -136,6 +136,7 @@ fn plan(job: &JobOptions, units: &[Unit]) -> Result<Plan> {
         duration: job.duration()?,
         verify: job.verify,
         seed: job.seed,
+        stop: Interrupt::default(),
     })
 }
 

@@ -37,7 +37,7 @@ pub fn run(plan: &Plan, bytes: u64) -> Result<Totals> {
     let start = clock.now();
     let end = start.after(plan.duration);
     let mut next = 0;
-    while clock.now() < end {
+    while clock.now() < end && !plan.stop.is_raised() {
         for _ in 0..ROUND {
             let (kind, extent) = pattern.draw();
             let at = extent.lba as usize * 512;
@@ -58,6 +58,7 @@ pub fn run(plan: &Plan, bytes: u64) -> Result<Totals> {
             tally.bytes += u64::from(size);
         }
     }
+    totals.interrupted = plan.stop.is_raised();
     totals.elapsed = std::time::Duration::from_nanos(clock.now().ns_since(start));
     // Nobody takes these buffers again: the memory goes with the process.
     bufs.into_iter().chain([place]).for_each(std::mem::forget);

@@ -2,16 +2,23 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use bdev::{Bdev, CoreContext, Io, IoDone, IoOp};
 use reactor::pool::SizeClass;
 use reactor::sys::memory::{Memory, PageWish};
 use reactor::sys::tsc::Tsc;
 use reactor::{Batch, Clock, Pool, Tag};
 
+use crate::interrupt::Interrupt;
+
 /// Writes every block of a device once, on this thread, so that a load on it meets blocks that
-/// exist.
-pub fn all(bdev: &Arc<dyn Bdev>, range_bytes: u64, pages: PageWish) -> Result<()> {
+/// exist. Fails when `stop` is raised meanwhile.
+pub fn all(
+    bdev: &Arc<dyn Bdev>,
+    range_bytes: u64,
+    pages: PageWish,
+    stop: &Interrupt,
+) -> Result<()> {
     const PIECE_BYTES: u32 = 1 << 20;
     const DEPTH: u32 = 8;
     let geometry = bdev.geometry();
@@ -26,9 +33,10 @@ pub fn all(bdev: &Arc<dyn Bdev>, range_bytes: u64, pages: PageWish) -> Result<()
     let (clock, mut done) = (Tsc::new(), Batch::new(DEPTH as usize));
     let mut free: Vec<u32> = (0..DEPTH).collect();
     let (mut lba, mut failed) = (0, None);
-    while lba < blocks && failed.is_none() || free.len() < DEPTH as usize {
+    while lba < blocks && failed.is_none() && !stop.is_raised() || free.len() < DEPTH as usize {
         while lba < blocks
             && failed.is_none()
+            && !stop.is_raised()
             && let Some(slot) = free.pop()
         {
             let count = (blocks - lba).min(u64::from(PIECE_BYTES / geometry.block_bytes)) as u32;
@@ -48,6 +56,7 @@ pub fn all(bdev: &Arc<dyn Bdev>, range_bytes: u64, pages: PageWish) -> Result<()
     }
     match failed {
         Some(status) => Err(anyhow!("{}: writing all blocks: {status:?}", bdev.name())),
+        None if lba < blocks => bail!("{}: interrupted while writing all blocks", bdev.name()),
         None => Ok(()),
     }
 }
@@ -63,11 +72,15 @@ mod tests {
         let path = folder.path().join("disk");
         std::fs::write(&path, vec![0; 3 << 20]).unwrap();
         let file = Devices::new().make(&Spec::File(path.clone()), 512).unwrap();
-        all(&file, 5 << 19, PageWish::Ordinary).unwrap();
+        all(&file, 5 << 19, PageWish::Ordinary, &Interrupt::default()).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert!(bytes[..5 << 19].iter().all(|byte| *byte != 0));
         assert!(bytes[5 << 19..].iter().all(|byte| *byte == 0), "beyond the range");
         let small = Devices::new().make(&Spec::Malloc(1536), 512).unwrap();
-        all(&small, u64::MAX, PageWish::Ordinary).unwrap();
+        all(&small, u64::MAX, PageWish::Ordinary, &Interrupt::default()).unwrap();
+        let stop = Interrupt::default();
+        stop.raise();
+        let error = all(&small, u64::MAX, PageWish::Ordinary, &stop).unwrap_err().to_string();
+        assert!(error.contains("interrupted"), "{error}");
     }
 }

@@ -23,6 +23,7 @@ use reactor::stats::{CoreStats, Counter};
 use reactor::sys::memory::{Memory, PageWish};
 use reactor::{Batch, Buf, Instant, Pool, Progress, Service, Tag};
 
+use crate::interrupt::Interrupt;
 use crate::load::Totals;
 use crate::pattern::{Extent, Pattern, Workload};
 use crate::port::{Kind, Unit};
@@ -57,6 +58,8 @@ pub struct Plan {
     pub seed: u64,
     /// Pages of the buffers.
     pub pages: PageWish,
+    /// Ends the run before its time.
+    pub stop: Interrupt,
 }
 
 /// A device, or a core's part of it.
@@ -464,6 +467,10 @@ impl Service for DeviceLoad {
         };
         for device in &mut self.devices {
             device.channel.poll(now, &mut self.done);
+        }
+        if now < self.end && self.plan.stop.is_raised() {
+            self.end = now;
+            self.totals.interrupted = true;
         }
         let progress = if self.done.is_empty() { Progress::Idle } else { Progress::Busy };
         while let Some(done) = self.done.pop() {

@@ -32,6 +32,7 @@ fn plan(workload: Workload, sizes: &str, verify: bool) -> Plan {
         duration: Duration::from_millis(20),
         verify,
         seed: 1,
+        stop: crate::interrupt::Interrupt::default(),
     }
 }
 

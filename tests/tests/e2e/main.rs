@@ -4,6 +4,7 @@ mod configuration;
 mod data;
 mod death;
 mod idle;
+mod interrupted;
 mod media;
 mod refusals;
 mod rpc;

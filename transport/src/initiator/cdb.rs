@@ -79,6 +79,16 @@ pub const fn unmap(list_len: u16) -> [u8; 10] {
     [0x42, 0, 0, 0, 0, 0, 0, high, low, 0]
 }
 
+/// The parameter list of UNMAP for one range, as [`unmap_list`] makes it.
+pub fn unmap_range(lba: u64, blocks: u32) -> [u8; UNMAP_RANGE_BYTES] {
+    let mut list = [0; UNMAP_RANGE_BYTES];
+    list[1] = UNMAP_RANGE_BYTES as u8 - 2;
+    list[3] = UNMAP_DESCRIPTOR_BYTES as u8;
+    list[8..16].copy_from_slice(&lba.to_be_bytes());
+    list[16..20].copy_from_slice(&blocks.to_be_bytes());
+    list
+}
+
 /// The parameter list of UNMAP (SBC-3, 5.28.2) for ranges of (first block, blocks). Panics above
 /// 4095 ranges, which no list can hold.
 pub fn unmap_list(ranges: &[(u64, u32)]) -> Vec<u8> {
@@ -103,6 +113,8 @@ const FUA: u8 = 0x08;
 const WRITE_SAME_UNMAP: u8 = 0x08;
 const UNMAP_HEADER_BYTES: usize = 8;
 const UNMAP_DESCRIPTOR_BYTES: usize = 16;
+/// Bytes of a parameter list of UNMAP for one range.
+pub const UNMAP_RANGE_BYTES: usize = UNMAP_HEADER_BYTES + UNMAP_DESCRIPTOR_BYTES;
 
 const fn cdb10(opcode: u8, flags: u8, lba: u32, blocks: u16) -> [u8; 10] {
     let lba = lba.to_be_bytes();
@@ -144,6 +156,7 @@ mod tests {
         assert_eq!(list.len(), 40);
         assert_eq!(list[..8], [0, 38, 0, 32, 0, 0, 0, 0]);
         assert_eq!(list[24..40], [0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 8, 0, 0, 0, 0]);
+        assert_eq!(unmap_range(1 << 40, 7)[..], unmap_list(&[(1 << 40, 7)])[..]);
         assert_eq!(unmap_list(&[]), [0, 6, 0, 0, 0, 0, 0, 0]);
     }
 }

@@ -131,8 +131,8 @@ pub unsafe extern "C" fn srpt_fio_memory(job: *const Job) -> *mut c_void {
     unsafe { &*job }.memory().as_ptr().cast()
 }
 
-/// Takes an operation: kind 0 reads, 1 writes, 2 flushes. Returns 0 when taken, 1 when there is no
-/// room now, or a negative errno.
+/// Takes an operation: kind 0 reads, 1 writes, 2 flushes, 3 unmaps. Returns 0 when taken, 1 when
+/// there is no room now, or a negative errno.
 ///
 /// # Safety
 /// A job pointer (see the module); the slot's buffer is left alone until the operation has ended.
@@ -150,6 +150,7 @@ pub unsafe extern "C" fn srpt_fio_queue(
         0 => Kind::Read,
         1 => Kind::Write,
         2 => Kind::Flush,
+        3 => Kind::Unmap,
         _ => return -libc::EOPNOTSUPP,
     };
     match job.queue(slot, kind, at, bytes) {

@@ -10,6 +10,7 @@ fn plan(workload: Workload, verify: bool) -> Plan {
         duration: Duration::from_millis(30),
         verify,
         seed: 7,
+        stop: crate::interrupt::Interrupt::default(),
         pages: PageWish::Ordinary,
     }
 }
