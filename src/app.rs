@@ -59,7 +59,7 @@ type Doors = (shm::CoreDoor, rdma::CoreDoor);
 /// Runs the target until a signal asks it to stop. The configuration is loaded completely before
 /// the RPC socket exists; an error means that nothing is left behind.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    let logs = Logs::start(config.log_level);
+    let logs = Logs::start(config.log_level).context("thread that writes the log")?;
     raise_descriptor_limit();
     let signals = Signals::install().context("signals")?;
     let (sender, answers) = mpsc::channel();

@@ -1,15 +1,33 @@
 //! The log: one output on standard error, whose level can change while the target runs.
 //!
+//! Nobody who logs waits for standard error ([`output`]): no core, no thread of the control plane,
+//! not even the end of the process, but for [`END_WAIT_MAX`].
+//!
 //! SPDK has two levels, for the system log and for standard error. Here both govern the one
 //! output: a line is written when either asks for it.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt::Display;
 use std::io::IsTerminal;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
+use tracing::subscriber::Interest;
+use tracing::{Metadata, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::reload;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+mod output;
+
+use output::{Lines, Output};
+
+/// How long the end of the process, or of a thread that panicked, waits for its last lines.
+pub const END_WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// The output of the process, once [`Logs::start`] has run.
+static OUTPUT: OnceLock<Arc<Output>> = OnceLock::new();
 
 /// Importance of a log line, in SPDK's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +87,50 @@ impl FromStr for Level {
     }
 }
 
+/// The last words of a thread or of the process, after what is in the log already: waits until they
+/// are written, but not longer than [`END_WAIT_MAX`].
+pub fn end_with(words: impl Display) {
+    let line = format!("{words}\n");
+    match OUTPUT.get() {
+        Some(output) => {
+            output.push_urgent(line.as_bytes());
+            output.flush(END_WAIT_MAX);
+        }
+        // The process has not got so far that it has a log.
+        None => eprint!("{line}"),
+    }
+}
+
+/// Waits until the log is written, but not longer than [`END_WAIT_MAX`].
+pub fn end() {
+    if let Some(output) = OUTPUT.get() {
+        output.flush(END_WAIT_MAX);
+    }
+}
+
+/// Lets lines up to a level pass, by its place in [`LEVELS`]. Cores ask it without a lock.
+struct Filter(Arc<AtomicUsize>);
+
+impl Filter {
+    fn now(&self) -> LevelFilter {
+        LEVELS[self.0.load(Ordering::Relaxed)].filter()
+    }
+}
+
+impl<S: Subscriber> tracing_subscriber::Layer<S> for Filter {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if *metadata.level() <= self.now() { Interest::always() } else { Interest::never() }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        *metadata.level() <= self.now()
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.now())
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Levels {
     log: Level,
@@ -91,17 +153,37 @@ impl Logs {
         }
     }
 
-    /// Starts writing log lines of the whole process to standard error. Once per process; a second
-    /// call leaves the first output in place.
-    pub fn start(level: Level) -> Self {
-        let (filter, handle) = reload::Layer::new(level.filter());
+    /// Starts writing log lines of the whole process, and the messages of its panics, to standard
+    /// error. Once per process; a second call leaves the first output in place.
+    ///
+    /// Fails when the system has no thread to give.
+    pub fn start(level: Level) -> std::io::Result<Self> {
+        let output = Output::start(std::io::stderr())?;
+        let filter = Filter(Arc::new(AtomicUsize::new(level as usize)));
+        let now = Arc::clone(&filter.0);
         let lines = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal());
+            .with_writer(Lines(Arc::clone(&output)))
+            .with_ansi(std::io::stderr().is_terminal())
+            .log_internal_errors(false);
         let subscriber = tracing_subscriber::registry().with(filter).with(lines);
-        let _ = tracing::subscriber::set_global_default(subscriber);
-        // The filter is gone only when the process ends.
-        Logs::new(level, move |filter| drop(handle.modify(|now| *now = filter)))
+        if tracing::subscriber::set_global_default(subscriber).is_ok() {
+            OUTPUT.get_or_init(|| output);
+            std::panic::set_hook(Box::new(|info| {
+                let thread = std::thread::current();
+                let name = thread.name().unwrap_or("without a name").to_owned();
+                let trace = Backtrace::capture();
+                let trace = match trace.status() {
+                    BacktraceStatus::Captured => format!("\n{trace}"),
+                    _ => String::new(),
+                };
+                end_with(format_args!("thread '{name}' {info}{trace}"));
+            }));
+        }
+        Ok(Logs::new(level, move |filter| {
+            let level = LEVELS.iter().position(|level| level.filter() == filter);
+            now.store(level.unwrap_or_default(), Ordering::Relaxed);
+            tracing::callsite::rebuild_interest_cache();
+        }))
     }
 
     /// Level of the log.

@@ -6,12 +6,16 @@ use clap::Parser;
 use srpt_tgt::app;
 use srpt_tgt::cli::Options;
 use srpt_tgt::config::Config;
+use srpt_tgt::logs;
 
 fn main() -> ExitCode {
     match app::run(Config::from(Options::parse())) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            logs::end();
+            ExitCode::SUCCESS
+        }
         Err(error) => {
-            eprintln!("srpt_tgt: {error:#}");
+            logs::end_with(format_args!("srpt_tgt: {error:#}"));
             ExitCode::FAILURE
         }
     }

@@ -29,14 +29,20 @@ pub struct Process {
 
 impl Process {
     /// Starts `command`; its output goes to files in `dir`.
-    pub fn spawn(mut command: Command, dir: &Path) -> Process {
+    pub fn spawn(command: Command, dir: &Path) -> Process {
+        Process::spawn_to(command, dir, None)
+    }
+
+    /// The same with another standard error, which [`Process::err`] does not show.
+    pub fn spawn_to(mut command: Command, dir: &Path, err_to: Option<Stdio>) -> Process {
         static STARTED: AtomicU32 = AtomicU32::new(0);
         let program = Path::new(command.get_program()).file_name().unwrap_or_default();
         let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = format!("{}-{number}", program.to_string_lossy());
         let (out, err) = (dir.join(format!("{name}.out")), dir.join(format!("{name}.err")));
         let file = |path: &Path| File::create(path).expect("a file for the output");
-        command.stdin(Stdio::null()).stdout(file(&out)).stderr(file(&err));
+        let err_to = err_to.unwrap_or_else(|| file(&err).into());
+        command.stdin(Stdio::null()).stdout(file(&out)).stderr(err_to);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let pid = Pid::from_child(&child);
         let pid_fd = rustix::process::pidfd_open(pid, PidfdFlags::empty()).expect("a child's pid");

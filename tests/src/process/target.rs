@@ -1,7 +1,7 @@
 //! A running target.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -70,8 +70,13 @@ impl Target {
 
     /// The same in a directory that may hold something already.
     pub fn start_in(dir: TempDir, options: &Options) -> Target {
+        Target::start_to(dir, options, None)
+    }
+
+    /// The same with another standard error.
+    pub fn start_to(dir: TempDir, options: &Options, err_to: Option<Stdio>) -> Target {
         let socket = dir.path().join("rpc.sock");
-        let process = Process::spawn(options.command(&socket), dir.path());
+        let process = Process::spawn_to(options.command(&socket), dir.path(), err_to);
         process.until("the target is ready", START_WAIT_MAX, || {
             Rpc::connect(&socket)?.call("spdk_get_version", &Value::Null).ok()
         });

@@ -5,6 +5,7 @@ mod data;
 mod death;
 mod idle;
 mod interrupted;
+mod log;
 mod media;
 mod refusals;
 mod rpc;
