@@ -149,6 +149,10 @@ def app_commands(commands):
     )
     p.add_argument("-c", "--current", action="store_true", help="only those allowed now")
     p.add_argument("-i", "--include-aliases", action="store_true", help="deprecated names too")
+    p = commands.add(
+        "rpc_get_schema", "Describe the methods", lambda args: given(args, "method")
+    )
+    p.add_argument("-m", "--method", help="only this one")
     commands.add(
         "framework_start_init", "Start the subsystems (they are started already)", show=quiet
     )

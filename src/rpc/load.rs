@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::error::{INVALID_PARAMS, RpcError};
 use super::methods::{self, Change};
+use super::schema::Rank;
 use crate::control::Control;
 
 /// Bytes of the largest configuration file.
@@ -21,17 +23,12 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 /// Parts of a configuration, in the order of their dependence.
 pub(super) const SUBSYSTEMS: [&str; 2] = ["bdev", "srpt"];
 
-/// Where a method's entries come among the others: listeners last, so that no initiator logs in to
-/// a half-built target. Bdevs come by their height over a bdev that needs no other.
-fn rank(step: &Step<'_>, heights: &Heights) -> (u32, usize) {
-    match step.method.as_str() {
-        "srpt_set_options" => (0, 0),
-        "bdev_set_qos_limit" | "bdev_enable_histogram" => (2, 0),
-        "srpt_create_target" => (3, 0),
-        "srpt_map_lun" => (4, 0),
-        "srpt_add_listener" => (5, 0),
-        "srpt_enable_dm_agent" => (6, 0),
-        _ => (1, heights.of(step)),
+/// Where an entry comes among the others. Bdevs come by their height over a bdev that needs no
+/// other.
+fn order(step: &Step<'_>, heights: &Heights) -> (Rank, usize) {
+    match step.rank {
+        Rank::Bdevs => (Rank::Bdevs, heights.of(step)),
+        rank => (rank, 0),
     }
 }
 
@@ -100,10 +97,14 @@ impl LoadError {
 #[error("{0}")]
 pub struct FileError(String);
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct Document<'a> {
+pub(super) struct Document<'a> {
+    /// Parts of the configuration, each an object of `subsystem`, its name (`bdev` or `srpt`), and
+    /// `config`, an array of entries: objects of `method` and `params`. Only methods that have a
+    /// rank may stand here.
     #[serde(borrow)]
+    #[schemars(with = "Vec<serde_json::Map<String, serde_json::Value>>")]
     subsystems: Vec<&'a RawValue>,
 }
 
@@ -126,6 +127,7 @@ struct Entry<'a> {
 /// An entry that is known to be well formed.
 struct Step<'a> {
     change: Change,
+    rank: Rank,
     method: String,
     params: Option<&'a RawValue>,
     raw: &'a RawValue,
@@ -151,7 +153,7 @@ pub fn load_file(control: &mut Control, path: &Path) -> Result<(), FileError> {
 pub fn load(control: &mut Control, text: &str) -> Result<(), LoadError> {
     let mut steps = steps(text)?;
     let heights = Heights::new(&steps);
-    steps.sort_by_cached_key(|step| rank(step, &heights));
+    steps.sort_by_cached_key(|step| order(step, &heights));
     let mut done = Vec::new();
     for step in steps {
         match (step.change)(control, step.params) {
@@ -212,7 +214,7 @@ fn step<'a>(
     let method = entry.method;
     let own = if subsystem == "bdev" { "bdev_" } else { "srpt_" };
     match methods::change_named(&method).filter(|_| method.starts_with(own)) {
-        Some(change) => Ok(Step { change, method, params: entry.params, raw, place }),
+        Some((change, rank)) => Ok(Step { change, rank, method, params: entry.params, raw, place }),
         None => {
             let known: Vec<&str> =
                 methods::changes().filter(|name| name.starts_with(own)).collect();

@@ -19,6 +19,7 @@ pub mod error;
 pub mod load;
 pub mod methods;
 pub mod params;
+mod schema;
 mod server;
 mod socket;
 

@@ -1,5 +1,7 @@
 //! Device management agents.
 
+use rustix::io::Errno;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -7,17 +9,38 @@ use super::{Method, Outcome, Undo, change, locked};
 use crate::control::{AgentPort, Control};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Params, Text};
+use crate::rpc::schema::{Rank, fails, gives, member, system_fails};
 
 pub(super) const METHODS: [Method; 3] = [
-    change("srpt_enable_dm_agent", enable),
-    locked("srpt_disable_dm_agent", disable),
-    locked("srpt_get_dm_agents", list),
+    change("srpt_enable_dm_agent", Rank::Agents, enable)
+        .doc("Answers device management datagrams (srp_daemon) at a port.")
+        .takes::<PortParams>()
+        .fails(&[
+            fails(Errno::EXIST, "The port has an agent already."),
+            fails(Errno::OPNOTSUPP, "This machine has no device management agents."),
+            system_fails("The port could not be opened."),
+        ])
+        .example(r#"{"device":"mlx5_1","port":1}"#),
+    locked("srpt_disable_dm_agent", disable)
+        .doc("Stops answering device management datagrams at a port.")
+        .takes::<PortParams>()
+        .fails(&[fails(Errno::NODEV, "The port has no agent.")])
+        .example(r#"{"device":"mlx5_0","port":1}"#),
+    locked("srpt_get_dm_agents", list)
+        .doc("Shows the ports that answer device management datagrams.")
+        .gives(gives("array", "The ports.").of(&[
+            member("[].device", "string", "RDMA device."),
+            member("[].port", "integer", "Its port."),
+            member("[].answered", "integer", "Datagrams answered."),
+        ])),
 ];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct PortParams {
+    /// RDMA device, such as `mlx5_0`.
     device: Text<63>,
+    /// Its port.
     port: Bounded<1, 255>,
 }
 

@@ -1,25 +1,77 @@
-//! The process: methods, version, life cycle, log levels.
+//! The process: methods and their description, version, life cycle, log levels.
 
+use rustix::io::Errno;
 use rustix::process::Signal;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Method, Outcome, locked};
-use crate::control::Control;
-use crate::logs::Level;
+use crate::control::{Control, Refused};
+use crate::logs::{LEVELS, Level};
 use crate::rpc::error::RpcError;
-use crate::rpc::params::{self, Params};
+use crate::rpc::params::{self, Params, Text};
+use crate::rpc::schema::{self, fails, gives, member, system_fails};
 
-pub(super) const METHODS: [Method; 9] = [
-    locked("spdk_get_version", version),
-    locked("rpc_get_methods", methods),
-    locked("framework_start_init", start_init),
-    locked("framework_wait_init", wait_init),
-    locked("spdk_kill_instance", kill_instance),
-    locked("log_set_level", log_set_level),
-    locked("log_get_level", log_get_level),
-    locked("log_set_print_level", log_set_print_level),
-    locked("log_get_print_level", log_get_print_level),
+pub(super) const METHODS: [Method; 10] = [
+    locked("spdk_get_version", version).doc("Shows the version of the target.").gives(
+        gives("object", "The version.").of(&[
+            member("version", "string", "Name and version."),
+            member("fields", "object", "The parts of the version number."),
+            member("fields.major", "integer", "Major version."),
+            member("fields.minor", "integer", "Minor version."),
+            member("fields.patch", "integer", "Patch level."),
+            member("fields.suffix", "string", "Mark of a version before a release, or empty."),
+        ]),
+    ),
+    locked("rpc_get_methods", methods)
+        .doc("Lists the methods of the target.")
+        .takes::<MethodsParams>()
+        .gives(gives("array", "Names of the methods."))
+        .example(r#"{"current":true}"#),
+    locked("rpc_get_schema", schema)
+        .doc(
+            "Describes the methods: parameters with types, units, ranges and defaults, results and \
+             errors.",
+        )
+        .takes::<SchemaParams>()
+        .gives(gives("object", "The description.").of(&[
+            member("ranks", "array", "Ranks of a configuration: the order of its entries."),
+            member("methods", "array", "The methods."),
+            member("methods[].name", "string", "Name of the method."),
+            member("methods[].group", "string", "The group that the method belongs to."),
+            member("methods[].description", "string", "What the method does."),
+            member("methods[].params", "array", "Its parameters, in words of JSON Schema."),
+            member("methods[].result", "object", "What it answers."),
+            member("methods[].errors", "array", "How it fails: codes, and when."),
+            member("methods[].rank", "string", "Rank in a configuration, if it may stand there."),
+            member("methods[].example", "object", "Parameters of a call, if it takes any."),
+        ]))
+        .fails(&[fails(Errno::NODEV, "There is no method of that name.")])
+        .example(r#"{"method":"srpt_unmap_lun"}"#),
+    locked("framework_start_init", start_init)
+        .doc("Starts the subsystems. They are started already, so this is always refused.")
+        .fails(&[fails(Errno::PERM, "Always.")]),
+    locked("framework_wait_init", wait_init).doc("Waits until the subsystems are started."),
+    locked("spdk_kill_instance", kill_instance)
+        .doc("Sends a signal to the target. SIGINT and SIGTERM stop the target in order.")
+        .takes::<KillParams>()
+        .fails(&[system_fails("The signal could not be sent.")])
+        .example(r#"{"sig_name":"SIGTERM"}"#),
+    locked("log_set_level", log_set_level)
+        .doc("Sets which lines are logged.")
+        .takes::<LevelParams>()
+        .example(r#"{"level":"INFO"}"#),
+    locked("log_get_level", log_get_level)
+        .doc("Shows which lines are logged.")
+        .gives(gives("string", "The level.")),
+    locked("log_set_print_level", log_set_print_level)
+        .doc("Sets which lines are printed to standard error.")
+        .takes::<LevelParams>()
+        .example(r#"{"level":"NOTICE"}"#),
+    locked("log_get_print_level", log_get_print_level)
+        .doc("Shows which lines are printed to standard error.")
+        .gives(gives("string", "The level.")),
 ];
 
 fn version(_: &mut Control, params: Params<'_>) -> Outcome {
@@ -36,12 +88,13 @@ fn version(_: &mut Control, params: Params<'_>) -> Outcome {
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MethodsParams {
+    /// Leaves out what can't be called at present.
     #[serde(default)]
     current: bool,
-    /// There are no aliases.
+    /// Has no effect: no method has an alias.
     #[serde(default, rename = "include_aliases")]
     _include_aliases: bool,
 }
@@ -51,6 +104,24 @@ fn methods(_: &mut Control, params: Params<'_>) -> Outcome {
     // Every method but one can be called at any time.
     let names = super::names().filter(|name| !current || *name != "framework_start_init");
     Ok(names.map(Value::from).collect())
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct SchemaParams {
+    /// Describes only this method.
+    #[serde(default)]
+    method: Option<Text<64>>,
+}
+
+fn schema(_: &mut Control, params: Params<'_>) -> Outcome {
+    let SchemaParams { method } = params::parse(params)?;
+    let only = method.as_ref().map(|Text(name)| name.as_str());
+    let methods = super::described(only);
+    match only {
+        Some(name) if methods.is_empty() => Err(Refused::missing(format!("method {name}")).into()),
+        _ => Ok(json!({ "ranks": schema::ranks(), "methods": methods })),
+    }
 }
 
 fn start_init(_: &mut Control, params: Params<'_>) -> Outcome {
@@ -68,9 +139,11 @@ fn wait_init(_: &mut Control, params: Params<'_>) -> Outcome {
     Ok(json!(true))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KillParams {
+    /// Name of the signal, with or without `SIG`.
+    #[schemars(extend("enum" = SIGNALS.map(|(name, _)| name)))]
     sig_name: String,
 }
 
@@ -101,9 +174,11 @@ fn kill_instance(control: &mut Control, params: Params<'_>) -> Outcome {
     Ok(json!(true))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LevelParams {
+    /// The least important level that is shown, in capital or small letters.
+    #[schemars(extend("enum" = LEVELS.map(Level::name), "x-any-case" = true))]
     level: String,
 }
 

@@ -10,134 +10,293 @@ use bdev::registry::{BdevError, describe};
 use bdev::sg::{SgOptions, TIMEOUT_MS_MAX};
 use bdev::uring::{Direct, OnOff, UringOptions};
 use rustix::io::Errno;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use uuid::Uuid;
 
 use super::neutral::{BlockSize, BlockSizeOr0, False, Zero};
-use super::{Method, Outcome, Undo, change, limits, locked, shared};
+use super::{
+    CORE_SILENT, CORE_STOPPED, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, Undo, change, limits,
+    locked, shared,
+};
 use crate::control::{Control, Refused};
 use crate::rpc::Shared;
 use crate::rpc::error::RpcError;
-use crate::rpc::params::{self, BdevName, Bounded, Params};
+use crate::rpc::params::{self, BdevName, Bounded, Params, PathText, Signed, Text, UuidText};
+use crate::rpc::schema::{Fails, Gives, Member, Rank, fails, gives, member, system_fails};
 
 pub(super) const METHODS: [Method; 11] = [
-    change("bdev_null_create", null_create),
-    locked("bdev_null_delete", |control, params| delete(control, "bdev_null_delete", params)),
-    locked("bdev_null_resize", null_resize),
-    change("bdev_malloc_create", malloc_create),
-    locked("bdev_malloc_delete", |control, params| delete(control, "bdev_malloc_delete", params)),
-    change("bdev_uring_create", uring_create),
-    locked("bdev_uring_delete", |control, params| delete(control, "bdev_uring_delete", params)),
-    locked("bdev_uring_rescan", uring_rescan),
-    change("bdev_sg_create", sg_create),
-    locked("bdev_sg_delete", |control, params| delete(control, "bdev_sg_delete", params)),
-    shared("bdev_get_bdevs", list),
+    change("bdev_null_create", Rank::Bdevs, null_create)
+        .doc("Creates a bdev without data: writes are dropped, reads leave memory as it is.")
+        .takes::<NullParams>()
+        .gives(NAME)
+        .fails(&[BDEV_EXISTS])
+        .example(r#"{"name":"Null9","num_blocks":2048,"block_size":512}"#),
+    locked("bdev_null_delete", |control, params| delete(control, "bdev_null_delete", params))
+        .doc("Deletes a null bdev.")
+        .takes::<NameParams>()
+        .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
+        .example(r#"{"name":"Null4"}"#),
+    locked("bdev_null_resize", null_resize)
+        .doc("Changes the size of a null bdev. Initiators are told.")
+        .takes::<ResizeParams>()
+        .fails(&[NO_SUCH_BDEV, CORE_SILENT, CORE_STOPPED])
+        .example(r#"{"name":"Null0","new_size":2}"#),
+    change("bdev_malloc_create", Rank::Bdevs, malloc_create)
+        .doc("Creates a bdev in memory. What it holds is lost with the target.")
+        .takes::<MallocParams>()
+        .gives(NAME)
+        .fails(&[BDEV_EXISTS, fails(Errno::NOMEM, "The memory is not there.")])
+        .example(r#"{"name":"Malloc9","num_blocks":2048,"block_size":512}"#),
+    locked("bdev_malloc_delete", |control, params| delete(control, "bdev_malloc_delete", params))
+        .doc("Deletes a malloc bdev, and what it holds.")
+        .takes::<NameParams>()
+        .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
+        .example(r#"{"name":"Malloc1"}"#),
+    change("bdev_uring_create", Rank::Bdevs, uring_create)
+        .doc("Creates a bdev of a regular file or block device.")
+        .takes::<UringParams>()
+        .gives(NAME)
+        .fails(&[
+            BDEV_EXISTS,
+            system_fails("The file or device could not be opened, locked or measured."),
+        ])
+        .example(r#"{"filename":"/srv/new.img","name":"Uring9"}"#),
+    locked("bdev_uring_delete", |control, params| delete(control, "bdev_uring_delete", params))
+        .doc("Deletes a uring bdev. The file or device stays as it is.")
+        .takes::<NameParams>()
+        .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
+        .example(r#"{"name":"Uring0"}"#),
+    locked("bdev_uring_rescan", uring_rescan)
+        .doc("Looks at the size of a file or block device again. Initiators are told of a new one.")
+        .takes::<NameParams>()
+        .fails(&[
+            NO_SUCH_BDEV,
+            CORE_SILENT,
+            CORE_STOPPED,
+            system_fails("The file or device could not be looked at."),
+        ])
+        .example(r#"{"name":"Uring0"}"#),
+    change("bdev_sg_create", Rank::Bdevs, sg_create)
+        .doc("Creates a bdev of a SCSI device of this host, which is passed through.")
+        .takes::<SgParams>()
+        .gives(NAME)
+        .fails(&[BDEV_EXISTS, system_fails("The device could not be opened or asked.")])
+        .example(r#"{"filename":"/dev/sg0","name":"Sg0"}"#),
+    locked("bdev_sg_delete", |control, params| delete(control, "bdev_sg_delete", params))
+        .doc("Deletes an sg bdev. The SCSI device stays as it is.")
+        .takes::<NameParams>()
+        .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
+        .example(r#"{"name":"Sg0"}"#),
+    shared("bdev_get_bdevs", list)
+        .doc("Shows all bdevs, or one.")
+        .takes::<ListParams>()
+        .gives(gives("array", "The bdevs.").of(BDEV))
+        .fails(&[
+            NO_BDEV,
+            fails(Errno::TIMEDOUT, "The bdev did not appear in time."),
+            fails(Errno::BUSY, "Too many requests wait already."),
+        ])
+        .example(r#"{"name":"Null0"}"#),
+];
+
+/// What a method that creates a bdev answers.
+pub(super) const NAME: Gives = gives("string", "Name of the bdev.");
+/// Of methods that create a bdev.
+pub(super) const BDEV_EXISTS: Fails = fails(Errno::EXIST, "The name or the UUID is taken.");
+/// Of methods that need a bdev for themselves.
+pub(super) const BDEV_IN_USE: Fails =
+    fails(Errno::BUSY, "A LUN shows the bdev, or a bdev uses it.");
+
+const BDEV: &[Member] = &[
+    member("[].name", "string", "Name of the bdev."),
+    member("[].aliases", "array", "Other names: the UUID."),
+    member("[].product_name", "string", "Kind of the bdev."),
+    member("[].block_size", "integer", "Bytes of a logical block."),
+    member("[].num_blocks", "integer", "Number of logical blocks."),
+    member("[].preferred_write_alignment", "integer", "Always 0."),
+    member("[].preferred_write_granularity", "integer", "Always 0."),
+    member("[].optimal_write_size", "integer", "Always 0."),
+    member("[].preferred_unmap_alignment", "integer", "Always 0."),
+    member("[].preferred_unmap_granularity", "integer", "Always 0."),
+    member("[].uuid", "string", "Identity."),
+    member("[].numa_id", "integer", "Memory node; malloc bdevs only."),
+    member("[].assigned_rate_limits", "object", "Limits of bdev_set_qos_limit; 0: no limit."),
+    member("[].assigned_rate_limits.rw_ios_per_sec", "integer", "Reads and writes per second."),
+    member("[].assigned_rate_limits.rw_mbytes_per_sec", "integer", "MiB per second."),
+    member("[].assigned_rate_limits.r_mbytes_per_sec", "integer", "MiB read per second."),
+    member("[].assigned_rate_limits.w_mbytes_per_sec", "integer", "MiB written per second."),
+    member("[].claimed", "boolean", "A LUN shows the bdev, or a bdev uses it."),
+    member("[].claim_type", "string", "How it is used, if it is."),
+    member("[].zoned", "boolean", "Always false."),
+    member("[].supported_io_types", "object", "What the bdev can do."),
+    member("[].supported_io_types.*", "boolean", "True: it can do this."),
+    member("[].driver_specific", "object", "What only its kind has."),
 ];
 
 /// Blocks of a device: at most 2^63 bytes in the smallest blocks.
 type Blocks = Bounded<1, { 1 << 54 }>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NullParams {
+    /// Name of the new bdev.
     name: BdevName,
+    /// Size; at most 2^63 bytes.
+    #[schemars(extend("x-unit" = "blocks"))]
     num_blocks: Blocks,
+    /// Size of a logical block.
     block_size: BlockSize,
+    /// Size of a physical block, which initiators are told; that of a logical block if absent.
     #[serde(default)]
     physical_block_size: Option<BlockSize>,
+    /// Identity; derived from host and name if absent.
     #[serde(default)]
-    uuid: Option<Uuid>,
+    uuid: Option<UuidText>,
+    /// Shows initiators a logical unit that is not connected.
     #[serde(default)]
     dummy: bool,
+    /// Reads fill memory with zeros.
     #[serde(default)]
     read_zero: bool,
+    /// Metadata is not supported.
     #[serde(default, rename = "md_size")]
     _md_size: Option<Zero>,
+    /// Protection information is not supported.
     #[serde(default, rename = "dif_type")]
     _dif_type: Option<Zero>,
+    /// Protection information is not supported.
     #[serde(default, rename = "dif_is_head_of_md")]
     _dif_is_head_of_md: Option<False>,
+    /// Protection information is not supported.
     #[serde(default, rename = "dif_pi_format")]
     _dif_pi_format: Option<Zero>,
+    /// Preferences of access are not supported.
     #[serde(default, rename = "preferred_write_granularity")]
     _preferred_write_granularity: Option<Zero>,
+    /// Preferences of access are not supported.
     #[serde(default, rename = "preferred_write_alignment")]
     _preferred_write_alignment: Option<Zero>,
+    /// Preferences of access are not supported.
     #[serde(default, rename = "optimal_write_size")]
     _optimal_write_size: Option<Zero>,
+    /// Preferences of access are not supported.
     #[serde(default, rename = "preferred_unmap_granularity")]
     _preferred_unmap_granularity: Option<Zero>,
+    /// Preferences of access are not supported.
     #[serde(default, rename = "preferred_unmap_alignment")]
     _preferred_unmap_alignment: Option<Zero>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MallocParams {
+    /// Name of the new bdev; the first free of Malloc0, Malloc1 and so on if absent.
     #[serde(default)]
     name: Option<BdevName>,
+    /// Size; at most 2^63 bytes.
+    #[schemars(extend("x-unit" = "blocks"))]
     num_blocks: Blocks,
+    /// Size of a logical block.
     block_size: BlockSize,
+    /// Size of a physical block, which initiators are told; that of a logical block if absent.
     #[serde(default)]
     physical_block_size: Option<BlockSize>,
+    /// Identity; derived from host and name if absent.
     #[serde(default)]
-    uuid: Option<Uuid>,
+    uuid: Option<UuidText>,
+    /// I/O boundaries are not supported.
     #[serde(default, rename = "optimal_io_boundary")]
     _optimal_io_boundary: Option<Zero>,
+    /// Metadata is not supported.
     #[serde(default, rename = "md_size")]
     _md_size: Option<Zero>,
+    /// Metadata is not supported.
     #[serde(default, rename = "md_interleave")]
     _md_interleave: Option<False>,
+    /// Protection information is not supported.
     #[serde(default, rename = "dif_type")]
     _dif_type: Option<Zero>,
+    /// Protection information is not supported.
     #[serde(default, rename = "dif_is_head_of_md")]
     _dif_is_head_of_md: Option<False>,
+    /// Protection information is not supported.
     #[serde(default, rename = "dif_pi_format")]
     _dif_pi_format: Option<Zero>,
+    /// Memory node to prefer, one of this machine's; -1 or absent: any.
     #[serde(default)]
-    numa_id: Option<i32>,
+    numa_id: Option<Signed<-1, { i32::MAX as i64 }>>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct UringParams {
+    /// Name of the new bdev; the first free of Uring0, Uring1 and so on if absent.
     #[serde(default)]
     name: Option<BdevName>,
-    filename: String,
-    /// 0 is SPDK's word for "choose".
+    /// Path of the file or block device.
+    filename: PathText,
+    /// Size of a logical block; 0 or absent: that of the block device, 512 for a file.
     #[serde(default)]
     block_size: Option<BlockSizeOr0>,
+    /// Identity; derived from host and name if absent.
     #[serde(default)]
-    uuid: Option<Uuid>,
+    uuid: Option<UuidText>,
+    /// Refuses writes, and lets others read the file meanwhile.
     #[serde(default, alias = "readonly")]
+    #[schemars(extend("x-aliases" = ["readonly"]))]
     read_only: bool,
+    /// Lets others that say so too write the file meanwhile.
     #[serde(default)]
     shared: bool,
+    /// Serial number that initiators see; the UUID if absent.
     #[serde(default)]
-    serial: Option<String>,
+    serial: Option<Text<36>>,
+    /// Bypasses the page cache: `auto` where that is possible, `on` or else the bdev is not
+    /// created, `off` never.
     #[serde(default)]
+    #[schemars(schema_with = "direct")]
     direct: Direct,
+    /// `off` puts every write on stable storage; `on` if absent. A boolean will do, too.
     #[serde(default)]
+    #[schemars(schema_with = "on_off")]
     write_cache: Option<OnOff>,
+    /// A spinning disk; if absent, what the system says of a block device, false for a file.
     #[serde(default)]
     rotational: Option<bool>,
+    /// A kernel thread per core takes submissions, without system calls.
     #[serde(default)]
     sq_poll: bool,
+    /// Polls the device for the ends of reads and writes; needs direct I/O and a driver with poll
+    /// queues.
     #[serde(default)]
     io_poll: bool,
 }
 
-#[derive(Deserialize)]
+fn direct(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["auto", "on", "off"], "default": "auto" })
+}
+
+fn on_off(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "boolean", "null"], "enum": ["on", "off", true, false] })
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SgParams {
+    /// Name of the new bdev; the first free of Sg0, Sg1 and so on if absent.
     #[serde(default)]
     name: Option<BdevName>,
-    filename: String,
+    /// Any node of the device: `/dev/sgN`, `/dev/sdX`, `/dev/stN`.
+    filename: PathText,
+    /// Time after which an ordinary command is given up; 60000 for a disk and 900000 for any
+    /// other device if absent.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "ms"))]
     timeout_ms: Option<Bounded<1, { TIMEOUT_MS_MAX as u64 }>>,
+    /// Identity; derived from host and name if absent.
     #[serde(default)]
-    uuid: Option<Uuid>,
+    uuid: Option<UuidText>,
 }
 
 /// Wrong values that only the device could see are parameter errors too.
@@ -161,7 +320,7 @@ fn null_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo
         num_blocks: params.num_blocks.0,
         block_size: params.block_size.0,
         physical_block_size: params.physical_block_size.map(|size| size.0),
-        uuid: params.uuid,
+        uuid: params.uuid.map(|uuid| uuid.0),
         dummy: params.dummy,
         read_zero: params.read_zero,
         other: Map::new(),
@@ -176,8 +335,8 @@ fn malloc_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Un
         num_blocks: params.num_blocks.0,
         block_size: params.block_size.0,
         physical_block_size: params.physical_block_size.map(|size| size.0),
-        uuid: params.uuid,
-        numa_id: params.numa_id,
+        uuid: params.uuid.map(|uuid| uuid.0),
+        numa_id: params.numa_id.map(|node| node.0 as i32),
         other: Map::new(),
     };
     Ok(made(&control.bdevs_mut().create_malloc(options).map_err(refused)?))
@@ -185,14 +344,14 @@ fn malloc_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Un
 
 fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
     let params: UringParams = params::parse(params)?;
-    let defaults = UringOptions::new(&params.filename);
+    let defaults = UringOptions::new(&params.filename.0);
     let options = UringOptions {
         name: params.name.map(|name| name.0),
         block_size: params.block_size.map(|size| size.0),
-        uuid: params.uuid,
+        uuid: params.uuid.map(|uuid| uuid.0),
         read_only: params.read_only,
         shared: params.shared,
-        serial: params.serial,
+        serial: params.serial.map(|serial| serial.0),
         sq_poll: params.sq_poll,
         io_poll: params.io_poll,
         direct: params.direct,
@@ -207,9 +366,9 @@ fn sg_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo),
     let params: SgParams = params::parse(params)?;
     let options = SgOptions {
         name: params.name.map(|name| name.0),
-        filename: params.filename,
+        filename: params.filename.0,
         timeout_ms: params.timeout_ms.map(|ms| ms.0 as u32),
-        uuid: params.uuid,
+        uuid: params.uuid.map(|uuid| uuid.0),
     };
     Ok(made(&control.bdevs_mut().create_sg(options).map_err(refused)?))
 }
@@ -223,9 +382,10 @@ fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {
     Ok(json!(true))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NameParams {
+    /// Name or UUID of the bdev.
     pub(super) name: BdevName,
 }
 
@@ -235,11 +395,13 @@ pub(super) fn delete(control: &mut Control, method: &str, params: Params<'_>) ->
     Ok(json!(true))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ResizeParams {
+    /// Name or UUID of the bdev.
     name: BdevName,
-    /// MiB, as in SPDK.
+    /// The new size.
+    #[schemars(extend("x-unit" = "MiB"))]
     new_size: Bounded<1, { 1 << 43 }>,
 }
 
@@ -252,13 +414,15 @@ fn null_resize(control: &mut Control, params: Params<'_>) -> Outcome {
     Ok(json!(true))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListParams {
+    /// Shows only the bdev of this name or UUID.
     #[serde(default)]
     name: Option<BdevName>,
-    /// Milliseconds to wait for a bdev that does not exist yet; one day at most.
+    /// How long to wait for a bdev that does not exist yet; 0 if absent.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "ms"))]
     timeout: Option<Bounded<0, 86_400_000>>,
 }
 

@@ -1,5 +1,6 @@
 //! The configuration as a document: what would make the present state again.
 
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -9,13 +10,46 @@ use super::{Method, Outcome, limits, locked, options, shared};
 use crate::control::{Control, Mapping, Target};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Params};
+use crate::rpc::schema::{gives, member, system_fails};
 use crate::rpc::{Shared, load};
 
 pub(super) const METHODS: [Method; 4] = [
-    locked("framework_get_subsystems", subsystems),
-    locked("framework_get_config", subsystem_config),
-    locked("save_config", save),
-    shared("load_config", load_config),
+    locked("framework_get_subsystems", subsystems)
+        .doc("Lists the parts of a configuration.")
+        .gives(gives("array", "The parts, each after those it depends on.").of(&[
+            member("[].subsystem", "string", "Name of the part."),
+            member("[].depends_on", "array", "Names of the parts that must be there first."),
+        ])),
+    locked("framework_get_config", subsystem_config)
+        .doc("Shows one part of the configuration.")
+        .takes::<ConfigParams>()
+        .gives(gives("array", "Its entries.").of(&[
+            member("[].method", "string", "The method to call."),
+            member("[].params", "object", "Its parameters."),
+        ]))
+        .example(r#"{"name":"srpt"}"#),
+    locked("save_config", save)
+        .doc("Shows the configuration, as `--config` and `load_config` read it.")
+        .gives(gives("object", "The configuration.").of(&[
+            member("subsystems", "array", "Its parts."),
+            member("subsystems[].subsystem", "string", "Name of the part."),
+            member("subsystems[].config", "array", "Its entries."),
+            member("subsystems[].config[].method", "string", "The method to call."),
+            member("subsystems[].config[].params", "object", "Its parameters."),
+        ])),
+    shared("load_config", load_config)
+        .doc(
+            "Loads a configuration of at most 1 MiB: all of it or nothing. Entries are carried out \
+             in the order of their ranks, wherever they stand.",
+        )
+        .takes::<load::Document<'static>>()
+        .fails(&[system_fails(
+            "An entry fails: the code of that entry. Nothing of the configuration is in force.",
+        )])
+        .example(
+            r#"{"subsystems":[{"subsystem":"bdev","config":[{"method":"bdev_null_create",
+                "params":{"name":"Null9","num_blocks":2048,"block_size":512}}]}]}"#,
+        ),
 ];
 
 fn subsystems(_: &mut Control, params: Params<'_>) -> Outcome {
@@ -26,11 +60,13 @@ fn subsystems(_: &mut Control, params: Params<'_>) -> Outcome {
     ]))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ConfigParams {
+    /// Name of the part.
+    #[schemars(extend("enum" = load::SUBSYSTEMS))]
     name: String,
-    /// SPDK's client sends it; there is nothing to batch.
+    /// Has no effect: SPDK's client sends it, and there is nothing to batch.
     #[serde(default, rename = "with_batches")]
     _with_batches: bool,
 }

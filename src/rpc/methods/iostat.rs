@@ -2,20 +2,68 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::threads::{TICK_RATE, thread_id};
-use super::{Method, Outcome, locked};
+use super::threads::{TICK_RATE, TICKS, thread_id};
+use super::{CORE_SILENT, CORE_STOPPED, Method, NO_BDEV, Outcome, locked};
 use crate::control::Control;
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Params};
+use crate::rpc::schema::{Member, gives, member};
 use crate::shard::message::{IoCounts, Report};
 
-pub(super) const METHODS: [Method; 2] =
-    [locked("bdev_get_iostat", iostat), locked("bdev_reset_iostat", reset)];
+pub(super) const METHODS: [Method; 2] = [
+    locked("bdev_get_iostat", iostat)
+        .doc("Shows I/O counts of bdevs since they were started anew, for all cores or per core.")
+        .takes::<IostatParams>()
+        .gives(gives("object", "The counts.").of(COUNTS))
+        .fails(&[NO_BDEV, CORE_SILENT, CORE_STOPPED])
+        .example(r#"{"name":"Null0"}"#),
+    locked("bdev_reset_iostat", reset)
+        .doc("Starts I/O counts of all bdevs, or of one, anew.")
+        .takes::<ResetParams>()
+        .fails(&[NO_BDEV, CORE_SILENT, CORE_STOPPED])
+        .example(r#"{"name":"Null0","mode":"maxmin"}"#),
+];
 
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+/// Counts of a bdev are described once, as those of all cores.
+const COUNTS: &[Member] = &[
+    TICKS,
+    member("ticks", "integer", "Ticks of a clock: only differences mean anything."),
+    member("bdevs", "array", "One entry per bdev, unless `per_channel` is true."),
+    member("bdevs[].name", "string", "Name of the bdev."),
+    member("bdevs[].bytes_read", "integer", "Bytes read."),
+    member("bdevs[].num_read_ops", "integer", "Reads."),
+    member("bdevs[].bytes_written", "integer", "Bytes written."),
+    member("bdevs[].num_write_ops", "integer", "Writes."),
+    member("bdevs[].bytes_unmapped", "integer", "Bytes unmapped."),
+    member("bdevs[].num_unmap_ops", "integer", "Unmaps."),
+    member("bdevs[].bytes_copied", "integer", "Always 0."),
+    member("bdevs[].num_copy_ops", "integer", "Always 0."),
+    member("bdevs[].read_latency_ticks", "integer", "Ticks that all reads took together."),
+    member("bdevs[].max_read_latency_ticks", "integer", "Ticks of the longest read."),
+    member("bdevs[].min_read_latency_ticks", "integer", "Ticks of the shortest read."),
+    member("bdevs[].write_latency_ticks", "integer", "Ticks that all writes took together."),
+    member("bdevs[].max_write_latency_ticks", "integer", "Ticks of the longest write."),
+    member("bdevs[].min_write_latency_ticks", "integer", "Ticks of the shortest write."),
+    member("bdevs[].unmap_latency_ticks", "integer", "Ticks that all unmaps took together."),
+    member("bdevs[].max_unmap_latency_ticks", "integer", "Ticks of the longest unmap."),
+    member("bdevs[].min_unmap_latency_ticks", "integer", "Ticks of the shortest unmap."),
+    member("bdevs[].copy_latency_ticks", "integer", "Always 0."),
+    member("bdevs[].max_copy_latency_ticks", "integer", "Always 0."),
+    member("bdevs[].min_copy_latency_ticks", "integer", "Always 0."),
+    member("bdevs[].io_error", "object", "`failed`: operations that failed, if any did."),
+    member("name", "string", "Name of the bdev, if `per_channel` is true."),
+    member(
+        "channels",
+        "array",
+        "If `per_channel` is true, one entry per core: `thread_id`, and the counts of `bdevs[]`.",
+    ),
+];
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 enum ResetMode {
     #[default]
@@ -24,15 +72,20 @@ enum ResetMode {
     Maxmin,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct IostatParams {
+    /// Shows only the bdev of this name or UUID.
     #[serde(default)]
     name: Option<BdevName>,
+    /// Shows only the bdevs of these names or UUIDs. Not together with `name`.
     #[serde(default)]
     names: Option<Vec<BdevName>>,
+    /// Shows the counts of each core; for exactly one bdev.
     #[serde(default)]
     per_channel: bool,
+    /// What is started anew once it has been shown: all counts, or only the longest and shortest
+    /// times.
     #[serde(default)]
     reset_mode: ResetMode,
 }
@@ -85,11 +138,13 @@ fn iostat(control: &mut Control, params: Params<'_>) -> Outcome {
     Ok(Value::Object(answer))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ResetParams {
+    /// Only the bdev of this name or UUID; all if absent.
     #[serde(default)]
     name: Option<BdevName>,
+    /// What is started anew: all counts, or only the longest and shortest times.
     #[serde(default = "all")]
     mode: ResetMode,
 }

@@ -1,19 +1,51 @@
 //! Rate limits and histograms of bdevs.
 
+use rustix::io::Errno;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::threads::TICK_RATE;
-use super::{Method, Outcome, Undo, change, locked};
+use super::{CORE_SILENT, CORE_STOPPED, Method, NO_BDEV, Outcome, Undo, change, locked};
 use crate::control::meter::{GRANULARITY, Histogram, OpKind, RANGE_MAX, RANGE_MIN};
 use crate::control::{Control, RateLimits};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
+use crate::rpc::schema::{Rank, fails, gives, member};
 
 pub(super) const METHODS: [Method; 3] = [
-    change("bdev_set_qos_limit", set_limit),
-    change("bdev_enable_histogram", enable_histogram),
-    locked("bdev_get_histogram", histogram),
+    change("bdev_set_qos_limit", Rank::BdevSettings, set_limit)
+        .doc(
+            "Limits the rate of a bdev. At least one limit must be given; what is absent stays as \
+             it is.",
+        )
+        .takes::<LimitParams>()
+        .fails(&[NO_BDEV, CORE_SILENT, CORE_STOPPED])
+        .example(r#"{"name":"Null0","rw_ios_per_sec":20000}"#),
+    change("bdev_enable_histogram", Rank::BdevSettings, enable_histogram)
+        .doc("Begins to count how long operations of a bdev take, anew, or stops.")
+        .takes::<EnableParams>()
+        .fails(&[NO_BDEV, CORE_SILENT, CORE_STOPPED])
+        .example(r#"{"name":"Null0","enable":true,"opc":"read"}"#),
+    locked("bdev_get_histogram", histogram)
+        .doc(
+            "Shows how long operations of a bdev took, in the form that SPDK's histogram.py reads.",
+        )
+        .takes::<GetParams>()
+        .gives(gives("object", "The histogram.").of(&[
+            member("histogram", "string", "Counts of the buckets: base64 of 64-bit integers."),
+            member("granularity", "integer", "Buckets per power of two, as a power of two."),
+            member("min_range", "integer", "Power of two of the shortest time."),
+            member("max_range", "integer", "Power of two of the longest time."),
+            member("tsc_rate", "integer", "Ticks per second: 1000000000."),
+        ]))
+        .fails(&[
+            NO_BDEV,
+            fails(Errno::FAULT, "Times of the bdev are not counted."),
+            CORE_SILENT,
+            CORE_STOPPED,
+        ])
+        .example(r#"{"name":"Malloc0"}"#),
 ];
 
 /// Reads and writes per second; 0: no limit.
@@ -25,17 +57,26 @@ type Mbytes = Bounded<0, { 1 << 24 }>;
 const MBYTE: u64 = 1 << 20;
 
 /// What is absent stays.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LimitParams {
+    /// Name or UUID of the bdev.
     name: BdevName,
+    /// Reads and writes; 0: no limit.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "per second"))]
     rw_ios_per_sec: Option<Ios>,
+    /// Bytes read and written; 0: no limit.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "MiB per second"))]
     rw_mbytes_per_sec: Option<Mbytes>,
+    /// Bytes read; 0: no limit.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "MiB per second"))]
     r_mbytes_per_sec: Option<Mbytes>,
+    /// Bytes written; 0: no limit.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "MiB per second"))]
     w_mbytes_per_sec: Option<Mbytes>,
 }
 
@@ -101,7 +142,7 @@ pub(super) fn calls(control: &Control, bdev: &str) -> Vec<(&'static str, Value)>
 }
 
 /// Kinds of operations by SPDK's names.
-#[derive(Deserialize, serde::Serialize, Clone, Copy)]
+#[derive(Deserialize, serde::Serialize, JsonSchema, Clone, Copy)]
 #[serde(rename_all = "snake_case")]
 enum Opc {
     Read,
@@ -130,11 +171,14 @@ impl Opc {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct EnableParams {
+    /// Name or UUID of the bdev.
     name: BdevName,
+    /// True: begin, anew. False: stop.
     enable: bool,
+    /// Counts only operations of this kind; all if absent.
     #[serde(default)]
     opc: Option<Opc>,
 }
@@ -147,9 +191,10 @@ fn enable_histogram(control: &mut Control, params: Params<'_>) -> Result<(Value,
     Ok((json!(true), Undo::Histogram { name, before }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct GetParams {
+    /// Name or UUID of the bdev.
     name: BdevName,
 }
 

@@ -1,32 +1,66 @@
 //! LUN maps.
 
+use rustix::io::Errno;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Method, Outcome, Undo, change, locked};
+use super::{CORE_SILENT, CORE_STOPPED, Method, Outcome, Undo, change, locked};
 use crate::control::{Control, MapRequest, Overrides};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params, TargetName, Text};
+use crate::rpc::schema::{Rank, fails, gives};
 use crate::shard::lun::LUN_MAX;
 
-pub(super) const METHODS: [Method; 2] =
-    [change("srpt_map_lun", map), locked("srpt_unmap_lun", unmap)];
+pub(super) const METHODS: [Method; 2] = [
+    change("srpt_map_lun", Rank::Luns, map)
+        .doc("Shows a bdev to the initiators of a target.")
+        .takes::<MapParams>()
+        .gives(gives("integer", "The LUN."))
+        .fails(&[
+            fails(Errno::NODEV, "There is no such target or no such bdev."),
+            fails(Errno::EXIST, "The LUN is taken, or the bdev is a LUN of this target already."),
+            fails(Errno::BUSY, "A bdev uses the bdev, or the target is being deleted."),
+            fails(Errno::INVAL, "The bdev has another vendor, product or serial already."),
+            fails(Errno::NOSPC, "All LUNs of the target, or of all targets together, are in use."),
+            fails(Errno::IO, "A core could not open the bdev."),
+            CORE_SILENT,
+            CORE_STOPPED,
+        ])
+        .example(r#"{"target":"target0","bdev_name":"Malloc1"}"#),
+    locked("srpt_unmap_lun", unmap)
+        .doc("Takes a LUN away. Answers when its last command has ended.")
+        .takes::<UnmapParams>()
+        .fails(&[
+            fails(Errno::NODEV, "There is no such target or no such LUN."),
+            CORE_SILENT,
+            CORE_STOPPED,
+        ])
+        .example(r#"{"target":"target0","lun":7}"#),
+];
 
 type Lun = Bounded<0, { LUN_MAX as u64 }>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MapParams {
+    /// Name of the target.
     target: TargetName,
+    /// LUN; the lowest free one if absent.
     #[serde(default)]
     lun: Option<Lun>,
+    /// Name or UUID of the bdev.
     bdev_name: BdevName,
+    /// Refuses writes.
     #[serde(default)]
     read_only: bool,
+    /// T10 vendor identification that initiators see.
     #[serde(default)]
     vendor: Option<Text<8>>,
+    /// Product identification that initiators see.
     #[serde(default)]
     product: Option<Text<16>>,
+    /// Unit serial number that initiators see; that of the bdev if absent.
     #[serde(default)]
     serial: Option<Text<36>>,
 }
@@ -49,10 +83,12 @@ fn map(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcEr
     Ok((json!(lun), Undo::Lun { target: request.target, lun }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct UnmapParams {
+    /// Name of the target.
     target: TargetName,
+    /// LUN.
     lun: Lun,
 }
 

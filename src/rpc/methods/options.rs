@@ -1,16 +1,46 @@
 //! The parameters of `ib_srpt`.
 
+use std::borrow::Cow;
+
+use rustix::io::Errno;
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use transport::rdma::{RdmaOptions, RdmaValues, range};
 
-use super::{Method, Outcome, Undo, change, locked};
+use super::{CORE_SILENT, CORE_STOPPED, Method, Outcome, Undo, change, locked};
 use crate::control::{Control, Options};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Guid, Params};
+use crate::rpc::schema::{Rank, fails, gives, member};
 
-pub(super) const METHODS: [Method; 2] =
-    [change("srpt_set_options", set), locked("srpt_get_options", get)];
+pub(super) const METHODS: [Method; 2] = [
+    change("srpt_set_options", Rank::Options, set)
+        .doc(
+            "Sets parameters of ib_srpt. What is absent stays as it is. Sizes can be set only \
+             before the first rdma listener, and hold for logins that come after.",
+        )
+        .takes::<SetParams>()
+        .fails(&[
+            fails(Errno::BUSY, "There is an rdma listener already, and a size would change."),
+            CORE_SILENT,
+            CORE_STOPPED,
+        ])
+        .example(r#"{"srp_max_req_size":8192,"use_srq":true}"#),
+    locked("srpt_get_options", get).doc("Shows the parameters of ib_srpt.").gives(
+        gives("object", "All options, as srpt_set_options takes them.").of(&[
+            member("srp_max_req_size", "integer", "Bytes of the largest IU of an initiator."),
+            member("srp_max_rsp_size", "integer", "Bytes of the largest IU to an initiator."),
+            member("srp_max_rdma_size", "integer", "Bytes of the largest transfer."),
+            member("srpt_srq_size", "integer", "Receives of a shared receive queue."),
+            member("use_srq", "boolean", "Connections of a core and device share receives."),
+            member("srpt_sq_size", "integer", "Send work requests of a connection."),
+            member("channels_in_order", "boolean", "Channels go round the cores in order."),
+            member("srpt_service_guid", "string", "Service GUID of targets; zeros: derived."),
+            member("rdma_cm_port", "integer", "Port of rdma listeners without one; 0: none."),
+        ]),
+    ),
+];
 
 type ReqSize = Bounded<{ range::SRP_MAX_REQ_SIZE.0 as u64 }, { range::SRP_MAX_REQ_SIZE.1 as u64 }>;
 type RspSize = Bounded<{ range::SRP_MAX_RSP_SIZE.0 as u64 }, { range::SRP_MAX_RSP_SIZE.1 as u64 }>;
@@ -34,26 +64,51 @@ impl<'de> Deserialize<'de> for DefaultGuid {
     }
 }
 
+impl JsonSchema for DefaultGuid {
+    fn schema_name() -> Cow<'static, str> {
+        "DefaultGuid".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        Guid::json_schema(generator)
+    }
+}
+
 /// What is absent stays.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct SetParams {
+    /// Largest information unit from an initiator.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "bytes"))]
     srp_max_req_size: Option<ReqSize>,
+    /// Largest information unit to an initiator.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "bytes"))]
     srp_max_rsp_size: Option<RspSize>,
+    /// Largest transfer, as initiators are told.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "bytes"))]
     srp_max_rdma_size: Option<RdmaSize>,
+    /// Length of a shared receive queue.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "receives"))]
     srpt_srq_size: Option<SrqSize>,
+    /// Connections of a core and device share their receives.
     #[serde(default)]
     use_srq: Option<bool>,
+    /// Length of a connection's send queue.
     #[serde(default)]
+    #[schemars(extend("x-unit" = "work requests"))]
     srpt_sq_size: Option<SqSize>,
+    /// Channel k of an rdma session goes to the k-th core after that of its first channel.
     #[serde(default)]
     channels_in_order: Option<bool>,
+    /// Service GUID of targets that are created without one; all zeros: derived from host and
+    /// name.
     #[serde(default)]
     srpt_service_guid: Option<DefaultGuid>,
+    /// Port of rdma listeners that are added without one; 0: they must name theirs.
     #[serde(default)]
     rdma_cm_port: Option<Bounded<0, 65535>>,
 }

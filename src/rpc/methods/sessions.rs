@@ -2,20 +2,55 @@
 
 use std::collections::BTreeMap;
 
+use rustix::io::Errno;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Method, Outcome, locked};
+use super::{CORE_SILENT, CORE_STOPPED, Method, NO_TARGET, Outcome, locked};
 use crate::control::{Control, Refused};
 use crate::rpc::params::{self, Bounded, Params, TargetName};
+use crate::rpc::schema::{fails, gives, member};
 use crate::shard::message::{ChannelReport, PortId};
 
-pub(super) const METHODS: [Method; 2] =
-    [locked("srpt_get_sessions", list), locked("srpt_disconnect_session", disconnect)];
+pub(super) const METHODS: [Method; 2] = [
+    locked("srpt_get_sessions", list)
+        .doc("Shows the sessions of all targets, or of one, with their channels.")
+        .takes::<ListParams>()
+        .gives(gives("array", "The sessions.").of(&[
+            member("[].id", "integer", "Number of the session."),
+            member("[].target", "string", "Name of the target."),
+            member("[].initiator_port_id", "string", "Initiator port identifier, in hex."),
+            member("[].target_port_id", "string", "Target port identifier, in hex."),
+            member("[].channels", "array", "Its channels."),
+            member("[].channels[].core", "integer", "Core that has the channel."),
+            member("[].channels[].connection", "integer", "Number of the connection on the core."),
+            member("[].channels[].trtype", "string", "Transport: shm or rdma."),
+            member("[].channels[].traddr", "string", "Address of the listener."),
+            member("[].channels[].peer", "string", "The initiator, as the transport knows it."),
+            member("[].channels[].credits", "integer", "Credits of a fresh login."),
+            member("[].channels[].req_lim", "integer", "Credits that the initiator has."),
+            member("[].channels[].in_flight", "integer", "Commands that are not answered."),
+            member("[].channels[].iu_bytes_max", "integer", "Bytes of its largest IU."),
+            member("[].channels[].immediate_data", "boolean", "Data may come in IUs."),
+            member("[].channels[].multichannel", "boolean", "The session may have more channels."),
+            member("[].channels[].commands", "integer", "Commands so far."),
+            member("[].channels[].bytes_read", "integer", "Bytes read so far."),
+            member("[].channels[].bytes_written", "integer", "Bytes written so far."),
+        ]))
+        .fails(&[NO_TARGET, CORE_SILENT, CORE_STOPPED])
+        .example(r#"{"target":"target0"}"#),
+    locked("srpt_disconnect_session", disconnect)
+        .doc("Ends a session. The initiator may log in again.")
+        .takes::<DisconnectParams>()
+        .fails(&[fails(Errno::NODEV, "There is no such session."), CORE_SILENT, CORE_STOPPED])
+        .example(r#"{"session":3}"#),
+];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListParams {
+    /// Shows only the sessions of this target.
     #[serde(default)]
     target: Option<TargetName>,
 }
@@ -74,9 +109,10 @@ fn hex(port: &PortId) -> String {
     port.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct DisconnectParams {
+    /// Number of the session, as srpt_get_sessions shows it.
     session: Bounded<0, { u64::MAX }>,
 }
 

@@ -4,13 +4,54 @@ use reactor::stats::{CoreStats, turn_ns_end};
 use serde_json::{Map, Value, json};
 use transport::CloseReason;
 
-use super::{Method, Outcome, locked};
+use super::{CORE_SILENT, CORE_STOPPED, Method, Outcome, locked};
 use crate::control::Control;
 use crate::rpc::params::{self, Params};
+use crate::rpc::schema::{gives, member};
 use crate::shard::message::Report;
 
-pub(super) const METHODS: [Method; 2] =
-    [locked("iobuf_get_stats", iobuf), locked("srpt_get_stats", stats)];
+pub(super) const METHODS: [Method; 2] = [
+    locked("iobuf_get_stats", iobuf)
+        .doc("Shows free I/O buffers of all cores together.")
+        .gives(gives("array", "One entry.").of(&[
+            member("[].module", "string", "Always `srpt`."),
+            member("[].small_pool", "object", "Buffers of the smallest size."),
+            member("[].small_pool.cache", "integer", "Always 0."),
+            member("[].small_pool.main", "integer", "Free buffers."),
+            member("[].small_pool.retry", "integer", "Information units that wait."),
+            member("[].small_pool.cache_size", "integer", "Always 0."),
+            member("[].large_pool", "object", "Buffers of all other sizes."),
+            member("[].large_pool.cache", "integer", "Always 0."),
+            member("[].large_pool.main", "integer", "Free buffers."),
+            member("[].large_pool.retry", "integer", "Always 0."),
+            member("[].large_pool.cache_size", "integer", "Always 0."),
+        ]))
+        .fails(&[CORE_SILENT, CORE_STOPPED]),
+    locked("srpt_get_stats", stats)
+        .doc("Shows buffers, slots and counters of every core.")
+        .gives(gives("object", "The cores.").of(&[
+            member("cores", "array", "One entry per core."),
+            member("cores[].core", "integer", "Number of the core, from 0."),
+            member("cores[].lcore", "integer", "Number of its processor."),
+            member("cores[].busy_turns", "array", "Turns that moved something, by length."),
+            member("cores[].busy_turns[].below_ns", "integer", "Shorter than this; null: any."),
+            member("cores[].busy_turns[].turns", "integer", "How many, besides those before."),
+            member("cores[].channels", "integer", "Channels of the core."),
+            member("cores[].buffers", "array", "Buffers by size."),
+            member("cores[].buffers[].bytes", "integer", "Bytes of a buffer."),
+            member("cores[].buffers[].total", "integer", "Buffers there are."),
+            member("cores[].buffers[].free", "integer", "Buffers that are free."),
+            member("cores[].slots", "object", "Slots for commands."),
+            member("cores[].slots.total", "integer", "Slots there are."),
+            member("cores[].slots.used", "integer", "Slots in use."),
+            member("cores[].waiting", "integer", "IUs that wait for a slot or buffers."),
+            member("cores[].closed", "object", "Connections that ended, by reason."),
+            member("cores[].closed.*", "integer", "How many ended for this reason."),
+            member("cores[].counters", "object", "What went wrong."),
+            member("cores[].counters.*", "integer", "How often."),
+        ]))
+        .fails(&[CORE_SILENT, CORE_STOPPED]),
+];
 
 /// Buffers in SPDK's shape: `small_pool` is the smallest size class, `large_pool` all others.
 /// `main` counts free buffers (each core has its own: nothing is cached apart), `retry` what waits.

@@ -2,30 +2,99 @@
 
 use std::path::Path;
 
+use rustix::io::Errno;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Method, Outcome, Undo, change, locked};
+use super::{CORE_SILENT, CORE_STOPPED, Method, NO_TARGET, Outcome, Undo, change, locked};
 use crate::control::listeners::TRTYPES;
 use crate::control::{Control, Listener, Target, TargetRequest, logins, ports};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Guid, Params, TargetName, Text};
+use crate::rpc::schema::{Rank, fails, gives, member, system_fails};
 
 pub(super) const METHODS: [Method; 6] = [
-    change("srpt_create_target", create),
-    locked("srpt_delete_target", delete),
-    locked("srpt_get_targets", list),
-    change("srpt_add_listener", add_listener),
-    locked("srpt_remove_listener", remove_listener),
-    locked("srpt_get_login_info", login_info),
+    change("srpt_create_target", Rank::Targets, create)
+        .doc("Creates a target. Initiators can't reach it before srpt_add_listener.")
+        .takes::<CreateParams>()
+        .fails(&[
+            fails(Errno::EXIST, "The name, service GUID or relative port is taken."),
+            fails(Errno::NOSPC, "All 65535 relative ports are in use."),
+            CORE_SILENT,
+            CORE_STOPPED,
+        ])
+        .example(r#"{"name":"target9","service_guid":"0002c903000e8acd"}"#),
+    locked("srpt_delete_target", delete)
+        .doc("Deletes a target: ends its listeners and sessions, and takes its LUNs away.")
+        .takes::<NameParams>()
+        .fails(&[NO_TARGET, CORE_SILENT, CORE_STOPPED])
+        .example(r#"{"name":"target0"}"#),
+    locked("srpt_get_targets", list)
+        .doc("Shows all targets, or one.")
+        .takes::<ListParams>()
+        .gives(gives("array", "The targets.").of(&[
+            member("[].name", "string", "Name of the target."),
+            member("[].service_guid", "string", "Service GUID: id_ext and ioc_guid of a login."),
+            member("[].relative_port", "integer", "Relative port identifier (SPC)."),
+            member("[].listeners", "array", "Where initiators reach the target."),
+            member("[].listeners[].trtype", "string", "Transport: shm or rdma."),
+            member("[].listeners[].traddr", "string", "Address."),
+            member("[].listeners[].trsvcid", "string", "Port, for rdma."),
+            member("[].luns", "array", "The LUN map, in ascending order."),
+            member("[].luns[].lun", "integer", "LUN."),
+            member("[].luns[].bdev_name", "string", "Name of the bdev."),
+            member("[].luns[].read_only", "boolean", "Writes are refused."),
+            member("[].luns[].vendor", "string", "T10 vendor identification."),
+            member("[].luns[].product", "string", "Product identification."),
+            member("[].luns[].serial", "string", "Unit serial number."),
+        ]))
+        .fails(&[NO_TARGET])
+        .example(r#"{"name":"target0"}"#),
+    change("srpt_add_listener", Rank::Listeners, add_listener)
+        .doc("Lets initiators reach a target at an address.")
+        .takes::<ListenerParams>()
+        .fails(&[
+            NO_TARGET,
+            fails(Errno::ADDRINUSE, "The address is that of another listener or program."),
+            fails(Errno::BUSY, "The target is being deleted."),
+            fails(Errno::PROTONOSUPPORT, "This machine has no such transport."),
+            system_fails("The address could not be listened at."),
+        ])
+        .example(r#"{"target":"target0","trtype":"shm","traddr":"/run/target9.sock"}"#),
+    locked("srpt_remove_listener", remove_listener)
+        .doc("Ends a listener. Sessions that came through it stay.")
+        .takes::<ListenerParams>()
+        .fails(&[fails(Errno::NODEV, "There is no such target, or it has no such listener.")])
+        .example(r#"{"target":"target0","trtype":"shm","traddr":"/run/target0.sock"}"#),
+    locked("srpt_get_login_info", login_info)
+        .doc("Shows what an initiator needs to log in to a target.")
+        .takes::<LoginParams>()
+        .gives(gives("object", "The logins.").of(&[
+            member("target", "string", "Name of the target."),
+            member("service_guid", "string", "Service GUID of the target."),
+            member("srp_daemon", "string", "Rule for srp_daemon.conf."),
+            member("logins", "array", "One entry per listener."),
+            member("logins[].trtype", "string", "Transport: shm or rdma."),
+            member("logins[].traddr", "string", "Address; for shm, the socket to connect to."),
+            member("logins[].trsvcid", "string", "Port, for rdma."),
+            member("logins[].id_ext", "string", "First half of the target port identifier."),
+            member("logins[].ioc_guid", "string", "Second half of the target port identifier."),
+            member("logins[].add_target", "array", "For rdma: lines for the file add_target."),
+        ]))
+        .fails(&[NO_TARGET])
+        .example(r#"{"target":"target0"}"#),
 ];
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct CreateParams {
+    /// Name of the new target.
     name: TargetName,
+    /// Service GUID; `srpt_service_guid`, or else derived from host and name, if absent.
     #[serde(default)]
     service_guid: Option<Guid>,
+    /// Relative port identifier (SPC); the lowest free one if absent.
     #[serde(default)]
     relative_port: Option<Bounded<1, 65535>>,
 }
@@ -41,9 +110,10 @@ fn create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), Rp
     Ok((json!(true), Undo::Target { name: request.name }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NameParams {
+    /// Name of the target.
     name: TargetName,
 }
 
@@ -53,9 +123,10 @@ fn delete(control: &mut Control, params: Params<'_>) -> Outcome {
     Ok(json!(true))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListParams {
+    /// Shows only the target of this name.
     #[serde(default)]
     name: Option<TargetName>,
 }
@@ -109,12 +180,18 @@ pub(super) fn address(listener: &Listener) -> Value {
     shown
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListenerParams {
+    /// Name of the target.
     target: TargetName,
+    /// Transport, in small or capital letters.
+    #[schemars(extend("enum" = TRTYPES, "x-any-case" = true))]
     trtype: String,
+    /// For shm, an absolute path for the socket. For rdma, an IP address of an RDMA port, or for
+    /// native InfiniBand logins `ib` (every port) or `ib:GID`.
     traddr: Text<255>,
+    /// Port, for rdma; `rdma_cm_port` if absent.
     #[serde(default)]
     trsvcid: Option<Text<31>>,
 }
@@ -147,9 +224,10 @@ fn remove_listener(control: &mut Control, params: Params<'_>) -> Outcome {
     Ok(json!(true))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct LoginParams {
+    /// Name of the target.
     target: TargetName,
 }
 

@@ -6,16 +6,78 @@ use std::sync::atomic::Ordering;
 use reactor::stats::{CoreStats, Counter};
 use serde_json::{Value, json};
 
-use super::{Method, Outcome, locked};
+use super::{CORE_SILENT, CORE_STOPPED, Method, Outcome, locked};
 use crate::control::Control;
 use crate::rpc::params::{self, Params};
+use crate::rpc::schema::{Member, gives, member};
 
 pub(super) const METHODS: [Method; 4] = [
-    locked("framework_get_reactors", reactors),
-    locked("thread_get_stats", thread_stats),
-    locked("thread_get_pollers", pollers),
-    locked("thread_get_io_channels", io_channels),
+    locked("framework_get_reactors", reactors).doc("Shows the cores with their times.").gives(
+        gives("object", "The cores.").of(&[
+            TICKS,
+            member("pid", "integer", "Process id of the target."),
+            member("reactors", "array", "One entry per core."),
+            member("reactors[].lcore", "integer", "Number of the processor."),
+            member("reactors[].numa_id", "integer", "Memory node of the processor."),
+            member("reactors[].tid", "integer", "Id of the thread."),
+            member("reactors[].busy", "integer", "Ticks in turns that moved something."),
+            member("reactors[].idle", "integer", "Ticks in all other turns and asleep."),
+            member("reactors[].in_interrupt", "boolean", "The core sleeps until it is woken."),
+            member("reactors[].irq", "integer", "Always 0."),
+            member("reactors[].sys", "integer", "Time in the kernel, in clock ticks of proc(5)."),
+            member("reactors[].usr", "integer", "Time outside, in clock ticks of proc(5)."),
+            member("reactors[].lw_threads", "array", "The one lightweight thread of the core."),
+            member("reactors[].lw_threads[].name", "string", "Name of the thread."),
+            member("reactors[].lw_threads[].id", "integer", "Id of the thread."),
+            member("reactors[].lw_threads[].cpumask", "string", "Mask of its processor, in hex."),
+            member("reactors[].lw_threads[].elapsed", "integer", "Ticks since the core started."),
+        ]),
+    ),
+    locked("thread_get_stats", thread_stats)
+        .doc("Shows busy and idle times of the threads.")
+        .gives(gives("object", "The threads.").of(&[
+            TICKS,
+            member("threads", "array", "One entry per core."),
+            member("threads[].name", "string", "Name of the thread."),
+            member("threads[].id", "integer", "Id of the thread."),
+            member("threads[].cpumask", "string", "Mask of its processor, in hex."),
+            member("threads[].busy", "integer", "Ticks in turns that moved something."),
+            member("threads[].idle", "integer", "Ticks in all other turns and asleep."),
+            member("threads[].active_pollers_count", "integer", "Always 1."),
+            member("threads[].timed_pollers_count", "integer", "Always 0."),
+            member("threads[].paused_pollers_count", "integer", "Always 0."),
+        ])),
+    locked("thread_get_pollers", pollers).doc("Shows the pollers of the threads.").gives(
+        gives("object", "The threads.").of(&[
+            TICKS,
+            member("threads", "array", "One entry per core."),
+            member("threads[].name", "string", "Name of the thread."),
+            member("threads[].id", "integer", "Id of the thread."),
+            member("threads[].active_pollers", "array", "The one poller of the core."),
+            member("threads[].active_pollers[].name", "string", "Name of the poller."),
+            member("threads[].active_pollers[].id", "integer", "Id of the poller."),
+            member("threads[].active_pollers[].state", "string", "Always `waiting`."),
+            member("threads[].active_pollers[].run_count", "integer", "Turns."),
+            member("threads[].active_pollers[].busy_count", "integer", "Turns that did something."),
+            member("threads[].timed_pollers", "array", "Always empty."),
+            member("threads[].paused_pollers", "array", "Always empty."),
+        ]),
+    ),
+    locked("thread_get_io_channels", io_channels)
+        .doc("Shows the I/O channels of the threads.")
+        .gives(gives("object", "The threads.").of(&[
+            TICKS,
+            member("threads", "array", "One entry per core."),
+            member("threads[].name", "string", "Name of the thread."),
+            member("threads[].io_channels", "array", "`srpt_tgt`, and each open bdev."),
+            member("threads[].io_channels[].name", "string", "Name of the device."),
+            member("threads[].io_channels[].ref", "integer", "Always 1."),
+        ]))
+        .fails(&[CORE_SILENT, CORE_STOPPED]),
 ];
+
+/// Of answers with times.
+pub(super) const TICKS: Member = member("tick_rate", "integer", "Ticks per second: 1000000000.");
 
 /// Ticks per second of all times in answers.
 pub(super) const TICK_RATE: u64 = 1_000_000_000;

@@ -1,9 +1,11 @@
 mod claims;
 mod config;
 mod discovery;
+mod furnished;
 mod many;
 mod meters;
 mod methods;
 mod options;
 mod parameters;
+mod schema;
 mod server;

@@ -116,7 +116,7 @@ const WRONG: &[(&str, &str, i32, &str)] = &[
         -32602,
         "write_cache: invalid value: string \"maybe\", expected `on`, `off`",
     ),
-    ("bdev_uring_create", r#"{"filename":"/x","serial":"a\u0007b"}"#, -32602, "serial \"a"),
+    ("bdev_uring_create", r#"{"filename":"/x","serial":"a\u0007b"}"#, -32602, "serial: \"a"),
     (
         "bdev_uring_create",
         r#"{"filename":"/x","shared":true,"read_only":true}"#,
