@@ -6,6 +6,62 @@
 //! so nothing re-enters the caller. Every tag comes back exactly once, with its buffer.
 //!
 //! The path of one operation makes no allocation, takes no lock and touches no reference count.
+//!
+//! A core drives a channel like this:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use bdev::malloc::MallocOptions;
+//! use bdev::registry::Registry;
+//! use bdev::{CoreContext, Io, IoChannel, IoDone, IoOp, IoStatus};
+//! use reactor::pool::{Pool, SizeClass};
+//! use reactor::sys::memory::Memory;
+//! use reactor::{Batch, Instant, Tag};
+//!
+//! // Submits one operation, and polls until it has come back.
+//! fn run(channel: &mut dyn IoChannel, io: Io) -> IoDone {
+//!     let tag = io.tag;
+//!     let mut done = Batch::new(8);
+//!     channel.submit(io);
+//!     channel.flush();
+//!     loop {
+//!         channel.poll(Instant::default(), &mut done);
+//!         if let Some(end) = done.pop() {
+//!             assert_eq!(end.tag, tag);
+//!             return end;
+//!         }
+//!     }
+//! }
+//!
+//! // The control plane makes the device.
+//! let disk = MallocOptions { num_blocks: 2048, block_size: 512, ..Default::default() };
+//! let disk = Registry::new().create_malloc(disk)?;
+//!
+//! // A core has eight buffers of 4 KiB, and opens its channel once.
+//! let memory = Arc::new(Memory::ordinary(8 * 4096)?);
+//! let mut pool = Pool::new(Arc::clone(&memory), &[SizeClass { bytes: 4096, count: 8 }]);
+//! let mut core = CoreContext { memory, ring: None, depth: 8, wake: None };
+//! let mut channel = disk.open_channel(&mut core)?;
+//!
+//! // A buffer moves into the operation and comes back with its end.
+//! let mut buf = pool.take(1024).expect("none is taken yet");
+//! buf.fill(0..1024, 0xA5);
+//! let op = IoOp::Write { lba: 7, blocks: 2, fua: false };
+//! let written = run(&mut *channel, Io { tag: Tag::new(0, 1), op, buf: Some(buf) });
+//! assert_eq!(written.status, IoStatus::Good);
+//!
+//! let op = IoOp::Read { lba: 8, blocks: 1 };
+//! let mut buf = written.buf.expect("the buffer of the write");
+//! buf.set_len(512);
+//! let read = run(&mut *channel, Io { tag: Tag::new(0, 2), op, buf: Some(buf) });
+//! let buf = read.buf.expect("the buffer of the read");
+//! let mut block = [0; 512];
+//! buf.read_at(0, &mut block);
+//! assert_eq!(block, [0xA5; 512]);
+//! pool.put(buf);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![deny(unsafe_code)]
 
 use std::fmt;

@@ -3,6 +3,31 @@
 //!
 //! Speaks SRP byte for byte and answers at the next poll. LUN 0 moves no data; LUN 1 keeps it in
 //! memory. Nothing is allocated per command that moves data.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use transport::initiator::{Connector, LoginOptions, Scsi, Session};
+//! use transport::srp::Lun;
+//!
+//! fn first_block<C: Connector>(connector: &C) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+//!     // Port identifiers: whose session it is, and which target is meant.
+//!     let options = LoginOptions::new([1; 16], [2; 16]);
+//!     let Session { mut channels, memory } = Session::login(connector, &options, 1, 65536)?;
+//!     let mut scsi = Scsi::new(&mut channels[0], &memory, 0..65536, Duration::from_secs(5));
+//!     let lun = Lun::from_number(1).expect("LUNs up to 16383");
+//!     // Takes the unit attentions that a login leaves.
+//!     scsi.test_unit_ready(lun)?;
+//!     let mut block = vec![0; scsi.read_capacity16(lun)?.block_bytes as usize];
+//!     scsi.read(lun, 0, 1, &mut block)?;
+//!     Ok(block)
+//! }
+//!
+//! let target = srpt_bench::ideal::Ideal::new(1 << 20);
+//! target.disk().borrow_mut()[..512].fill(0xA5);
+//! assert_eq!(first_block(&target)?, [0xA5; 512]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 use std::cell::RefCell;
 use std::collections::VecDeque;

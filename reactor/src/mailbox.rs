@@ -198,7 +198,7 @@ impl<M> Inbox<M> {
     }
 
     /// The descriptor that ends the core's sleep, for sources that are no mailboxes: they raise it
-    /// with [`super::sleep::raise`].
+    /// with `sleep::raise`.
     pub fn eventfd(&self) -> &Arc<OwnedFd> {
         self.sleep.eventfd()
     }

@@ -9,8 +9,8 @@
 //! A wake-up cannot be lost: sender and core change the same word, so one of them comes second and
 //! sees what the other did. A sender that comes second writes the eventfd; a core that comes second
 //! does not sleep. No fence is needed, because no decision depends on two words. The word is a file
-//! of its own ([`word`]), which a model checker runs in every order. A descriptor of the set is
-//! looked at by its level, so one that became readable before the sleep ends it too.
+//! of its own (`sleep/word.rs`), which a model checker runs in every order. A descriptor of the set
+//! is looked at by its level, so one that became readable before the sleep ends it too.
 //!
 //! Costs one load per turn, one locked instruction per message, and a system call only for the
 //! message that ends a sleep. A timer that ticks bounds all sleeps at the price of none.

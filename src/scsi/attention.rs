@@ -4,7 +4,7 @@ use super::opcodes::opcode;
 use super::sense::Sense;
 
 /// One unit attention condition, as a bit of a set. They are reported in the order of
-/// [`Attention::ALL`].
+/// `Attention::ALL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Attention {

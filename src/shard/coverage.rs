@@ -112,13 +112,13 @@ names! {
         Throttled,
         /// Received, in front of admission.
         Waiting,
-        /// See [`Phase::FetchingTable`].
+        /// As `Phase::FetchingTable` of a request.
         FetchingTable,
-        /// See [`Phase::Fetching`].
+        /// As `Phase::Fetching` of a request.
         Fetching,
-        /// See [`Phase::Executing`].
+        /// As `Phase::Executing` of a request.
         Executing,
-        /// See [`Phase::Replying`].
+        /// As `Phase::Replying` of a request.
         Replying,
     }
 }

@@ -58,7 +58,7 @@ impl Nexus {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Unit attentions pending at a LUN: bits of [`attention`].
+    /// Unit attentions pending at a LUN: bits of [`Attention`].
     #[inline]
     pub fn attentions(&self, lun: u16) -> u8 {
         self.attentions[usize::from(lun)].load(Ordering::Relaxed)

@@ -9,7 +9,7 @@ const ASLEEP: u64 = 1 << 63;
 /// How many sources have a bit of their own; source `n` uses bit `n % SOURCE_BITS`.
 pub const SOURCE_BITS: usize = 63;
 
-/// The bit of a source in [`Word::take`].
+/// The bit of a source in what `Word::take` returns.
 #[inline]
 pub const fn source_bit(source: usize) -> u64 {
     1 << (source % SOURCE_BITS)

@@ -3,6 +3,28 @@
 //! A [`Connector`] makes [`Link`]s (one per channel) and the [`DataMemory`] that all channels of a
 //! session share. The protocol on top knows no fabric: [`Session`] logs in, a [`Channel`] keeps
 //! credits, commands and task management, [`Scsi`] runs single commands and waits for them.
+//!
+//! A login and a read over any fabric; `srpt_bench::ideal` runs these lines without a target.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use transport::initiator::{Connector, LoginOptions, Scsi, Session};
+//! use transport::srp::Lun;
+//!
+//! fn first_block<C: Connector>(connector: &C) -> Result<Vec<u8>, Box<dyn std::error::Error>> {
+//!     // Port identifiers: whose session it is, and which target is meant.
+//!     let options = LoginOptions::new([1; 16], [2; 16]);
+//!     let Session { mut channels, memory } = Session::login(connector, &options, 1, 65536)?;
+//!     let mut scsi = Scsi::new(&mut channels[0], &memory, 0..65536, Duration::from_secs(5));
+//!     let lun = Lun::from_number(0).expect("LUNs up to 16383");
+//!     // Takes the unit attentions that a login leaves.
+//!     scsi.test_unit_ready(lun)?;
+//!     let mut block = vec![0; scsi.read_capacity16(lun)?.block_bytes as usize];
+//!     scsi.read(lun, 0, 1, &mut block)?;
+//!     Ok(block)
+//! }
+//! ```
 
 use std::ptr::NonNull;
 use std::time::Duration;
