@@ -1,14 +1,15 @@
 //! Prints how a checkout of the sources is built: what `srpt_tests::sources` counts.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use srpt_tests::sources::modules::Modules;
 use srpt_tests::sources::types::{Types, visible_fields};
-use srpt_tests::sources::{self, Source};
+use srpt_tests::sources::{self, Source, has_word};
 
 /// Types whose methods are listed.
 const TYPES: usize = 8;
@@ -32,7 +33,15 @@ fn main() -> ExitCode {
         }
     };
     let modules = Modules::new(&sources);
-    let text = circles(&modules) + &methods(&modules) + &fields(&sources);
+    let text = [
+        circles(&modules),
+        methods(&modules),
+        fields(&sources),
+        public_items(&sources),
+        parses(&sources),
+        foo(&arguments.folder),
+    ]
+    .concat();
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -71,5 +80,50 @@ fn fields(sources: &[Source]) -> String {
     for (name, (all, of_parts)) in crates {
         text += &format!("  {all:5} {of_parts:5} {name}\n");
     }
+    text
+}
+
+/// The compiler counts them: here stands only whether it does.
+fn public_items(sources: &[Source]) -> String {
+    let root = sources.iter().find(|source| source.path == "Cargo.toml");
+    let is_on = root.is_some_and(|root| root.text.contains("\nunreachable_pub = "));
+    let found = if is_on { "0: the lint unreachable_pub is on" } else { "not looked for" };
+    format!("`pub` items that no other crate can name: {found}\n")
+}
+
+/// Places where the shard reads a received information unit of a command.
+fn parses(sources: &[Source]) -> String {
+    const CALLS: &[&str] = &["Cmd::parse", "DirectCmd::parse", "ImmediateCmd::parse", "Opcode::of"];
+    let shard = |source: &&Source| {
+        source.ships()
+            && ["src/shard/", "src/target/"].iter().any(|root| source.path.starts_with(root))
+    };
+    let mut places = Vec::new();
+    for source in sources.iter().filter(shard) {
+        for (line, code) in source.code.lines().enumerate() {
+            if !source.test[line] && CALLS.iter().any(|call| has_word(code, call)) {
+                places.push(format!("  {}:{} {}\n", source.path, line + 1, code.trim()));
+            }
+        }
+    }
+    format!("places that parse a command's IU: {}\n{}", places.len(), places.concat())
+}
+
+/// Files that the planted "foo" of each kind touches.
+fn foo(root: &Path) -> String {
+    let mut text = "files to touch for a new\n".to_string();
+    let Ok(folder) = fs::read_dir(root.join("tests/corpus/foo")) else {
+        return text + "  (no patches in this checkout)\n";
+    };
+    let mut lines: Vec<String> = folder
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            let patch = fs::read_to_string(&path).ok()?;
+            let count = patch.lines().filter(|line| line.starts_with("+++ b/")).count();
+            Some(format!("  {count:5} {}\n", path.file_stem()?.to_string_lossy()))
+        })
+        .collect();
+    lines.sort();
+    text += &lines.concat();
     text
 }

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 
 pub use scan::{Function, Source, has_word, is_word};
 
-/// Folders of the build and of version control.
-fn is_skipped(name: &str) -> bool {
-    name.starts_with("target") || (name.starts_with('.') && ![".ci", ".githooks"].contains(&name))
+/// Folders of the build, which are in the root only, and of version control.
+fn is_skipped(name: &str, is_in_root: bool) -> bool {
+    let is_hidden = name.starts_with('.') && ![".ci", ".githooks"].contains(&name);
+    is_hidden || (is_in_root && name.starts_with("target"))
 }
 
 /// The text files under `root`, in the order of their names.
@@ -34,7 +35,7 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<Source>) -> io::Result<()
     for path in entries {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if path.is_dir() {
-            if !is_skipped(&name) {
+            if !is_skipped(&name, folder == root) {
                 collect(root, &path, found)?;
             }
             continue;

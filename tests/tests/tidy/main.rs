@@ -1,6 +1,7 @@
 //! The house rules as a test: arrows between crates and modules, where unsafe may be, words that
 //! are banned, sizes, and what files and types say together.
 
+mod foo;
 mod rules;
 mod structure;
 
