@@ -7,7 +7,6 @@ use std::time::Duration;
 use clap::ValueEnum;
 use reactor::cpumask::CoreSet;
 
-use crate::cli::Options;
 use crate::logs::Level;
 
 /// Everything a run is made of.
@@ -40,23 +39,6 @@ impl Memory {
     /// Bytes for each of `cores` cores: an equal share in whole MiB.
     pub fn core_bytes(&self, cores: usize) -> usize {
         (self.size.0 as usize / cores.max(1)) << 20
-    }
-}
-
-impl From<Options> for Config {
-    fn from(options: Options) -> Self {
-        let idle = options.idle();
-        Config {
-            cpus: options.cpumask,
-            memory: Memory {
-                size: options.mem_size,
-                huge: (!options.no_huge).then_some(options.huge_size),
-            },
-            rpc_socket: options.rpc_socket,
-            config_file: options.config,
-            idle,
-            log_level: options.log_level,
-        }
     }
 }
 
@@ -120,6 +102,7 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::Options;
 
     fn config(arguments: &[&str]) -> Result<Config, clap::Error> {
         let arguments = std::iter::once(&"srpt_tgt").chain(arguments);
