@@ -39,7 +39,7 @@ for argument in "$@"; do
 done
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin:$PATH"
 [ "$setup" = no ] || bash scripts/setup.sh --bench
-cargo build --quiet --release --package srpt_bench --package srpt_tgt --bins --examples
+cargo build --quiet --release --workspace --bin srpt_tgt --bin srpt_perf --bin srpt_dd --bin bdevperf --examples
 scripts/fio-engine.sh
 # The distribution's Python has the distribution's matplotlib, whatever comes first in PATH.
 python=python3

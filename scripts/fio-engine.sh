@@ -70,7 +70,7 @@ tree=${SRPT_FIO_SOURCE:-$(source_tree)}
 flags=(-O2)
 cargo_flags=(--release)
 [ "$profile" = release ] || { flags=(-g); cargo_flags=(); }
-cargo build --quiet --package srpt_fio "${cargo_flags[@]}"
+cargo build --quiet --workspace --lib "${cargo_flags[@]}"
 bin="${CARGO_TARGET_DIR:-target}/$profile"
 # fio's headers are written for gnu99 and warn about nothing of ours.
 cc "${flags[@]}" -std=gnu99 -Wall -Wno-stringop-truncation -Wno-sign-compare -shared -fPIC \

@@ -25,7 +25,7 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin:$PATH"
 cargo_flags=()
 engine_flags=(--debug)
 [ "$profile" = debug ] || { cargo_flags=(--release); engine_flags=(); }
-cargo build --quiet "${cargo_flags[@]}" --package srpt_tgt
+cargo build --quiet "${cargo_flags[@]}" --workspace --bin srpt_tgt
 scripts/fio-engine.sh "${engine_flags[@]}"
 bin="${CARGO_TARGET_DIR:-target}/$profile"
 

@@ -11,4 +11,4 @@ case "${1:-}" in
 esac
 
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-exec cargo test --release --package srpt_tests --test hostile -- --nocapture
+exec cargo test --release --workspace --test hostile -- --nocapture

@@ -68,7 +68,7 @@ layers() {
 # measure FILE: lines of case, layer, instructions.
 measure() {
     local target op depth device
-    cargo build --quiet --release --package srpt_bench --example instructions
+    cargo build --quiet --release --workspace --example instructions
     target="$(cargo metadata --format-version 1 --no-deps |
         sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')"
     : >"$1"

@@ -30,8 +30,8 @@ while [ $# -gt 0 ]; do
     shift
 done
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-cargo build --quiet --release --package srpt_tgt --package srpt_bench
-[ $cost = no ] || cargo build --quiet --release --package srpt_bench --example instructions
+cargo build --quiet --release --workspace --bin srpt_tgt --bin srpt_perf
+[ $cost = no ] || cargo build --quiet --release --workspace --example instructions
 bin="${CARGO_TARGET_DIR:-target}/release"
 
 # shellcheck source=scripts/target.sh

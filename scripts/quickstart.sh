@@ -40,7 +40,7 @@ fail() { echo "quickstart: $*" >&2; exit 1; }
 [ "$setup" = no ] || bash scripts/setup.sh
 
 say "Building"
-cargo build --release --workspace --bins
+cargo build --release --workspace --bin srpt_tgt --bin srpt_dd --bin srpt_perf
 bin="${CARGO_TARGET_DIR:-target}/release"
 
 # shellcheck source=scripts/target.sh

@@ -48,7 +48,7 @@ fi
 bin=${CARGO_TARGET_DIR:-target}/$profile
 flag=()
 [ $profile = debug ] || flag=(--release)
-cargo build --quiet --workspace --bins "${flag[@]}"
+cargo build --quiet --workspace --bin srpt_tgt --bin srpt_perf "${flag[@]}"
 scripts/guest/build.sh
 
 guest() { # SCRIPT [argument]...
@@ -62,10 +62,10 @@ guest() { # SCRIPT [argument]...
         --share "bin=$bin" --share fio=bench/fio \
         --script "scripts/guest/in/$1" "${@:2}"
 }
-test_binary() { # PACKAGE TEST: its path in the guest
+test_binary() { # TEST: its path in the guest
     local built
-    built=$(cargo test --package "$1" --test "$2" --no-run "${flag[@]}" --message-format=json |
-        sed --quiet 's/.*"executable":"\([^"]*\/'"$2"'-[^"]*\)".*/\1/p')
+    built=$(cargo test --quiet --workspace --test "$1" --no-run "${flag[@]}" --message-format=json |
+        sed --quiet 's/.*"executable":"\([^"]*\/'"$1"'-[^"]*\)".*/\1/p')
     echo "/host/bin/deps/$(basename "$built")"
 }
 run() {
@@ -73,10 +73,10 @@ run() {
         kernel) guest kernel-smoke.sh ;;
         agent) guest dm-agent.sh ;;
         link) scripts/guest/link.sh "$bin" "$bin/guest/link" ;;
-        hostile) guest hostile.sh "$(test_binary srpt_tests hostile)" ;;
-        contract) guest rdma.sh "$(test_binary transport rdma_contract)" --test-threads=1 ;;
+        hostile) guest hostile.sh "$(test_binary hostile)" ;;
+        contract) guest rdma.sh "$(test_binary rdma_contract)" --test-threads=1 ;;
         compare-time) guest srp-compare.sh $full 1 ;;
-        sg) guest srp-sg.sh $full "$(test_binary bdev contract)" ;;
+        sg) guest srp-sg.sh $full "$(test_binary contract)" ;;
         *) guest "srp-$suite.sh" $full ;;
     esac
 }

@@ -62,7 +62,8 @@ fn build(profile_dir: &Path) {
     };
     let output = Command::new(env!("CARGO"))
         .current_dir(root())
-        .args(["build", "--quiet", "--locked", "-p", "srpt_tgt", "-p", "srpt_bench", "--bins"])
+        .args(["build", "--quiet", "--locked", "--workspace", "--bin", "srpt_tgt"])
+        .args(["--bin", "srpt_perf", "--bin", "srpt_dd", "--bin", "bdevperf"])
         .args(["--profile", profile, "--target-dir"])
         .arg(profile_dir.parent().expect("target/<profile>"))
         .output()
