@@ -9,8 +9,8 @@ Usage: scripts/setup.sh [--test-tools [--no-guest]] [--bench]
 Installs what is missing: C and C++ compilers, e2fsprogs, python3, strace and Rust 1.95 or later.
 Needs root or sudo only when something is missing.
 
-  --test-tools   also what scripts/test.sh needs: cargo-nextest, cargo-deny, fio, valgrind, QEMU and
-                 debootstrap for the guest
+  --test-tools   also what scripts/test.sh needs of the distribution: fio, valgrind, shellcheck, the
+                 headers of rdma-core, QEMU and debootstrap for the guest
   --no-guest     not QEMU and debootstrap
   --bench        also what scripts/bench.sh needs: fio and matplotlib
   --help         this text
@@ -72,6 +72,9 @@ have strace || missing+=(strace)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 if [ "$test_tools" = yes ]; then
     have valgrind || missing+=(valgrind)
+    have shellcheck || missing+=(shellcheck)
+    # A test compares the layouts of transport/src/rdma/sys with them.
+    [ -e /usr/include/rdma/rdma_cma.h ] || missing+=(librdmacm-dev)
 fi
 if [ "$test_tools" = yes ] && [ "$guest" = yes ]; then
     # What scripts/guest/build.sh and run.sh call.
@@ -106,8 +109,4 @@ if ! rust_is_new; then
     Install it as https://rustup.rs says, open a new shell and run this script again."
 fi
 
-if [ "$test_tools" = yes ]; then
-    have cargo-nextest || cargo install --locked cargo-nextest
-    have cargo-deny || cargo install --locked cargo-deny
-fi
 echo "setup: ready ($(cargo --version), $(cc --version | head -1))"

@@ -5,53 +5,94 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'USAGE'
-Usage: scripts/test.sh [--guest-full | --no-guest]
+Usage: scripts/test.sh [--guest-full | --no-guest] [--clean-home]
 
-Formatting, lints, licences, build, scripts, a little fuzzing, instructions per command, a guest with
-the stock kernel, and all tests. Stops at the first step that fails.
+Formatting, lints, dependencies, build, the commands of README, scripts, a little fuzzing,
+instructions per command, a guest with the stock kernel, and all tests. Stops at the first step that
+fails. A table of the steps and their times comes before the summary.
 
   --guest-full   all suites of the guest in their long forms (more than an hour), not the quick set
   --no-guest     leaves the guest out
+  --clean-home   with a cargo home of this checkout's own and the programs of the distribution only,
+                 so that nothing that was installed or downloaded before can hide a missing step;
+                 always so where CI=true
   --help         this text
 USAGE
 }
 
 guest=quick
-case "${1:-}" in
-    "") ;;
-    --guest-full) guest=full ;;
-    --no-guest) guest=no ;;
-    --help) usage; exit 0 ;;
-    *) usage >&2; exit 2 ;;
-esac
+clean=no
+[ "${CI:-}" != true ] || clean=yes
+for argument in "$@"; do
+    case "$argument" in
+        --guest-full) guest=full ;;
+        --no-guest) guest=no ;;
+        --clean-home) clean=yes ;;
+        --help) usage; exit 0 ;;
+        *) usage >&2; exit 2 ;;
+    esac
+done
 
-export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:/usr/sbin:/sbin:$PATH"
+path_before="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+target=$(realpath --canonicalize-missing "${CARGO_TARGET_DIR:-target}")
+export PATH="$path_before:/usr/sbin:/sbin"
+if [ "$clean" = yes ]; then
+    # shellcheck source=scripts/clean-home.sh
+    . scripts/clean-home.sh
+    clean_home "$target/cargo-home"
+fi
+scratch=$(mktemp -d)
+
+running="" runner="" table=""
+ended() {
+    [ -z "$runner" ] || kill "$runner" 2>/dev/null || true
+    rm -rf "$scratch"
+    [ -z "$running" ] || printf '%s== %s: FAILED\n' "$table" "$running" >&2
+}
+trap ended EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 # step NAME COMMAND..: runs it and says how long it took. The command is in no condition, or bash would
 # not stop at the first failure inside a function.
-running=""
-trap '[ -z "$running" ] || echo "== $running: FAILED" >&2' EXIT
 step() {
     local start=$SECONDS
     running="$1"
     shift
     echo "== $running"
     "$@"
-    echo "== $running: $((SECONDS - start)) s"
+    took "$running" $((SECONDS - start))
     running=""
 }
 
-lints() {
-    cargo clippy --workspace --all-targets -- -D warnings
-    cargo clippy -p srpt_tests --features libfuzzer --bin fuzz -- -D warnings
+took() { # NAME SECONDS
+    echo "== $1: $2 s"
+    table+=$(printf '%-26s %5d s' "$1" "$2")$'\n'
 }
 
-licences() {
-    cargo deny --workspace --all-features --offline check --hide-inclusion-graph bans licenses sources
-    if timeout 60 cargo deny fetch db >/dev/null 2>&1; then
-        cargo deny --workspace --all-features --offline check advisories
+lints() {
+    # Lints link nothing, so libFuzzer need not be compiled for them: any name of a library will do.
+    CUSTOM_LIBFUZZER_PATH="$scratch/libfuzzer.a" \
+        cargo clippy --workspace --all-targets --features srpt_tests/libfuzzer -- -D warnings
+}
+
+# The short check knows deny.toml and runs everywhere. cargo-deny takes minutes to build and runs where
+# somebody has installed it.
+dependencies() {
+    local deny
+    python3 scripts/dependencies.py --check-itself
+    python3 scripts/dependencies.py
+    if ! deny=$(PATH="$path_before" command -v cargo-deny); then
+        echo "cargo-deny is not installed: security advisories were NOT checked"
+        return
+    fi
+    # Offline, cargo-deny wants the crates of all platforms.
+    cargo fetch --locked
+    "$deny" --workspace --all-features --offline check --hide-inclusion-graph bans licenses sources
+    if timeout 60 "$deny" fetch db >/dev/null 2>&1; then
+        "$deny" --workspace --all-features --offline check advisories
     else
-        echo "advisories: NOT checked, the database can't be fetched from here"
+        echo "the database can't be fetched from here: security advisories were NOT checked"
     fi
 }
 
@@ -70,25 +111,50 @@ shell_scripts() {
     for script in "${scripts[@]}"; do
         bash -n "$script"
     done
-    if command -v shellcheck >/dev/null; then
-        shellcheck "${scripts[@]}"
-    else
-        echo "shellcheck is not installed: syntax checked only"
-    fi
+    shellcheck "${scripts[@]}"
+}
+
+soak() {
+    "$target/debug/soak" --corpus
+    "$target/debug/soak" --count 2000 --jobs "$(nproc)"
+}
+
+runner_is_there() {
+    wait "$runner" || { cat "$scratch/runner.log" >&2; return 1; }
+    runner=""
+    PATH="$(cat "$scratch/runner"):$PATH"
+}
+
+# The summary is printed again as the last line of all.
+tests() {
+    local start=$SECONDS status=0
+    echo "== tests"
+    cargo nextest run --workspace --no-fail-fast 2>&1 | tee "$scratch/tests.log" || status=$?
+    took "tests" $((SECONDS - start))
+    table+=$(printf '%-26s %5d s' "all" "$SECONDS")
+    printf '== times\n%s\n' "$table"
+    # From there on: what failed, if anything did.
+    sed --quiet '/^ *Summary \[/,$p' "$scratch/tests.log"
+    return $status
 }
 
 tools=(--test-tools)
 [ "$guest" != no ] || tools+=(--no-guest)
 step "setup" bash scripts/setup.sh "${tools[@]}"
+# Where it is not in the cache it is built beside the steps that compile.
+nice -n 5 scripts/nextest.sh >"$scratch/runner" 2>"$scratch/runner.log" &
+runner=$!
 step "format" cargo fmt --all --check
-step "lints" lints
-step "licences" licences
+step "dependencies" dependencies
 step "scripts: python" python_syntax
 step "scripts: shell" shell_scripts
+step "planted bugs: texts" scripts/planted.sh --check
+step "lints" lints
 step "build" cargo build --workspace --all-targets
-step "soak: corpus" cargo run --quiet -p srpt_tests --bin soak -- --corpus
-step "soak" cargo run --quiet -p srpt_tests --bin soak -- --count 2000 --jobs "$(nproc)"
-step "scripts: planted bugs" bash scripts/planted.sh --check
+step "release build" cargo build --release --workspace --bins --example instructions
+step "test runner" runner_is_there
+step "quickstart" scripts/quickstart.sh --skip-setup
+step "soak" soak
 step "fuzzing" scripts/fuzz.sh --for 3 --jobs "$(nproc)"
 step "documentation tests" cargo test --workspace --doc --quiet
 step "instructions per command" scripts/instructions.sh
@@ -98,5 +164,4 @@ case "$guest" in
     full) step "guest" scripts/guest/test.sh --full ;;
     no) echo "== guest: LEFT OUT (--no-guest): nothing was tried with a stock kernel over RDMA" ;;
 esac
-echo "== tests"
-exec cargo nextest run --workspace --no-fail-fast
+tests
