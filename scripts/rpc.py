@@ -10,9 +10,11 @@ import json
 import os
 import socket
 import sys
+import time
 
 SOCKET = "/var/tmp/srpt_tgt.sock"
 MIB = 1024 * 1024
+RETRY_SECONDS = 0.2
 
 
 class Refused(Exception):
@@ -22,14 +24,23 @@ class Refused(Exception):
 class Client:
     """One connection."""
 
-    def __init__(self, path, timeout, verbose):
+    def __init__(self, path, timeout, verbose, retries):
         self.timeout = timeout
         self.verbose = verbose
         self.number = 0
         self.rest = b""
-        self.socket = self.connect(path)
+        self.socket = self.connect(path, retries)
 
-    def connect(self, path):
+    def connect(self, path, retries):
+        """A target that has just been started needs a moment for its socket."""
+        for _ in range(retries):
+            try:
+                return self.connect_once(path)
+            except Refused:
+                time.sleep(RETRY_SECONDS)
+        return self.connect_once(path)
+
+    def connect_once(self, path):
         link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         link.settimeout(self.timeout)
         try:
@@ -568,6 +579,14 @@ def command_line():
         help="time for an answer, 60 if absent",
     )
     parser.add_argument(
+        "-r",
+        dest="retries",
+        metavar="TIMES",
+        type=natural,
+        default=0,
+        help="try again to connect, this often, every 0.2 s; 0 if absent",
+    )
+    parser.add_argument(
         "-v", dest="verbose", action="store_true", help="show requests and answers on stderr"
     )
     commands = Commands(parser.add_subparsers(title="methods", metavar="METHOD", required=True))
@@ -587,7 +606,8 @@ def main():
     show = args.show_with(args) if "show_with" in args else args.show
     try:
         params = args.params(args)
-        show(Client(args.socket, args.rpc_timeout, args.verbose).call(args.method, params))
+        client = Client(args.socket, args.rpc_timeout, args.verbose, args.retries)
+        show(client.call(args.method, params))
     except Refused as refused:
         print(f"rpc.py: {refused}", file=sys.stderr)
         return 1
