@@ -8,8 +8,9 @@ usage() {
 Usage: scripts/readme.sh [--print]
 
 Takes the blocks of commands under "A first export" and "Measuring" out of README.md and runs them
-one after the other, each in a shell of its own that stops at the first command that fails, in a
-folder that ends with the script. Then looks whether the measurements have left the disk alone.
+one after the other, each in a shell of its own that stops at the first command that fails: what
+builds in this checkout, the rest in a folder that ends with the script. Then looks whether the
+measurements have left the disk alone.
 
   --print   shows the blocks and runs nothing
   --help    this text
@@ -25,28 +26,29 @@ case "${1:-}" in
 esac
 fail() { echo "readme: $*" >&2; exit 1; }
 
-block() { # HEADING: the block of commands below it
-    awk -v heading="## $1" '
+block() { # HEADING NUMBER: one of the blocks of commands below it, from 1
+    awk -v heading="## $1" -v wanted="$2" '
         /^## / { under = $0 == heading }
-        /^```$/ { if (inside) exit }
-        inside
-        /^```sh$/ { inside = under }' README.md
+        /^```$/ { inside = 0 }
+        inside && number == wanted
+        /^```sh$/ && under { inside = 1; number++ }' README.md
 }
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-block "A first export" >"$scratch/first"
-block "Measuring" >"$scratch/measuring"
-for name in first measuring; do
+block "A first export" 1 >"$scratch/build"
+block "A first export" 2 >"$scratch/first"
+block "Measuring" 1 >"$scratch/measuring"
+for name in build first measuring; do
     [ -s "$scratch/$name" ] || fail "README.md has no commands for $name"
     ! grep --quiet '/tmp' "$scratch/$name" || fail "the commands for $name leave files in /tmp"
 done
 if [ "$action" = print ]; then
-    cat "$scratch/first" "$scratch/measuring"
+    cat "$scratch"/{build,first,measuring}
     exit
 fi
 
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-cargo build --quiet --release --workspace --bins
+bash -euo pipefail "$scratch/build"
 scripts/fio-engine.sh
 # As a clone looks to these commands.
 mkdir -p "$scratch/clone/target"

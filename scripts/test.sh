@@ -138,6 +138,8 @@ tests() {
     return $status
 }
 
+# What is run in its release build. The bins of srpt_tests are not, and take long.
+programs=(--bin srpt_tgt --bin srpt_perf --bin srpt_dd --bin bdevperf)
 tools=(--test-tools)
 [ "$guest" != no ] || tools+=(--no-guest)
 step "setup" bash scripts/setup.sh "${tools[@]}"
@@ -151,7 +153,7 @@ step "scripts: shell" shell_scripts
 step "planted bugs: texts" scripts/planted.sh --check
 step "lints" lints
 step "build" cargo build --workspace --all-targets
-step "release build" cargo build --release --workspace --bins --example instructions
+step "release build" cargo build --release --workspace "${programs[@]}" --example instructions
 step "test runner" runner_is_there
 step "quickstart" scripts/quickstart.sh --skip-setup
 step "soak" soak
@@ -159,6 +161,7 @@ step "fuzzing" scripts/fuzz.sh --for 3 --jobs "$(nproc)"
 step "documentation tests" cargo test --workspace --doc --quiet
 step "instructions per command" scripts/instructions.sh
 step "fio engine" scripts/fio-verify.sh
+step "commands of README" scripts/readme.sh
 case "$guest" in
     quick) step "guest" scripts/guest/test.sh ;;
     full) step "guest" scripts/guest/test.sh --full ;;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use srpt_tests::process::{Options, Process};
+use srpt_tests::process::{Options, Process, script};
 use tempfile::TempDir;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -127,4 +127,26 @@ fn a_configuration_with_one_wrong_line_starts_nothing() {
         left.sort();
         assert_eq!(left, ["config.json", "disk.img"]);
     }
+}
+
+#[test]
+fn the_script_waits_for_a_target_that_is_about_to_start() {
+    let dir = TempDir::new().unwrap();
+    let ask = |retries: &str| {
+        let mut command = std::process::Command::new("python3");
+        command.arg(script("rpc.py")).args(["-r", retries, "-s"]).arg(dir.path().join("rpc.sock"));
+        command.arg("srpt_get_targets");
+        Process::spawn(command, dir.path())
+    };
+    let mut hasty = ask("2");
+    assert_eq!(hasty.exit_code(LIMIT), 1);
+    assert!(hasty.err().contains("cannot connect"), "{}", hasty.err());
+    let mut patient = ask("1000");
+    // It has begun to wait: nothing else is there to wait for.
+    assert!(!patient.wait_end(Duration::from_millis(500)), "{}", patient.shown());
+    let socket = dir.path().join("rpc.sock");
+    let target = Process::spawn(Options::default().command(&socket), dir.path());
+    patient.succeed(LIMIT);
+    assert_eq!(patient.out().trim(), "[]");
+    target.stop(LIMIT);
 }
