@@ -125,11 +125,11 @@ runner_is_there() {
     PATH="$(cat "$scratch/runner"):$PATH"
 }
 
-# The summary is printed again as the last line of all.
+# tests FILTER: the summary is printed again as the last line of all.
 tests() {
     local start=$SECONDS status=0
     echo "== tests"
-    cargo nextest run --workspace --no-fail-fast 2>&1 | tee "$scratch/tests.log" || status=$?
+    cargo nextest run --workspace --no-fail-fast --run-ignored all --filterset "$1" 2>&1 | tee "$scratch/tests.log" || status=$?
     took "tests" $((SECONDS - start))
     table+=$(printf '%-26s %5d s' "all" "$SECONDS")
     printf '== times\n%s\n' "$table"
@@ -167,4 +167,5 @@ case "$guest" in
     full) step "guest" scripts/guest/test.sh --full ;;
     no) echo "== guest: LEFT OUT (--no-guest): nothing was tried with a stock kernel over RDMA" ;;
 esac
-tests
+filter=$(scripts/needs.sh)
+tests "$filter"

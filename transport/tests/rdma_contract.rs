@@ -1,7 +1,7 @@
 //! The rdma fabric and the rdma connector against each other over a real device.
 //!
-//! Needs an RDMA device with the address in `RDMA_TEST_ADDRESS`; without one every test says that
-//! it is skipped. `scripts/guest/test.sh` runs them over soft-RoCE.
+//! Needs an RDMA device with the addresses in `RDMA_TEST_ADDRESS` and `RDMA_TEST_ADDRESS6`.
+//! `scripts/guest/test.sh contract` runs all of them over soft-RoCE.
 mod rdma_host;
 
 use std::net::SocketAddr;
@@ -21,17 +21,10 @@ use transport::srp::{LoginForm, LoginReq};
 const WAIT: Duration = Duration::from_secs(20);
 const LOGIN: [u8; 56] = [7; 56];
 
-/// The address of the RDMA device under test. `None`: skip.
-fn address(variable: &str) -> Option<String> {
-    if let Err(error) = available() {
-        eprintln!("skipped: {error}");
-        return None;
-    }
-    let address = std::env::var(variable).ok();
-    if address.is_none() {
-        eprintln!("skipped: {variable} is not set");
-    }
-    address
+/// The address of the RDMA device under test.
+fn address(variable: &str) -> String {
+    available().expect("an RDMA device");
+    std::env::var(variable).unwrap_or_else(|_| panic!("{variable} is not set"))
 }
 
 struct World {
@@ -42,11 +35,11 @@ struct World {
 }
 
 impl World {
-    fn new(port: &str, values: RdmaValues, cores: usize) -> Option<World> {
-        World::at(&address("RDMA_TEST_ADDRESS")?, port, values, cores)
+    fn new(port: &str, values: RdmaValues, cores: usize) -> World {
+        World::at(&address("RDMA_TEST_ADDRESS"), port, values, cores)
     }
 
-    fn at(address: &str, port: &str, values: RdmaValues, cores: usize) -> Option<World> {
+    fn at(address: &str, port: &str, values: RdmaValues, cores: usize) -> World {
         let options = RdmaOptions::new(values).unwrap();
         let (hosts, doors) = (0..cores).map(|_| Host::start(options)).unzip();
         let listener = Listener::start(doors).unwrap();
@@ -54,7 +47,7 @@ impl World {
         let peer = SocketAddr::new(address.parse().unwrap(), port.parse().unwrap());
         let connector = RdmaConnector::new(peer, WAIT).unwrap();
         let memory = connector.memory(8 << 20).unwrap();
-        Some(World { listener, hosts, connector, memory })
+        World { listener, hosts, connector, memory }
     }
 
     fn connect(&self) -> RdmaLink {
@@ -171,8 +164,9 @@ fn stream(world: &World, total: u64, depth: u64, each: impl Fn(u64) -> Vec<u8>) 
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn a_login_carries_its_private_data_both_ways() {
-    let Some(world) = World::new("5601", RdmaValues::default(), 1) else { return };
+    let world = World::new("5601", RdmaValues::default(), 1);
     let mut link = world.connect();
     assert_eq!(call(&mut link, &command(ECHO, 42, 0, &[])).unwrap(), (42, 0));
     let seen = world.host().seen.lock().unwrap();
@@ -181,8 +175,9 @@ fn a_login_carries_its_private_data_both_ways() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn a_reject_carries_its_private_data_and_leaves_nothing() {
-    let Some(world) = World::new("5602", RdmaValues::default(), 1) else { return };
+    let world = World::new("5602", RdmaValues::default(), 1);
     for _ in 0..20 {
         let result = world.connector.connect(&[REFUSE; LOGIN.len()], &world.memory, WAIT);
         let Err(ConnectError::Rejected(bytes)) = result.map(|_| ()) else { panic!("not rejected") };
@@ -193,31 +188,35 @@ fn a_reject_carries_its_private_data_and_leaves_nothing() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn data_of_every_shape_moves_both_ways() {
-    let Some(world) = World::new("5603", RdmaValues::default(), 1) else { return };
+    let world = World::new("5603", RdmaValues::default(), 1);
     data_of_every_shape(&world);
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn data_of_every_shape_moves_through_a_small_send_queue() {
     let values = RdmaValues { srpt_sq_size: 16, ..Default::default() };
-    let Some(world) = World::new("5604", values, 1) else { return };
+    let world = World::new("5604", values, 1);
     data_of_every_shape(&world);
     let waits = world.host().counts.send_waits.value();
     assert!(waits > 0, "64 segments fit a queue of 16?");
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn data_of_every_shape_moves_with_shared_receives() {
     let values = RdmaValues { use_srq: true, srpt_srq_size: 256, ..Default::default() };
-    let Some(world) = World::new("5605", values, 1) else { return };
+    let world = World::new("5605", values, 1);
     data_of_every_shape(&world);
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn full_depth_with_many_segments_never_overflows_the_send_queue() {
     let values = RdmaValues { srpt_sq_size: 32, ..Default::default() };
-    let Some(world) = World::new("5606", values, 1) else { return };
+    let world = World::new("5606", values, 1);
     let each = |tag: u64| {
         let segs: Vec<_> = (0..24).map(|at| world.memory.seg(at * 512, 512)).collect();
         let op = [WRITE, FETCH, ZERO, ECHO][tag as usize % 4];
@@ -228,8 +227,9 @@ fn full_depth_with_many_segments_never_overflows_the_send_queue() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn echoes_and_reads_at_depth() {
-    let Some(world) = World::new("5607", RdmaValues::default(), 1) else { return };
+    let world = World::new("5607", RdmaValues::default(), 1);
     for depth in [1, 32] {
         let count = 5000;
         let time = stream(&world, count, depth, |tag| command(ECHO, tag, 0, &[]));
@@ -245,8 +245,9 @@ fn echoes_and_reads_at_depth() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn a_departing_initiator_leaves_nothing() {
-    let Some(world) = World::new("5608", RdmaValues::default(), 1) else { return };
+    let world = World::new("5608", RdmaValues::default(), 1);
     let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
     let mut before = 0;
     for cycle in 0..30 {
@@ -267,8 +268,9 @@ fn a_departing_initiator_leaves_nothing() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn a_close_by_the_target_reaches_the_initiator() {
-    let Some(world) = World::new("5609", RdmaValues::default(), 1) else { return };
+    let world = World::new("5609", RdmaValues::default(), 1);
     let mut link = world.connect();
     link.send(&command(CLOSE, 1, 0, &[])).unwrap();
     link.flush().unwrap();
@@ -277,10 +279,11 @@ fn a_close_by_the_target_reaches_the_initiator() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn a_wrong_key_ends_only_its_connection() {
     for op in [WRITE, FETCH] {
         let port = if op == WRITE { "5610" } else { "5611" };
-        let Some(world) = World::new(port, RdmaValues::default(), 2) else { return };
+        let world = World::new(port, RdmaValues::default(), 2);
         let (mut bad, mut good) = (world.connect(), world.connect());
         let mut seg = world.memory.seg(0, 4096);
         seg.key ^= 0x5a5a;
@@ -296,8 +299,9 @@ fn a_wrong_key_ends_only_its_connection() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn an_information_unit_that_is_too_long_ends_its_connection() {
-    let Some(world) = World::new("5612", RdmaValues::default(), 1) else { return };
+    let world = World::new("5612", RdmaValues::default(), 1);
     let mut link = world.connect();
     link.send(&vec![ECHO; rdma_host::IU_BYTES as usize + 1]).unwrap();
     link.flush().unwrap();
@@ -306,8 +310,9 @@ fn an_information_unit_that_is_too_long_ends_its_connection() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn descriptors_that_are_too_short_end_the_connection() {
-    let Some(world) = World::new("5613", RdmaValues::default(), 1) else { return };
+    let world = World::new("5613", RdmaValues::default(), 1);
     let mut link = world.connect();
     link.send(&command(FETCH, 1, 8192, &[world.memory.seg(0, 4096)])).unwrap();
     link.flush().unwrap();
@@ -317,8 +322,9 @@ fn descriptors_that_are_too_short_end_the_connection() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn connections_spread_over_cores_and_the_full_house_is_refused() {
-    let Some(world) = World::new("5614", RdmaValues::default(), 2) else { return };
+    let world = World::new("5614", RdmaValues::default(), 2);
     let mut links: Vec<_> = (0..16).map(|_| world.connect()).collect();
     for host in &world.hosts {
         assert_eq!(host.seen.lock().unwrap().logins, 8);
@@ -334,9 +340,10 @@ fn connections_spread_over_cores_and_the_full_house_is_refused() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn channels_in_order_go_round_from_the_core_of_their_first() {
     let values = RdmaValues { channels_in_order: true, ..Default::default() };
-    let Some(world) = World::new("5620", values, 2) else { return };
+    let world = World::new("5620", values, 2);
     let mut links = Vec::new();
     let mut core_of = |initiator: u8, req_flags: u8| {
         let logins = |host: &Host| host.seen.lock().unwrap().logins;
@@ -371,8 +378,9 @@ fn channels_in_order_go_round_from_the_core_of_their_first() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn a_sleeping_core_is_woken_by_commands_and_logins() {
-    let Some(world) = World::new("5615", RdmaValues::default(), 1) else { return };
+    let world = World::new("5615", RdmaValues::default(), 1);
     let mut link = world.connect();
     for tag in 0..20 {
         assert!(world.host().wait(|seen| seen.asleep));
@@ -390,8 +398,9 @@ fn a_sleeping_core_is_woken_by_commands_and_logins() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn the_end_of_a_reply_does_not_wake_a_sleeping_core() {
-    let Some(world) = World::new("5620", RdmaValues::default(), 1) else { return };
+    let world = World::new("5620", RdmaValues::default(), 1);
     let mut link = world.connect();
     assert_eq!(call(&mut link, &command(ECHO, 0, 0, &[])).unwrap(), (0, 0));
     let before = world.host().seen.lock().unwrap().woken;
@@ -404,10 +413,11 @@ fn the_end_of_a_reply_does_not_wake_a_sleeping_core() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn a_probe_of_a_peer_that_is_there_changes_nothing() {
     // The smallest queue: what a probe has taken of it must come back.
     let values = RdmaValues { srpt_sq_size: 16, ..Default::default() };
-    let Some(world) = World::new("5622", values, 1) else { return };
+    let world = World::new("5622", values, 1);
     let mut link = world.connect();
     let requests = || world.host().counts.requests.value();
     for round in 0..50 {
@@ -437,8 +447,9 @@ fn a_probe_of_a_peer_that_is_there_changes_nothing() {
 
 /// The queue pair is there before it can send.
 #[test]
+#[ignore = "needs an RDMA device"]
 fn a_peer_can_be_asked_while_its_connection_is_made() {
-    let Some(world) = World::new("5623", RdmaValues::default(), 1) else { return };
+    let world = World::new("5623", RdmaValues::default(), 1);
     let login = [ASK; LOGIN.len()];
     for round in 1..=20 {
         let (mut link, _) = world.connector.connect(&login, &world.memory, WAIT).unwrap();
@@ -451,10 +462,11 @@ fn a_peer_can_be_asked_while_its_connection_is_made() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn operations_that_come_after_the_end_fail_once_and_then_all_is_home() {
     for use_srq in [false, true] {
         let values = RdmaValues { use_srq, srpt_srq_size: 256, ..Default::default() };
-        let Some(world) = World::new("5621", values, 1) else { return };
+        let world = World::new("5621", values, 1);
         for cycle in 1..=5 {
             let mut link = world.connect();
             for tag in 0..3 {
@@ -476,9 +488,10 @@ fn operations_that_come_after_the_end_fail_once_and_then_all_is_home() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn listeners_come_and_go() {
-    let Some(world) = World::new("5616", RdmaValues::default(), 1) else { return };
-    let address = address("RDMA_TEST_ADDRESS").unwrap();
+    let world = World::new("5616", RdmaValues::default(), 1);
+    let address = address("RDMA_TEST_ADDRESS");
     let again = world.listener.add_listener("target", &address, "5616").unwrap_err();
     assert!(again.to_string().contains("listens there already"));
     world.listener.add_listener("other", &address, "5617").unwrap();
@@ -491,9 +504,9 @@ fn listeners_come_and_go() {
 }
 
 #[test]
+#[ignore = "needs an RDMA device"]
 fn ipv6_works() {
-    let Some(address) = address("RDMA_TEST_ADDRESS6") else { return };
-    let world = World::at(&address, "5618", RdmaValues::default(), 1).unwrap();
+    let world = World::at(&address("RDMA_TEST_ADDRESS6"), "5618", RdmaValues::default(), 1);
     let mut link = world.connect();
     assert_eq!(call(&mut link, &command(ECHO, 1, 0, &[])).unwrap(), (1, 0));
 }

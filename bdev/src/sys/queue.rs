@@ -426,14 +426,13 @@ mod tests {
     use super::*;
 
     #[test]
+    #[ignore = "needs Linux 6.1"]
     fn a_completion_that_waits_to_be_asked_for_keeps_the_core_awake() {
         let memory = Arc::new(Memory::ordinary(4096).unwrap());
         let flags = rustix::event::EventfdFlags::NONBLOCK;
         let wake = Arc::new(rustix::event::eventfd(0, flags).unwrap());
-        let Ok(mut queue) = Queue::open(1, &memory, Some(&wake), &[Setup::plain(Delivery::Asked)])
-        else {
-            return;
-        };
+        let asked = [Setup::plain(Delivery::Asked)];
+        let mut queue = Queue::open(1, &memory, Some(&wake), &asked).unwrap();
         let file = std::fs::File::open(std::env::current_exe().unwrap()).unwrap();
         let file = queue.add_file(Arc::new(file.into()));
         queue.push(Tag::new(0, 0), file, Step::Sync, None);

@@ -18,6 +18,9 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     ("sleeps", "bdev/src/uring/medium.rs", "", 1),
     ("sleeps", "src/control/cores.rs", "", 1),
     ("sleeps", "transport/src/shm/connector.rs", "", 1),
+    // Processes that a test has started are the same test, and do a part of it.
+    ("early ends", "tests/tests/hostile/main.rs", "", 2),
+    ("early ends", "transport/src/shm/tests/handshake.rs", "", 1),
     // In steps of 50 lines.
     ("lines of methods", "src/control/mod.rs", "Control", 750),
     ("lines of methods", "src/shard/shard.rs", "Shard", 2250),
@@ -160,6 +163,12 @@ const SAMPLES: &[(&str, &str, &str, &str)] = &[
     ("machine paths", "scripts/a.sh", concat!("cd /wo", "rk/x"), "cd \"$root\""),
     ("ignored tests", "src/app.rs", "#[ignore]\nfn f() {}", "// #[ignore]"),
     ("ignored tests", "src/app.rs", "#[ignore = \"slow\"]\nfn f() {}", "fn ignore() {}"),
+    (
+        "ignored tests",
+        "src/app.rs",
+        "#[ignore = \"needs luck\"]\nfn f() {}",
+        "#[ignore = \"needs Linux 6.1\"]\nfn f() {}",
+    ),
 ];
 
 #[test]
@@ -197,6 +206,11 @@ fn every_measure_can_fail() {
     assert_eq!(sizes("src/app.rs", sleepy), [("sleeps", 2)]);
     assert_eq!(sizes("bench/src/a.rs", sleepy), []);
     assert_eq!(sizes("tests/tests/a.rs", "// thread::sleep(a)"), []);
+
+    let early = "#[test]\n#[ignore = \"a\"]\nfn f() {\n  let Some(a) = b else { return };\n\
+                 if c {\n    return;\n  }\n}\n";
+    assert_eq!(sizes("src/a.rs", early), [("early ends", 2)]);
+    assert_eq!(sizes("src/a.rs", &early.replace("#[test]", "#[inline]")), []);
 }
 
 #[test]

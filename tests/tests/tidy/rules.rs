@@ -69,6 +69,11 @@ pub(crate) fn measure(source: &Source) -> Vec<Finding> {
             add("function length", function.line, &function.name, function.lines, what);
         }
     }
+    let ends = early_ends(source);
+    if let Some(first) = ends.first() {
+        let what = format!("{} tests end early: #[ignore = \"needs ..\"]", ends.len());
+        add("early ends", *first, "", ends.len(), what);
+    }
     if !under(&source.path, "bench", "/") {
         let sleeps = lines_with(source, |code, _| has_word(code, "thread::sleep"));
         if let Some(first) = sleeps.first() {
@@ -307,8 +312,40 @@ fn machine_paths(source: &Source, found: &mut dyn FnMut(usize, String)) {
     }
 }
 
+/// Why a test may be ignored. `scripts/needs.sh` finds out which of these a machine has, and
+/// `scripts/test.sh` runs the tests that need them.
+const NEEDS: &[&str] = &[
+    "needs Linux 6.1",
+    "needs a SCSI disk to overwrite",
+    "needs a block device to overwrite",
+    "needs a kernel with huge pages",
+    "needs an RDMA device",
+    "needs loop devices and mounts",
+    "needs the headers of rdma-core and a C compiler",
+    "is a part of another test",
+];
+
 fn ignored_tests(source: &Source, found: &mut dyn FnMut(usize, String)) {
     for line in lines_with(source, |code, _| code.contains("#[ignore")) {
-        found(line, "a test that nobody runs".into());
+        let text = source.text.lines().nth(line).unwrap_or("").trim();
+        if !NEEDS.iter().any(|need| text == format!("#[ignore = \"{need}\"]")) {
+            found(line, "a test that nobody runs: NEEDS has the reasons there may be".into());
+        }
     }
+}
+
+/// Lines where a test ends early: it counts as passed and has tested nothing.
+fn early_ends(source: &Source) -> Vec<usize> {
+    let lines: Vec<&str> = source.code.lines().map(str::trim).collect();
+    let is_test = |line: usize| {
+        let attributes = lines[..line].iter().rev().take_while(|above| above.starts_with("#["));
+        attributes.into_iter().any(|above| *above == "#[test]")
+    };
+    let tests = source.functions().into_iter().filter(|function| is_test(function.line));
+    let inside = tests.flat_map(|function| function.line..function.line + function.lines);
+    let ends = ["else { return }", "return println!", "return eprintln!"];
+    let hit = |line: &usize| {
+        lines[*line] == "return;" || ends.iter().any(|end| lines[*line].contains(end))
+    };
+    inside.filter(hit).collect()
 }

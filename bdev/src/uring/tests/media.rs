@@ -1,5 +1,4 @@
-//! Media that change: sizes, losses, other users. Loop devices and mounts need root; without it
-//! those tests end where they would begin.
+//! Media that change: sizes, losses, other users. Loop devices and mounts need root.
 
 use std::process::Command;
 use std::time::Instant as Now;
@@ -13,19 +12,23 @@ fn run(program: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then_some(text)
 }
 
+/// Runs a command that must succeed.
+fn must(program: &str, arguments: &[&str]) -> String {
+    run(program, arguments).unwrap_or_else(|| panic!("{program} {arguments:?} failed"))
+}
+
 /// A loop device, detached when dropped.
 pub(super) struct Loop(pub String);
 
 impl Loop {
-    /// `None`: this machine or user has none.
-    pub(crate) fn attach(file: &Path, sector_bytes: u32) -> Option<Loop> {
+    pub(crate) fn attach(file: &Path, sector_bytes: u32) -> Loop {
         let sector = sector_bytes.to_string();
-        let file = file.to_str()?;
-        run("losetup", &["--find", "--show", "--sector-size", &sector, file]).map(Loop)
+        let file = file.to_str().unwrap();
+        Loop(must("losetup", &["--find", "--show", "--sector-size", &sector, file]))
     }
 
     fn detach(&self) {
-        run("losetup", &["--detach", &self.0]).expect("it was attached");
+        must("losetup", &["--detach", &self.0]);
     }
 
     fn attach_again(&self, file: &Path) {
@@ -106,9 +109,10 @@ fn a_file_without_a_block_is_lost_until_it_has_its_size_again() {
 }
 
 #[test]
+#[ignore = "needs loop devices and mounts"]
 fn a_detached_loop_device_is_let_go_and_taken_back() {
     let [file, other] = [Scratch::on_disk(1 << 20), Scratch::on_disk(1 << 20)];
-    let Some(device) = Loop::attach(&file.0, 512) else { return };
+    let device = Loop::attach(&file.0, 512);
     let uring = open(&device.options()).unwrap();
     let mut rig = Rig::new(&uring, 4, 65536);
     assert_eq!(rig.write(7, &[0x5a; 512]), IoStatus::Good);
@@ -131,9 +135,10 @@ fn a_detached_loop_device_is_let_go_and_taken_back() {
 }
 
 #[test]
+#[ignore = "needs loop devices and mounts"]
 fn a_device_of_large_sectors_is_bypassed_only_in_its_own_blocks() {
     let file = Scratch::on_disk(4 << 20);
-    let Some(device) = Loop::attach(&file.0, 4096) else { return };
+    let device = Loop::attach(&file.0, 4096);
     let small = UringOptions { block_size: Some(512), ..device.options() };
     let error = open(&small).unwrap_err();
     assert!(error.to_string().contains("less than the 4096 bytes"), "{error}");
@@ -145,28 +150,28 @@ fn a_device_of_large_sectors_is_bypassed_only_in_its_own_blocks() {
     let folder = file.0.with_extension("mnt");
     std::fs::create_dir(&folder).unwrap();
     let path = folder.to_str().unwrap();
-    if run("mkfs.ext4", &["-q", &device.0]).is_some() && run("mount", &[&device.0, path]).is_some()
-    {
-        let small = Scratch::new(&folder, 1 << 20);
-        for (block, direct) in [(512, false), (4096, true)] {
-            let uring = small.open(|options| options.block_size = Some(block)).unwrap();
-            let shown = &uring.driver_specific()["uring"];
-            assert_eq!(shown["direct"], json!(direct), "{shown}");
-            assert_eq!(uring.geometry().physical_exponent, (4096 / block).ilog2() as u8);
-            contract::data_is_kept(&uring, 22, 200);
-        }
-        let error = small.open(|options| options.direct = Direct::On).unwrap_err();
-        assert!(error.to_string().contains("units of 4096 bytes"), "{error}");
-        drop(small);
-        run("umount", &[path]).expect("nothing is open");
+    must("mkfs.ext4", &["-q", &device.0]);
+    must("mount", &[&device.0, path]);
+    let small = Scratch::new(&folder, 1 << 20);
+    for (block, direct) in [(512, false), (4096, true)] {
+        let uring = small.open(|options| options.block_size = Some(block)).unwrap();
+        let shown = &uring.driver_specific()["uring"];
+        assert_eq!(shown["direct"], json!(direct), "{shown}");
+        assert_eq!(uring.geometry().physical_exponent, (4096 / block).ilog2() as u8);
+        contract::data_is_kept(&uring, 22, 200);
     }
+    let error = small.open(|options| options.direct = Direct::On).unwrap_err();
+    assert!(error.to_string().contains("units of 4096 bytes"), "{error}");
+    drop(small);
+    must("umount", &[path]);
     std::fs::remove_dir(&folder).unwrap();
 }
 
 #[test]
+#[ignore = "needs loop devices and mounts"]
 fn obeys_the_contract_on_a_loop_device() {
     let file = Scratch::on_disk(4 << 20);
-    let Some(device) = Loop::attach(&file.0, 512) else { return };
+    let device = Loop::attach(&file.0, 512);
     for (seed, direct) in [(23, Direct::On), (24, Direct::Off)] {
         let uring = open(&UringOptions { direct, ..device.options() }).unwrap();
         contract::every_rule(&uring, seed);
@@ -175,24 +180,24 @@ fn obeys_the_contract_on_a_loop_device() {
 }
 
 #[test]
+#[ignore = "needs loop devices and mounts"]
 fn a_full_file_system_refuses_what_it_has_no_room_for() {
     let folder = std::env::temp_dir().join(format!("bdev-{}", Uuid::new_v4()));
     std::fs::create_dir(&folder).unwrap();
     let path = folder.to_str().unwrap();
-    if run("mount", &["-t", "tmpfs", "-o", "size=1M", "none", path]).is_some() {
-        let scratch = Scratch::new(&folder, 4 << 20);
-        let uring = scratch.open(|_| {}).unwrap();
-        let mut rig = Rig::new(&uring, 4, 65536);
-        let statuses: Vec<_> = (0..64).map(|n| rig.write(n * 128, &[7; 65536])).collect();
-        assert_eq!(statuses.iter().filter(|status| status.is_good()).count(), 16);
-        assert_eq!(statuses[63], IoStatus::NoSpace);
-        assert_eq!(rig.read(0, 128).unwrap(), [7; 65536], "what was written stays");
-        assert_eq!(rig.run(IoOp::Unmap { lba: 0, blocks: 128 }), IoStatus::Good);
-        assert_eq!(rig.write(63 * 128, &[7; 65536]), IoStatus::Good);
-        rig.drain();
-        drop((rig, uring, scratch));
-        run("umount", &[path]).expect("nothing is open");
-    }
+    must("mount", &["-t", "tmpfs", "-o", "size=1M", "none", path]);
+    let scratch = Scratch::new(&folder, 4 << 20);
+    let uring = scratch.open(|_| {}).unwrap();
+    let mut rig = Rig::new(&uring, 4, 65536);
+    let statuses: Vec<_> = (0..64).map(|n| rig.write(n * 128, &[7; 65536])).collect();
+    assert_eq!(statuses.iter().filter(|status| status.is_good()).count(), 16);
+    assert_eq!(statuses[63], IoStatus::NoSpace);
+    assert_eq!(rig.read(0, 128).unwrap(), [7; 65536], "what was written stays");
+    assert_eq!(rig.run(IoOp::Unmap { lba: 0, blocks: 128 }), IoStatus::Good);
+    assert_eq!(rig.write(63 * 128, &[7; 65536]), IoStatus::Good);
+    rig.drain();
+    drop((rig, uring, scratch));
+    must("umount", &[path]);
     std::fs::remove_dir(&folder).unwrap();
 }
 
@@ -204,10 +209,15 @@ fn writers_share_a_file_only_if_all_say_so() {
     let other = scratch.open(shared).unwrap();
     assert_eq!(scratch.open(|_| {}).unwrap_err().errno(), -16);
     drop((one, other));
-    let alone = scratch.open(|_| {}).unwrap();
+    let _alone = scratch.open(|_| {}).unwrap();
     assert_eq!(scratch.open(shared).unwrap_err().errno(), -16);
-    drop(alone);
-    let Some(device) = Loop::attach(&scratch.0, 512) else { return };
+}
+
+#[test]
+#[ignore = "needs loop devices and mounts"]
+fn writers_share_a_loop_device_only_if_all_say_so() {
+    let file = Scratch::on_disk(1 << 20);
+    let device = Loop::attach(&file.0, 512);
     let one = open(&UringOptions { shared: true, ..device.options() }).unwrap();
     assert!(open(&UringOptions { shared: true, ..device.options() }).is_ok());
     drop(one);

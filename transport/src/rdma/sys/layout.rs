@@ -167,12 +167,8 @@ fn of_constants(facts: &mut Vec<Fact>) {
 }
 
 #[test]
+#[ignore = "needs the headers of rdma-core and a C compiler"]
 fn layouts_are_those_of_the_installed_headers() {
-    let header = std::path::Path::new("/usr/include/rdma/rdma_cma.h");
-    if !header.exists() {
-        eprintln!("skipped: no {} (package librdmacm-dev)", header.display());
-        return;
-    }
     let facts = facts();
     let mut program = String::from(
         "#include <stdio.h>\n#include <stddef.h>\n#include <rdma/rdma_cma.h>\n\
@@ -186,14 +182,8 @@ fn layouts_are_those_of_the_installed_headers() {
     let source = directory.path().join("layout.c");
     let binary = directory.path().join("layout");
     std::fs::write(&source, program).unwrap();
-    let compiled = match Command::new("cc").arg(&source).arg("-o").arg(&binary).status() {
-        Ok(status) => status,
-        Err(error) => {
-            eprintln!("skipped: no C compiler ({error})");
-            return;
-        }
-    };
-    assert!(compiled.success(), "the headers lack something this crate names");
+    let compiled = Command::new("cc").arg(&source).arg("-o").arg(&binary).status();
+    assert!(compiled.expect("a C compiler").success(), "the headers lack what this crate names");
     let output = Command::new(&binary).output().unwrap();
     let theirs = String::from_utf8(output.stdout).unwrap();
     let theirs: Vec<usize> = theirs.lines().map(|line| line.parse().unwrap()).collect();
