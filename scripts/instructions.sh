@@ -65,19 +65,31 @@ layers() {
         }' "$1"
 }
 
-# measure FILE: lines of case, layer, instructions.
+# case_of OP DEPTH DEVICE FILE: one case, lines of case, layer, instructions.
+case_of() {
+    local name=$3-$1-d$2
+    valgrind --tool=callgrind --callgrind-out-file="$scratch/$name.out" --collect-atstart=no \
+        '--toggle-collect=*loaded_turn*' "$target/release/examples/instructions" \
+        "$1" "$2" "$COMMANDS" "$3" >"$scratch/$name.log" 2>&1 ||
+        { cat "$scratch/$name.log" >&2; return 1; }
+    layers "$scratch/$name.out" | sed "s/^/$name /" >"$4"
+}
+
+# measure FILE: the lines of all cases. As many at a time as there are cores: nothing here goes by time.
 measure() {
-    local target op depth device
+    local target number=0 pid pids=() op depth device
     cargo build --quiet --release --workspace --example instructions
     target="$(cargo metadata --format-version 1 --no-deps |
         sed -n 's/.*"target_directory":"\([^"]*\)".*/\1/p')"
-    : >"$1"
+    rm -f "$scratch"/case-*
     while read -r op depth device; do
-        valgrind --tool=callgrind --callgrind-out-file="$scratch/out" --collect-atstart=no \
-            '--toggle-collect=*loaded_turn*' "$target/release/examples/instructions" \
-            "$op" "$depth" "$COMMANDS" "$device" >"$scratch/log" 2>&1 ||
-            { cat "$scratch/log" >&2; return 1; }
-        layers "$scratch/out" | sed "s/^/$device-$op-d$depth /" >>"$1"
+        if [ ${#pids[@]} -ge "$(nproc)" ]; then
+            wait "${pids[0]}" || return 1
+            pids=("${pids[@]:1}")
+        fi
+        case_of "$op" "$depth" "$device" "$scratch/case-$number" &
+        pids+=($!)
+        number=$((number + 1))
     done <<'CASES'
 read 1 null
 read 32 null
@@ -85,6 +97,10 @@ write 32 null
 read 32 malloc
 read 32 passthru
 CASES
+    for pid in "${pids[@]}"; do
+        wait "$pid" || return 1
+    done
+    cat "$scratch"/case-* >"$1"
 }
 
 # compare FILE: fails with a line for each figure that moved.
