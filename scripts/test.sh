@@ -158,7 +158,7 @@ step "test runner" runner_is_there
 step "quickstart" scripts/quickstart.sh --skip-setup
 step "soak" soak
 step "fuzzing" scripts/fuzz.sh --for 3 --jobs "$(nproc)"
-step "documentation tests" cargo test --workspace --doc --quiet
+step "documentation" scripts/check.sh docs
 step "instructions per command" scripts/instructions.sh
 step "fio engine" scripts/fio-verify.sh
 step "commands of README" scripts/readme.sh
