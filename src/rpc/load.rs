@@ -174,16 +174,17 @@ pub fn load(control: &mut Control, text: &str) -> Result<(), LoadError> {
 }
 
 fn steps(text: &str) -> Result<Vec<Step<'_>>, LoadError> {
-    let document: Document<'_> = serde_json::from_str(text).map_err(|error| {
+    let document: Document<'_> = read(text).map_err(|error| {
         let why = without_place(&error);
-        LoadError::at(error.line(), format!("column {}: {why}", error.column()))
+        LoadError::at(error.inner().line(), format!("column {}: {why}", error.inner().column()))
     })?;
     let mut steps = Vec::new();
-    for raw in document.subsystems {
-        let within = |error: serde_json::Error| {
-            LoadError::at(line_of(text, raw) + error.line() - 1, without_place(&error))
+    for (number, raw) in document.subsystems.into_iter().enumerate() {
+        let within = |error: Misread| {
+            let why = format!("subsystems[{number}]: {}", without_place(&error));
+            LoadError::at(line_of(text, raw) + error.inner().line().saturating_sub(1), why)
         };
-        let subsystem: Subsystem<'_> = serde_json::from_str(raw.get()).map_err(within)?;
+        let subsystem: Subsystem<'_> = read(raw.get()).map_err(within)?;
         let name = subsystem.subsystem;
         let entries = subsystem.config.unwrap_or_default();
         if !entries.is_empty() && !SUBSYSTEMS.contains(&name.as_str()) {
@@ -208,8 +209,9 @@ fn step<'a>(
     let place = format!("entry {index} of subsystem {subsystem}");
     // Counting lines takes as long as the document is: only for those that are told.
     let line = || line_of(text, raw);
-    let entry: Entry<'a> = serde_json::from_str(raw.get()).map_err(|error| {
-        LoadError::at(line() + error.line() - 1, format!("{place}: {}", without_place(&error)))
+    let entry: Entry<'a> = read(raw.get()).map_err(|error| {
+        let why = without_place(&error);
+        LoadError::at(line() + error.inner().line().saturating_sub(1), format!("{place}: {why}"))
     })?;
     let method = entry.method;
     let own = if subsystem == "bdev" { "bdev_" } else { "srpt_" };
@@ -224,9 +226,32 @@ fn step<'a>(
     }
 }
 
-fn without_place(error: &serde_json::Error) -> String {
-    let text = error.to_string();
-    text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]).to_owned()
+/// Why something was not read, with the path of the member.
+type Misread = serde_path_to_error::Error<serde_json::Error>;
+
+/// Reads an object. Without the check, an array of the members' values would do.
+fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Misread> {
+    let alone = |error| {
+        let track = serde_path_to_error::Track::new();
+        serde_path_to_error::Error::new(track.path(), error)
+    };
+    if text.trim_start().starts_with('[') {
+        let why = "invalid type: array, expected an object";
+        return Err(alone(serde::de::Error::custom(why)));
+    }
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = serde_path_to_error::deserialize(&mut json)?;
+    json.end().map_err(alone)?;
+    Ok(read)
+}
+
+fn without_place(error: &Misread) -> String {
+    let text = error.inner().to_string();
+    let text = text.rfind(" at line ").map_or(text.as_str(), |end| &text[..end]);
+    let path = error.path().to_string();
+    // An unknown or missing member is named already.
+    let named = path == "." || text.contains(" field `");
+    if named || !error.inner().is_data() { text.to_owned() } else { format!("{path}: {text}") }
 }
 
 /// The line, from 1, at which a piece of `text` begins.

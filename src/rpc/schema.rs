@@ -219,8 +219,13 @@ fn parameters(schema: &Schema) -> Vec<Value> {
             let nullable = takes_null(property);
             for (from, to) in SHOWN {
                 let value = property.get(from).cloned();
-                if let Some(value) = value.and_then(|value| without_null(from, value)) {
-                    shown.insert(to.to_owned(), value);
+                match value.and_then(|value| without_null(from, value)) {
+                    // An optional constant: the derived schema is the constant or null.
+                    Some(Value::Array(mut only)) if from == "enum" && only.len() == 1 => {
+                        shown.insert("const".to_owned(), only.remove(0));
+                    }
+                    Some(value) => drop(shown.insert(to.to_owned(), value)),
+                    None => {}
                 }
             }
             if nullable {

@@ -252,7 +252,19 @@ fn errors_name_line_and_reason() {
             "{\"subsystems\":[\n{\"subsystem\":\"nvmf\",\"config\":[{}]}]}",
             ":2: subsystem \"nvmf\" is not one of bdev, srpt",
         ),
-        ("{\"subsystems\":[\n{\"config\":[]}]}", ":2: missing field `subsystem`"),
+        ("{\"subsystems\":[\n{\"config\":[]}]}", ":2: subsystems[0]: missing field `subsystem`"),
+        (
+            "{\"subsystems\":[\n[\"bdev\",[]]]}",
+            ":2: subsystems[0]: invalid type: array, expected an object",
+        ),
+        (
+            "{\"subsystems\":[\n{\"subsystem\":\"bdev\",\"config\":7}]}",
+            ":2: subsystems[0]: config: invalid type: integer `7`, expected a sequence",
+        ),
+        (
+            "{\"subsystems\":[{\"subsystem\":\"bdev\",\"config\":[\n[\"bdev_null_create\"]]}]}",
+            ":2: entry 0 of subsystem bdev: invalid type: array, expected an object",
+        ),
         (
             &FILE.replace("bdev_null_create", "bdev_null_delete"),
             ":6: entry 0 of subsystem bdev: method \"bdev_null_delete\" is not one of \

@@ -9,3 +9,4 @@ mod options;
 mod parameters;
 mod schema;
 mod server;
+mod wrong;

@@ -10,16 +10,16 @@ use crate::rpc::methods;
 /// A SCSI device to pass through, which no test may rely on, is what these need.
 const NEED_A_DEVICE: [&str; 2] = ["bdev_sg_create", "bdev_sg_delete"];
 
-fn text<'a>(value: &'a Value, member: &str) -> &'a str {
+pub(super) fn text<'a>(value: &'a Value, member: &str) -> &'a str {
     value[member].as_str().unwrap_or_else(|| panic!("{member} of {value}"))
 }
 
-fn list<'a>(value: &'a Value, member: &str) -> &'a [Value] {
+pub(super) fn list<'a>(value: &'a Value, member: &str) -> &'a [Value] {
     value[member].as_array().unwrap_or_else(|| panic!("{member} of {value}"))
 }
 
 /// The answer to a method's example, on a control plane of its own.
-fn answer(method: &Value) -> Value {
+pub(super) fn answer(method: &Value) -> Value {
     let furnished = Furnished::new();
     let params = match &method["example"] {
         Value::Null => String::new(),
