@@ -7,6 +7,7 @@ mod meters;
 mod methods;
 mod options;
 mod parameters;
+mod reference;
 mod schema;
 mod server;
 mod wrong;
