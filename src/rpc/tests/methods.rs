@@ -427,7 +427,7 @@ fn current_methods_leave_out_what_can_no_longer_be_called() {
     assert_eq!(count(&all), count(&current) + 1);
 }
 
-fn rpc_py(arguments: &[&str]) -> (i32, String, String) {
+pub(super) fn rpc_py(arguments: &[&str]) -> (i32, String, String) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/rpc.py");
     let output = Command::new("python3").arg(script).args(arguments).output().expect("python3");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");

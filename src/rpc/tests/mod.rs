@@ -1,4 +1,5 @@
 mod claims;
+mod client;
 mod config;
 mod discovery;
 mod furnished;
