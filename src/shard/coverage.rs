@@ -6,8 +6,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::command::request::Phase;
-
 macro_rules! names {
     ($(#[$meta:meta])* $kind:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
         $(#[$meta])*
@@ -112,13 +110,13 @@ names! {
         Throttled,
         /// Received, in front of admission.
         Waiting,
-        /// As `Phase::FetchingTable` of a request.
+        /// The fabric reads its descriptor table.
         FetchingTable,
-        /// As `Phase::Fetching` of a request.
+        /// The fabric reads its data.
         Fetching,
-        /// As `Phase::Executing` of a request.
+        /// The device works.
         Executing,
-        /// As `Phase::Replying` of a request.
+        /// The fabric moves its data and response.
         Replying,
     }
 }
@@ -140,17 +138,6 @@ names! {
         Gone,
         /// Its LUN is taken out of the map.
         Unmap,
-    }
-}
-
-impl From<Phase> for At {
-    fn from(phase: Phase) -> At {
-        match phase {
-            Phase::FetchingTable => At::FetchingTable,
-            Phase::Fetching => At::Fetching,
-            Phase::Executing => At::Executing,
-            Phase::Replying => At::Replying,
-        }
     }
 }
 

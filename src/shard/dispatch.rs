@@ -1,41 +1,18 @@
 //! What a core tells the control plane, and what it does for it.
 
-use std::collections::BTreeMap;
-
 use transport::{CloseReason, Fabric};
 
-use super::coverage::{Met, met};
-use super::lun::Device;
+use super::Shard;
+use super::command::Requests;
+use super::connections::table::Connections;
+use super::coverage::Met;
+use super::log::Log;
+use super::lun::{Device, Luns};
 use super::message::{
     Action, ActionError, Answer, AttentionAt, CoreMessage, Message, Report, Token,
 };
 use super::nexus::REGISTRY_CORE;
-use super::shard::Shard;
 use crate::scsi::attention::Attention;
-
-/// Rare events since the start, by name.
-#[derive(Default)]
-pub(super) struct Counters {
-    named: BTreeMap<&'static str, u64>,
-    closed: BTreeMap<CloseReason, u64>,
-}
-
-impl Counters {
-    /// One more.
-    pub(super) fn count(&mut self, name: &'static str) {
-        self.add(name, 1);
-    }
-
-    /// Some more.
-    pub(super) fn add(&mut self, name: &'static str, by: u64) {
-        *self.named.entry(name).or_default() += by;
-    }
-
-    /// A channel ended.
-    pub(super) fn closed(&mut self, reason: CloseReason) {
-        *self.closed.entry(reason).or_default() += 1;
-    }
-}
 
 impl<F: Fabric> Shard<F> {
     #[inline(never)]
@@ -57,7 +34,7 @@ impl<F: Fabric> Shard<F> {
             }
             CoreMessage::LoginRefused { conn, reason } => self.on_login_refused(conn, reason),
             CoreMessage::CloseChannel { conn } => {
-                if self.connections[conn.index as usize].as_ref().is_some_and(|c| c.id == conn) {
+                if self.connections.find(conn).is_some() {
                     self.close(conn, CloseReason::Local);
                 }
             }
@@ -65,7 +42,7 @@ impl<F: Fabric> Shard<F> {
                 let registry = self.registry.as_ref().expect("told to the registry's core");
                 registry.on_link_dead(channel, &mut self.out);
             }
-            CoreMessage::Probe { conn } => self.on_probe(conn),
+            CoreMessage::Probe { conn } => self.connections.probe(conn),
             CoreMessage::ChannelGone { channel } => {
                 let registry = self.registry.as_mut().expect("told to the registry's core");
                 if let Some(session) = registry.on_channel_gone(channel, &mut self.out) {
@@ -88,8 +65,8 @@ impl<F: Fabric> Shard<F> {
                 let Some(index) = self.luns.target_index(&target) else {
                     return self.answer(token);
                 };
-                self.deletes.push((token, index));
-                self.leave_where(|connection| connection.target == index);
+                self.stops.delete(token, index);
+                self.leave_where(|connection| connection.target() == index);
                 return self.check_deletes();
             }
             Action::MapLun { target, lun, lu, read_only } => {
@@ -99,7 +76,7 @@ impl<F: Fabric> Shard<F> {
             }
             Action::UnmapLun { target, lun } => return self.on_unmap(token, &target, lun),
             Action::LunsChanged { target } => {
-                self.report_event(&target);
+                self.connections.report_event(&target);
                 self.raise(AttentionAt::Target(target), Attention::LunsChanged);
             }
             Action::CapacityChanged { bdev } => {
@@ -112,7 +89,10 @@ impl<F: Fabric> Shard<F> {
                 let report = self.luns.close(bdev.name());
                 return self.answer_with(token, report);
             }
-            Action::RateLimits { bdev, limited } => self.on_rate_limits(&bdev, limited),
+            Action::RateLimits { bdev, limited } => {
+                let units = self.luns.set_limited(&bdev, limited);
+                self.queues.on_limits(&mut self.connections, units, limited, self.now);
+            }
             Action::SetHistogram { bdev, enable, only } => {
                 self.luns.set_histogram(&bdev, enable, only);
             }
@@ -124,7 +104,7 @@ impl<F: Fabric> Shard<F> {
                 if let Some(registry) = &mut self.registry {
                     registry.end(session);
                 }
-                self.leave_where(|connection| connection.session() == Some(session));
+                self.leave_where(|connection| connection.session_id() == Some(session));
             }
             Action::SetIuSizes { iu_bytes_max, rsp_bytes_max } => {
                 (self.limits.iu_bytes_max, self.limits.rsp_bytes_max) =
@@ -133,16 +113,17 @@ impl<F: Fabric> Shard<F> {
             }
             Action::ResetIoCounts { bdevs, sums } => self.luns.reset_counts(&bdevs, sums),
             Action::Report => {
-                let report = self.report();
+                let requests = self.commands.requests();
+                let (connections, credits) = (&self.connections, self.limits.credits);
+                let report = report(connections, requests, &self.luns, &self.log, credits);
                 return self.answer_with(token, report);
             }
             Action::Shutdown => {
-                self.stopping = true;
+                self.stops.shut_down(token);
                 self.leave_where(|_| true);
-                self.shutdowns.push(token);
                 return self.check_shutdowns();
             }
-            Action::End => self.ended = true,
+            Action::End => self.stops.end(),
         }
         self.answer(token);
     }
@@ -164,22 +145,14 @@ impl<F: Fabric> Shard<F> {
 
     /// Answered when no command uses the mapping any more.
     fn on_unmap(&mut self, token: Token, target: &str, lun: u16) {
-        self.meet_unmap(lun);
+        self.commands.requests().meet(Met::Unmap, |request| request.lun() == Some(lun));
         let index = self.luns.target_index(target);
         if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
-            self.release_unmapped(mapping);
+            let unit = self.luns.mapping(mapping).lu.id;
+            self.queues.release_unmapped(&mut self.connections, mapping, unit, self.now);
         }
         if self.luns.unmap(target, lun, token) {
             self.answer(token);
-        }
-    }
-
-    /// Answers those who wait until nothing is left here.
-    pub(super) fn check_shutdowns(&mut self) {
-        if self.requests.is_empty() && self.connections.iter().all(Option::is_none) {
-            for token in std::mem::take(&mut self.shutdowns) {
-                self.answer(token);
-            }
         }
     }
 
@@ -190,42 +163,26 @@ impl<F: Fabric> Shard<F> {
         }
         debug_assert!(self.out.core() != REGISTRY_CORE || self.registry.is_some());
     }
+}
 
-    /// A LUN is taken away from the commands that use it.
-    fn meet_unmap(&self, lun: u16) {
-        if cfg!(debug_assertions) {
-            let users = self.requests.iter().filter(|(_, request)| request.lun == Some(lun));
-            users.for_each(|(_, request)| met(request.phase, Met::Unmap));
-        }
-    }
-
-    fn leave_where(
-        &mut self,
-        chosen: impl Fn(&super::connections::connection::Connection) -> bool,
-    ) {
-        for index in 0..self.connections.len() {
-            if let Some(connection) = &self.connections[index]
-                && chosen(connection)
-            {
-                let conn = connection.id;
-                self.leave(conn);
-            }
-        }
-    }
-
-    fn report(&self) -> Report {
-        let credits = self.limits.credits;
-        let connections = || self.connections.iter().flatten();
-        Report {
-            channels: connections().filter_map(|c| c.report(credits)).collect(),
-            buffers: self.pool.counts().collect(),
-            slots_total: self.requests.capacity() as u32,
-            slots_used: self.requests.len() as u32,
-            waiting: connections().map(|c| c.waiting.len() as u32 + c.held).sum(),
-            bdevs: self.luns.devices().map(Device::named_counts).collect(),
-            histogram: None,
-            closed: self.counters.closed.iter().map(|(reason, n)| (*reason, *n)).collect(),
-            counters: self.counters.named.iter().map(|(name, n)| (*name, *n)).collect(),
-        }
+/// A core's state for reports.
+fn report<F: Fabric>(
+    connections: &Connections<F>,
+    requests: &Requests,
+    luns: &Luns,
+    log: &Log,
+    credits: u32,
+) -> Report {
+    let (slots_total, slots_used) = requests.counts();
+    Report {
+        channels: connections.iter().filter_map(|c| c.report(credits)).collect(),
+        buffers: requests.buffer_counts(),
+        slots_total: slots_total as u32,
+        slots_used: slots_used as u32,
+        waiting: connections.iter().map(|c| c.queue().len()).sum(),
+        bdevs: luns.devices().map(Device::named_counts).collect(),
+        histogram: None,
+        closed: log.closed(),
+        counters: log.counters(),
     }
 }

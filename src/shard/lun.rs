@@ -373,9 +373,14 @@ impl Luns {
         open.channel.scsi_end(tag)
     }
 
-    /// Resets the device of a mapping, if it is one that takes commands.
-    pub fn reset(&mut self, device: usize) {
-        self.devices[device].as_mut().expect("a mapping keeps its device open").channel.reset();
+    /// LOGICAL UNIT RESET: ends reservations and resets the device, if it takes commands.
+    pub fn reset_unit(&mut self, tag: Tag) {
+        let mapping = self.mapping(tag);
+        mapping.lu.release_all();
+        if mapping.passes {
+            let device = mapping.device;
+            self.devices[device].as_mut().expect("a mapping keeps its device open").channel.reset();
+        }
     }
 
     /// Ends the reservations of a session that is gone.
@@ -487,11 +492,6 @@ impl Luns {
             }
         }
         units
-    }
-
-    /// The logical unit of a mapping that may be gone.
-    pub fn unit_of(&self, mapping: Tag) -> Option<u32> {
-        self.mappings.get(mapping).map(|mapping| mapping.lu.id)
     }
 
     /// Closes a device's channel; what the channel did. A mapping that commands still use closes it

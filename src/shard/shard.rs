@@ -1,265 +1,107 @@
-//! One core's whole target.
+//! The turn of a core.
 //!
-//! [`Shard::turn`] is the loop body: messages, what the fabric brought, new commands, what the
-//! devices finished, and at the end one flush of everything. It owns the core's connections,
-//! request slots, buffers and device channels, and shares nothing with other cores but values in
-//! mailboxes and the unit attentions of sessions.
+//! A turn is the loop body: messages, what the fabric brought, new commands, what the devices
+//! finished, and at the end one flush of everything.
 //!
 //! The wait queue in front of admission can't overflow: each entry holds a posted receive. After
 //! admission no step can fail for want of a resource.
 //!
 //! A command costs no allocation, no lock and no system call of its own.
 
-use std::collections::VecDeque;
+use reactor::{Batch, Instant, Progress, Service};
+use transport::srp::{DirectCmd, Opcode};
+use transport::{CloseReason, ConnId, Event, Fabric, Recv};
 
-use bdev::{CoreContext, IoDone};
-use reactor::pool::{Buf, Pool};
-use reactor::{Batch, Instant, Lines, Progress, Service, Slots, Tag};
-use transport::srp::{DirectCmd, Opcode, Rsp};
-use transport::{CloseReason, ConnId, Event, Fabric, Recv, RemoteSeg};
-
-use super::command::request::Request;
-use super::connections::connection::{Connection, State};
+use super::Shard;
 use super::coverage::{Mark, mark};
-use super::dispatch::Counters;
-use super::lun::Luns;
-use super::message::{Answer, Message, Report, Token};
-use super::nexus::{REGISTRY_CORE, Registry};
-use super::outbox::Outbox;
-use super::qos::queue::Throttle;
-use super::task::Tasks;
-use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
-
-/// Events taken per turn. With the slots, which bound completions, and [`Limits::turn_bytes`], it
-/// bounds the work of a turn.
-const BATCH: usize = 256;
-
-/// One core's target over a fabric.
-pub struct Shard<F: Fabric> {
-    pub(super) fabric: F,
-    pub(super) pool: Pool,
-    pub(super) limits: Limits,
-    pub(super) luns: Luns,
-    pub(super) out: Outbox,
-    pub(super) requests: Slots<Request>,
-    pub(super) connections: Vec<Option<Connection>>,
-    /// Channels with waiting commands, in the order in which they are served.
-    pub(super) ready: VecDeque<u32>,
-    /// Buffers of at least so many bytes are kept for the first of them this turn.
-    pub(super) reserved: Option<usize>,
-    /// On [`REGISTRY_CORE`] only.
-    pub(super) registry: Option<Registry>,
-    pub(super) tasks: Tasks,
-    /// Commands that wait for rate limits.
-    pub(super) throttle: Throttle,
-    pub(super) counters: Counters,
-    /// Log lines of logins and ends.
-    pub(super) news: Lines,
-    /// Log lines of broken rules.
-    pub(super) faults: Lines,
-    /// Segments of the reply being built.
-    pub(super) segs: Vec<RemoteSeg>,
-    /// Response being built; the longest.
-    pub(super) rsp: Vec<u8>,
-    /// Channels that are leaving: their deadlines are looked at every turn.
-    pub(super) leaving: u32,
-    /// The next round of probes, and where the one under way goes on.
-    pub(super) probe_at: Instant,
-    pub(super) probe_next: usize,
-    /// DELETE TARGET answers that wait for the last channel.
-    pub(super) deletes: Vec<(Token, usize)>,
-    pub(super) stopping: bool,
-    /// SHUTDOWN answers that wait until nothing is left.
-    pub(super) shutdowns: Vec<Token>,
-    /// Told to end.
-    pub(super) ended: bool,
-    pub(super) now: Instant,
-    /// Bytes that the commands begun in this turn move.
-    pub(super) turn_bytes: u64,
-    events: Batch<Event>,
-    done: Batch<IoDone>,
-}
+use super::message::{CoreMessage, Message};
+use super::tasks::abort::Abort;
 
 impl<F: Fabric> Shard<F> {
-    /// A target without targets: the control plane sends them as messages.
-    pub fn new(fabric: F, pool: Pool, limits: Limits, context: CoreContext, out: Outbox) -> Self {
-        let connections = fabric.connections_max();
-        Shard {
-            pool,
-            luns: Luns::new(context),
-            registry: (out.core() == REGISTRY_CORE).then(Registry::default),
-            out,
-            requests: Slots::new(limits.slots, Request::vacant),
-            connections: (0..connections).map(|_| None).collect(),
-            ready: VecDeque::with_capacity(connections),
-            reserved: None,
-            tasks: Tasks::new(),
-            throttle: Throttle::default(),
-            counters: Counters::default(),
-            news: Lines::default(),
-            faults: Lines::default(),
-            segs: Vec::with_capacity(SEGMENTS_MAX),
-            rsp: vec![0; Rsp::LEN_MIN + SENSE_BYTES_MAX],
-            leaving: 0,
-            probe_at: Instant::default(),
-            probe_next: 0,
-            deletes: Vec::new(),
-            stopping: false,
-            shutdowns: Vec::new(),
-            ended: false,
-            now: Instant::default(),
-            turn_bytes: 0,
-            events: Batch::new(BATCH),
-            done: Batch::new(limits.slots),
-            limits,
-            fabric,
-        }
-    }
-
-    /// The fabric, for those who build and inspect the shard.
-    pub fn fabric(&self) -> &F {
-        &self.fabric
-    }
-
     #[inline]
     fn on_event(&mut self, event: Event) {
+        let Shard { connections, commands, luns, .. } = self;
         match event {
             Event::Received { conn, recv } => self.on_received(conn, recv),
-            Event::Fetched { tag, buf, ok } => self.on_fetched(tag, buf, ok),
-            Event::Replied { tag, buf, ok } => self.on_replied(tag, buf, ok),
+            Event::Fetched { tag, buf, ok } => {
+                commands.requests_mut().on_fetched(connections, luns, (tag, buf), ok);
+            }
+            Event::Replied { tag, buf, ok } => {
+                commands.requests_mut().on_replied(connections, tag, buf, ok);
+            }
             Event::Login { conn } => self.on_login(conn),
             Event::Closed { conn, reason } => self.on_closed(conn, reason),
         }
     }
 
-    /// No more commands begin in this turn.
-    #[inline]
-    pub(super) fn is_sated(&self) -> bool {
-        self.turn_bytes >= self.limits.turn_bytes
-    }
-
-    /// A command that has just come may begin: no other waits.
-    #[inline(always)]
-    fn may_begin(&self) -> bool {
-        self.ready.is_empty() && !self.is_sated()
-    }
-
     #[inline]
     fn on_received(&mut self, conn: ConnId, recv: Recv) {
-        let cmd = DirectCmd::parse(self.fabric.iu(conn, &recv));
-        let recv = match cmd {
-            // Nobody waits: no need to stand in a queue of one.
-            Some(cmd) if self.may_begin() => match self.begin_transfer(conn, recv, &cmd, 1) {
-                Ok(()) => return,
-                Err(recv) => recv,
-            },
-            None if self.may_begin() => match self.write_immediate(conn, recv, 1) {
-                Ok(()) => return,
-                Err(recv) => recv,
-            },
-            _ => recv,
+        let Shard { connections, commands, luns, queues, .. } = self;
+        let Some(cmd) = DirectCmd::parse(connections.iu(conn, &recv)) else {
+            return self.on_received_any(conn, recv);
         };
-        self.on_received_any(conn, recv);
+        let taken = commands.on_direct(connections, luns, queues, (conn, recv), &cmd);
+        if let Err(recv) = taken {
+            self.on_unwelcome(conn, recv);
+        }
     }
 
     #[inline(never)]
     fn on_received_any(&mut self, conn: ConnId, recv: Recv) {
-        let opcode = Opcode::of(self.fabric.iu(conn, &recv));
-        let connection = self.connection(conn);
-        if connection.state != State::Live {
-            return self.on_received_late(conn, recv);
+        let opcode = Opcode::of(self.connections.iu(conn, &recv));
+        let connection = self.connections.get_mut(conn);
+        if !connection.is_live() {
+            return self.on_unwelcome(conn, recv);
         }
         match opcode {
+            Ok(Opcode::Cmd | Opcode::TskMgmt) if !connection.welcomes() => {
+                self.on_unwelcome(conn, recv);
+            }
             Ok(Opcode::Cmd) => {
-                if !connection.spend_credit() {
-                    return self.violation(conn, Some(recv), "credit_overrun");
-                }
-                connection.waiting.push_back(recv);
-                if !connection.queued {
-                    connection.queued = true;
-                    self.ready.push_back(conn.index);
-                }
+                let Shard { connections, commands, luns, queues, .. } = self;
+                commands.on_command(connections, luns, queues, conn, recv);
             }
-            Ok(Opcode::TskMgmt) => {
-                if !connection.spend_credit() {
-                    return self.violation(conn, Some(recv), "credit_overrun");
-                }
-                self.on_task_management(conn, recv);
-            }
+            Ok(Opcode::TskMgmt) => self.on_task_management(conn, recv),
             Ok(Opcode::ILogout) => {
-                self.fabric.repost(conn, recv);
-                self.counters.count("logout");
+                self.connections.repost(conn, recv);
+                self.log.count("logout");
                 self.close(conn, CloseReason::Local);
             }
             Ok(Opcode::CredRsp | Opcode::AerRsp) => {
-                let was_asking = std::mem::take(&mut connection.asking);
-                if !was_asking {
+                if !connection.credits().answered() {
                     return self.violation(conn, Some(recv), "unasked_response");
                 }
-                self.fabric.repost(conn, recv);
+                self.connections.repost(conn, recv);
                 // What came to be owed meanwhile had to wait for this answer.
-                if self.connection(conn).in_flight == 0 {
-                    self.on_idle(conn);
-                }
+                self.connections.settle(conn);
             }
             Ok(_) => self.violation(conn, Some(recv), "unexpected_opcode"),
             Err(_) => self.violation(conn, Some(recv), "malformed_iu"),
         }
     }
 
-    /// What arrives while a channel ends: answers to our own requests are fine, the rest is void.
+    /// There was no credit for what has arrived, or its connection ends: then answers to the
+    /// target's own requests are fine, and the rest is void.
     #[cold]
-    fn on_received_late(&mut self, conn: ConnId, recv: Recv) {
+    fn on_unwelcome(&mut self, conn: ConnId, recv: Recv) {
+        if self.connections.get(conn).is_live() {
+            return self.violation(conn, Some(recv), "credit_overrun");
+        }
         mark(Mark::ReceivedLate);
-        self.fabric.repost(conn, recv);
+        self.connections.repost(conn, recv);
     }
 
-    /// The peer broke the protocol: count it, say so once, and end the channel.
+    /// Tells who waits for commands that have come back.
     #[cold]
-    pub(super) fn violation(&mut self, conn: ConnId, recv: Option<Recv>, what: &'static str) {
-        if let Some(recv) = recv {
-            self.fabric.repost(conn, recv);
+    fn tell_news(&mut self) {
+        let requests = self.commands.requests_mut();
+        while let Some(abort) = requests.aborts().next_ended() {
+            let Abort { from, task, count, .. } = abort;
+            self.out.send(from, CoreMessage::Aborted { task, count });
         }
-        self.counters.count(what);
-        if let Some(left_out) = self.faults.take(self.now.ns()) {
-            let peer = &self.connection(conn).peer;
-            let (peer, traddr) = (&*peer.peer, &*peer.traddr);
-            tracing::warn!(peer, traddr, what, left_out, "protocol violation");
+        while let Some(token) = self.commands.requests_mut().next_left() {
+            self.answer(token);
         }
-        self.close(conn, CloseReason::Protocol);
-    }
-
-    #[inline]
-    pub(super) fn connection(&mut self, conn: ConnId) -> &mut Connection {
-        let slot = self.connections[conn.index as usize].as_mut();
-        let connection = slot.expect("the fabric names connections that were not released");
-        debug_assert_eq!(connection.id, conn);
-        connection
-    }
-
-    /// Gives a buffer back to whoever owns it.
-    #[inline]
-    pub(super) fn home(&mut self, buf: Buf) {
-        if buf.is_peer() {
-            mark(Mark::LentReturned);
-            self.fabric.give_back(buf)
-        } else {
-            self.pool.put(buf)
-        }
-    }
-
-    pub(super) fn answer(&mut self, token: Token) {
-        self.answer_with(token, Report::default());
-    }
-
-    pub(super) fn answer_with(&mut self, token: Token, report: Report) {
-        let core = self.out.core();
-        self.out.answer(Answer { core, token, result: Ok(report) });
-    }
-
-    /// The tag of an information unit that belongs to no request.
-    pub(super) fn own_tag(conn: ConnId) -> Tag {
-        Tag::new(u32::MAX, conn.index)
     }
 }
 
@@ -268,59 +110,60 @@ impl<F: Fabric> Service for Shard<F> {
 
     fn turn(&mut self, now: Instant, inbox: &mut Batch<Message>) -> Progress {
         self.now = now;
-        self.turn_bytes = 0;
+        self.commands.begin_turn(now);
         let mut progress = Progress::Idle;
         while let Some(message) = inbox.pop() {
             self.on_message(message);
             progress = Progress::Busy;
         }
-        self.fabric.poll(now, &mut self.events);
+        self.connections.poll(now, &mut self.events);
         while let Some(event) = self.events.pop() {
             self.on_event(event);
             progress = Progress::Busy;
         }
-        if self.throttle.earliest().is_some_and(|due| due <= now) && self.release_due() {
+        let Shard { connections, commands, luns, queues, out, .. } = self;
+        let due = queues.earliest().is_some_and(|due| due <= now);
+        if due && queues.release_due(connections, now) {
             progress = Progress::Busy;
         }
-        self.reserved = None;
-        if !self.ready.is_empty() && self.admit_ready() {
+        if !connections.is_none_ready() && commands.admit_ready(connections, luns, queues) {
             progress = Progress::Busy;
         }
-        self.luns.flush();
-        self.luns.poll(now, &mut self.done);
+        luns.flush();
+        luns.poll(now, &mut self.done);
         if !self.done.is_empty() {
             while let Some(done) = self.done.pop() {
-                self.on_done(done);
+                commands.requests_mut().on_done(connections, luns, out, done);
             }
-            self.luns.settle();
+            luns.settle();
             progress = Progress::Busy;
         }
-        if self.leaving > 0 {
-            self.check_leaving();
+        if connections.is_any_ending() {
+            self.check_ending();
         }
-        if self.probe_at <= now {
-            self.probe_some();
+        if self.commands.requests().has_news() {
+            self.tell_news();
         }
-        self.fabric.flush();
+        if self.connections.is_probe_due(now) {
+            self.connections.probe_some(now);
+        }
+        self.connections.flush();
         self.out.flush();
         progress
     }
 
     fn arm(&mut self) -> bool {
-        // Leaving channels have deadlines, and blocked commands wait for buffers that come back
-        // with events: neither raises a wake-up of its own.
-        self.leaving == 0
-            && self.ready.is_empty()
+        self.connections.may_sleep()
             && self.out.flush()
             && self.luns.arm()
-            && self.fabric.arm()
+            && self.connections.fabric_mut().arm()
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.throttle.earliest()
+        self.queues.earliest()
     }
 
     fn stopped(&self) -> bool {
-        self.ended
+        self.stops.has_ended()
     }
 }

@@ -1,38 +1,36 @@
 //! From a received information unit to a running request.
 //!
-//! Channels take turns. A command is planned, and starts when a slot and its buffers are free;
-//! otherwise it stays a received information unit in front of its channel and nothing was taken.
+//! Connections take turns. A command is parsed, offered to the short way, planned, and starts when
+//! a slot and its buffers are free; otherwise it stays a received information unit in front of its
+//! connection and nothing was taken. A command that arrives while nobody waits does not stand in a
+//! queue of one.
 
 use reactor::Tag;
-use reactor::pool::{Buf, Pool};
-use transport::srp::{Cmd, CmdError, DataDesc, DirectCmd, Direction, covers};
+use reactor::pool::Buf;
+use transport::srp::{Cmd, DirectCmd, Direction, ImmediateCmd};
 use transport::{ConnId, Fabric, Recv};
 
-use crate::limits::{IO_BYTES_MAX, SEGMENTS_MAX};
-use crate::scsi::opcodes::opcode::REPORT_LUNS;
-use crate::scsi::{
-    self, ANSWER_BYTES_MAX, LuView, Sense, Work, attention, decode, decode_absent, report_luns,
-    request_sense,
-};
-use crate::shard::command::passed::pass_plan;
-use crate::shard::command::request::{
-    Content, Header, Job, Offered, Outcome, Phase, Plan, Planned, Source,
-};
-use crate::shard::connections::connection::{Connection, State};
+use super::Commands;
+use super::buffers::Buffers;
+use super::job::{Header, Job, Offered, Outcome, Source};
+use super::plan::{make, plan};
+use super::planned::{Content, Plan, Planned};
+use super::request::Cargo;
+use crate::limits::IO_BYTES_MAX;
+use crate::scsi::Sense;
+use crate::shard::connections::connection::Connection;
+use crate::shard::connections::table::Connections;
 use crate::shard::coverage::{At, Mark, Met, mark, met};
-use crate::shard::shard::Shard;
+use crate::shard::lun::Luns;
+use crate::shard::qos::queue::{Charge, RateQueues};
 
-/// Commands of one channel admitted before the next channel has its turn.
+/// Commands of one connection admitted before the next one has its turn.
 const TURN_COMMANDS: usize = 32;
 
-/// Byte of an SRP_CMD's buffer format field, for the field pointer of its errors: the descriptors
-/// are no part of the CDB, so the pointer names the CDB's first byte.
-const NO_CDB_BYTE: u16 = 0;
-
-/// How long a command may wait for buffers while later ones of other channels find some.
+/// How long a command may wait for buffers while later ones of other connections find some.
 const OVERTAKEN_NS_MAX: u64 = 1_000_000;
 
-/// What became of the oldest waiting command of a channel.
+/// What became of the oldest waiting command of a connection.
 enum Admission {
     /// It runs, or has been answered.
     Started,
@@ -46,7 +44,7 @@ enum Admission {
     Held,
 }
 
-/// How a channel's turn ended.
+/// How a connection's turn ended.
 enum Turn {
     /// Nothing waits any more.
     Empty,
@@ -64,213 +62,345 @@ enum Lack {
     Unit,
 }
 
-/// Buffers that a job starts with.
-#[derive(Default)]
-struct Bufs {
-    data: Option<Buf>,
-    scratch: Option<Buf>,
-    table: Option<Buf>,
+/// A job with its data, as planned.
+struct Run {
+    job: Job,
+    direction: Option<Direction>,
+    /// Bytes by the CDB.
+    wanted: u32,
 }
 
-impl<F: Fabric> Shard<F> {
-    /// Starts what can start, channel by channel. A channel that came away empty-handed keeps its
+impl Commands {
+    /// A command that has just come may begin: no other waits.
+    #[inline(always)]
+    fn may_begin<F: Fabric>(&self, connections: &Connections<F>) -> bool {
+        connections.is_none_ready() && !self.is_sated()
+    }
+
+    /// A command has arrived in the form that nearly every read and write has: spends its credit,
+    /// and begins if no other waits. `Err`: the connection does not welcome the command.
+    #[inline(always)]
+    pub(crate) fn on_direct<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        queues: &mut RateQueues,
+        (conn, recv): (ConnId, Recv),
+        cmd: &DirectCmd,
+    ) -> Result<(), Recv> {
+        let may_begin = self.may_begin(connections);
+        let (connection, fabric) = connections.split(conn);
+        if !connection.welcomes() {
+            return Err(recv);
+        }
+        if !may_begin {
+            connections.enqueue(conn, recv);
+        } else if let Err(recv) = self.begin_transfer((connection, fabric), luns, conn, recv, cmd) {
+            self.on_direct_any(connections, luns, queues, (conn, recv), *cmd);
+        }
+        Ok(())
+    }
+
+    /// As [`Commands::on_direct`], of a command that is not for the short way.
+    #[cold]
+    #[inline(never)]
+    fn on_direct_any<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        queues: &mut RateQueues,
+        (conn, recv): (ConnId, Recv),
+        cmd: DirectCmd,
+    ) {
+        let admission = if self.requests.slots.is_full() {
+            Admission::Full(recv)
+        } else {
+            let cmd = cmd.as_cmd(connections.iu(conn, &recv));
+            let plan = plan(connections.get(conn), luns, Ok(cmd));
+            self.admit_plan(connections, luns, queues, (conn, recv), plan)
+        };
+        self.on_admission(connections, conn, admission);
+    }
+
+    /// A command has arrived in any other form; its credit is spent. Begins if no other waits.
+    #[inline(never)]
+    pub(crate) fn on_command<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        queues: &mut RateQueues,
+        conn: ConnId,
+        recv: Recv,
+    ) {
+        if !self.may_begin(connections) {
+            return connections.enqueue(conn, recv);
+        }
+        let admission = self.admit(connections, luns, queues, conn, recv);
+        self.on_admission(connections, conn, admission);
+    }
+
+    /// A command that has just come was admitted, or must wait.
+    fn on_admission<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        conn: ConnId,
+        admission: Admission,
+    ) {
+        match admission {
+            Admission::Started => connections.get_mut(conn).queue_mut().begun(),
+            Admission::Held => {}
+            Admission::Full(recv) | Admission::Short(recv, _) | Admission::Excluded(recv) => {
+                connections.enqueue(conn, recv);
+            }
+        }
+    }
+
+    /// Starts what can start, connection by connection. One that came away empty-handed keeps its
     /// place, all others go to the end, so what comes free goes to those who wait longest. False:
     /// nothing could start.
     #[inline(never)]
-    pub(crate) fn admit_ready(&mut self) -> bool {
+    pub(crate) fn admit_ready<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        queues: &mut RateQueues,
+    ) -> bool {
         let (mut at, mut started) = (0, false);
-        for _ in 0..self.ready.len() {
+        self.requests.buffers.keep(None);
+        for _ in 0..connections.ready_len() {
             if self.is_sated() {
                 mark(Mark::Sated);
                 break;
             }
-            if self.requests.is_full() {
+            if self.requests.slots.is_full() {
                 mark(Mark::NoSlot);
                 break;
             }
-            let Some(index) = self.ready.get(at).copied() else { break };
-            let turn = self.admit_channel(index, &mut started);
-            match turn {
+            let Some(conn) = connections.ready_at(at) else { break };
+            match self.admit_waiting(connections, luns, queues, conn, &mut started) {
                 Turn::Short => {
                     if at == 0 {
-                        self.reserved = self.overdue(index);
+                        let kept = self.overdue(connections.get(conn));
+                        self.requests.buffers.keep(kept);
                     }
                     at += 1;
                 }
-                Turn::Served => {
-                    self.ready.remove(at);
-                    self.ready.push_back(index);
-                }
-                Turn::Empty => {
-                    self.ready.remove(at);
-                    if let Some(connection) = &mut self.connections[index as usize] {
-                        connection.queued = false;
-                    }
-                }
+                Turn::Served => connections.ready_last(at),
+                Turn::Empty => connections.ready_off(at),
             }
         }
+        self.requests.buffers.keep(None);
         started
     }
 
     /// A command that needs many buffers at once gets them only if others hold back: from how many
-    /// bytes on buffers are kept for the first channel.
-    fn overdue(&self, index: u32) -> Option<usize> {
-        let (since, bytes) = self.connections[index as usize].as_ref()?.short?;
-        let overdue = self.now.ns_since(since) > OVERTAKEN_NS_MAX;
+    /// bytes on buffers are kept for the first connection.
+    fn overdue(&self, connection: &Connection) -> Option<usize> {
+        let (since, bytes) = connection.queue().shortage()?;
+        let overdue = self.requests.now.ns_since(since) > OVERTAKEN_NS_MAX;
         overdue.then(|| mark(Mark::Overdue));
         overdue.then_some(bytes)
     }
 
-    /// A buffer that is not kept for another command.
-    #[inline]
-    pub(crate) fn take(pool: &mut Pool, reserved: Option<usize>, bytes: usize) -> Option<Buf> {
-        let buf = pool.take(bytes)?;
-        if reserved.is_some_and(|least| buf.capacity() >= least) {
-            pool.put(buf);
-            return None;
-        }
-        Some(buf)
-    }
-
-    /// Starts up to [`TURN_COMMANDS`] commands of a channel, and tells whether there were any.
+    /// Starts up to [`TURN_COMMANDS`] waiting commands of a connection, and tells whether there
+    /// were any.
     #[inline(never)]
-    fn admit_channel(&mut self, index: u32, started: &mut bool) -> Turn {
+    fn admit_waiting<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        queues: &mut RateQueues,
+        conn: ConnId,
+        started: &mut bool,
+    ) -> Turn {
         for count in 0..TURN_COMMANDS {
             if self.is_sated() {
                 break;
             }
-            let Some(connection) = &mut self.connections[index as usize] else {
-                return Turn::Empty;
-            };
-            if connection.state != State::Live {
+            let connection = connections.get_mut(conn);
+            if !connection.is_live() {
                 return Turn::Empty;
             }
-            let Some(recv) = connection.waiting.pop_front() else { return Turn::Empty };
-            let conn = connection.id;
-            match self.admit(conn, recv) {
+            let Some(recv) = connection.queue_mut().pop() else { return Turn::Empty };
+            let admission = self.admit(connections, luns, queues, conn, recv);
+            let queue = connections.get_mut(conn).queue_mut();
+            match admission {
                 Admission::Started => {
                     met(At::Waiting, Met::Success);
                     *started = true;
-                    let connection = self.connection(conn);
-                    connection.short = None;
-                    connection.paid = connection.paid.saturating_sub(1);
+                    queue.begun();
                 }
                 Admission::Held => {}
                 Admission::Short(recv, bytes) => {
                     mark(Mark::NoBuffer);
-                    let now = self.now;
-                    let connection = self.connection(conn);
-                    connection.waiting.push_front(recv);
-                    connection.short.get_or_insert((now, bytes));
+                    queue.put_back_short(recv, self.requests.now, bytes);
                     return if count == 0 { Turn::Short } else { Turn::Served };
                 }
                 Admission::Full(recv) | Admission::Excluded(recv) => {
-                    self.connection(conn).waiting.push_front(recv);
+                    queue.put_back(recv);
                     return Turn::Served;
                 }
             }
         }
-        match &self.connections[index as usize] {
-            Some(connection) if !connection.waiting.is_empty() => Turn::Served,
-            _ => Turn::Empty,
-        }
+        if connections.get(conn).queue().is_empty() { Turn::Empty } else { Turn::Served }
     }
 
+    /// Parses a command, and starts it if that is possible.
     #[inline(never)]
-    fn admit(&mut self, conn: ConnId, recv: Recv) -> Admission {
-        if self.requests.is_full() {
+    fn admit<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        queues: &mut RateQueues,
+        conn: ConnId,
+        recv: Recv,
+    ) -> Admission {
+        if self.requests.slots.is_full() {
             return Admission::Full(recv);
         }
-        let begun = match DirectCmd::parse(self.fabric.iu(conn, &recv)) {
-            Some(cmd) => self.begin_transfer(conn, recv, &cmd, 0),
-            None => self.write_immediate(conn, recv, 0),
+        let offset = connections.get(conn).agreed().imm_data_offset;
+        let iu = connections.iu(conn, &recv);
+        if let Some(cmd) = DirectCmd::parse(iu) {
+            let begun = self.begin_transfer(connections.split(conn), luns, conn, recv, &cmd);
+            let Err(recv) = begun else { return Admission::Started };
+            let cmd = cmd.as_cmd(connections.iu(conn, &recv));
+            let plan = plan(connections.get(conn), luns, Ok(cmd));
+            return self.admit_plan(connections, luns, queues, (conn, recv), plan);
+        }
+        let connection = connections.get(conn);
+        let cmd = match offset.and_then(|offset| ImmediateCmd::parse(iu, offset)) {
+            Some(cmd) => match self.write_immediate(connection, luns, &cmd) {
+                Some(written) => {
+                    self.end_immediate(connections, conn, recv, written);
+                    return Admission::Started;
+                }
+                None => Ok(cmd.as_cmd(iu)),
+            },
+            None => Cmd::parse(iu, offset),
         };
-        let recv = match begun {
-            Ok(()) => return Admission::Started,
-            Err(recv) => recv,
-        };
-        let plan = self.plan(conn, &recv);
-        match plan.work {
+        let plan = plan(connection, luns, cmd);
+        self.admit_plan(connections, luns, queues, (conn, recv), plan)
+    }
+
+    /// Starts a command as planned.
+    fn admit_plan<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        queues: &mut RateQueues,
+        (conn, recv): (ConnId, Recv),
+        plan: Plan,
+    ) -> Admission {
+        let Plan { header, offered, work } = plan;
+        match work {
             Planned::Run { job, direction, bytes } => {
-                let limited = |tag| self.luns.mapping(tag).limited;
-                let recv = if plan.header.mapping.is_some_and(limited) {
-                    let moved = direction.map(|direction| (direction, bytes));
-                    match self.charge(conn, recv, &plan.header, &job, moved) {
-                        Some(recv) => recv,
+                let mapping = header.mapping.expect("jobs have a logical unit");
+                let unit = luns.mapping(mapping);
+                let moved = direction.map(|direction| (direction, bytes));
+                let mut recv = recv;
+                if unit.limited
+                    && let Some(cost) = job.cost(moved, unit.geometry.block_bytes)
+                {
+                    let (unit, limiter) = (unit.lu.id, &unit.lu.limiter);
+                    let charge = Charge { mapping, unit, limiter, cost };
+                    let connection = connections.get_mut(conn);
+                    match queues.charge(connection, recv, &charge, self.requests.now) {
+                        Some(back) => recv = back,
                         None => return Admission::Held,
                     }
-                } else {
-                    recv
-                };
-                self.admit_run(conn, recv, plan.header, plan.offered, job, direction, bytes)
+                }
+                let run = Run { job, direction, wanted: bytes };
+                self.admit_run(connections, luns, (conn, recv), header, offered, run)
             }
             Planned::End(outcome) => {
-                let tag = self.begin(conn, recv, &plan.header, Job::Reply);
-                self.request(tag).residual = plan.offered.residual(None, 0);
-                self.respond(tag, outcome, false);
+                let key = self.requests.begin(connections, luns, (conn, recv), &header, Job::Reply);
+                self.requests.request(key).set_residual(offered.residual(None, 0));
+                self.requests.respond(connections, luns, key, outcome, false);
                 Admission::Started
             }
             Planned::Make { content, allocation } => {
-                let header = plan.header;
-                // First the table: making REQUEST SENSE data takes a unit attention.
-                let table = match plan.offered.source {
-                    Source::ExternalTable(seg) => {
-                        let bytes = seg.len as usize;
-                        match Self::take(&mut self.pool, self.reserved, bytes) {
-                            Some(table) => Some(table),
-                            None => return Admission::Short(recv, bytes),
-                        }
-                    }
-                    _ => None,
-                };
-                let Some(buf) = self.make(conn, header.mapping, &content, allocation) else {
-                    mark(Mark::NoBufferToMake);
-                    if let Some(table) = table {
-                        self.pool.put(table);
-                    }
-                    return Admission::Short(recv, 0);
-                };
-                let made = buf.len() as u32;
-                let tag = self.begin(conn, recv, &header, Job::Reply);
-                let request = self.request(tag);
-                request.data = Some(buf);
-                request.direction = Some(Direction::In);
-                request.bytes = made.min(plan.offered.bytes_in(Direction::In));
-                request.residual = plan.offered.residual(Some(Direction::In), made.into());
-                request.source = plan.offered.source;
-                request.table = table;
-                self.start_data(tag);
-                Admission::Started
+                let made = (content, allocation);
+                self.admit_made(connections, luns, (conn, recv), header, offered, made)
             }
         }
     }
 
-    /// Starts a job that moves `wanted` bytes by its CDB.
-    #[inline]
-    #[expect(clippy::too_many_arguments, reason = "the parts of a plan, moved out of it")]
-    fn admit_run(
+    /// Starts a response with data that is made here: what, and most bytes of it.
+    fn admit_made<F: Fabric>(
         &mut self,
-        conn: ConnId,
-        recv: Recv,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        (conn, recv): (ConnId, Recv),
         header: Header,
         offered: Offered,
-        job: Job,
-        direction: Option<Direction>,
-        wanted: u32,
+        (content, allocation): (Content, u64),
     ) -> Admission {
+        let buffers = &mut self.requests.buffers;
+        // First the table: making REQUEST SENSE data takes a unit attention.
+        let table = match offered.source {
+            Source::ExternalTable(seg) => match buffers.take(seg.len as usize) {
+                Some(table) => Some(table),
+                None => return Admission::Short(recv, seg.len as usize),
+            },
+            _ => None,
+        };
+        let (connection, mapping) = (connections.get(conn), header.mapping);
+        let Some(buf) = make(buffers, connection, luns, mapping, &content, allocation) else {
+            mark(Mark::NoBufferToMake);
+            if let Some(table) = table {
+                buffers.put(table);
+            }
+            return Admission::Short(recv, 0);
+        };
+        let made = buf.len() as u32;
+        let key = self.requests.begin(connections, luns, (conn, recv), &header, Job::Reply);
+        self.requests.request(key).load(Cargo {
+            direction: Some(Direction::In),
+            bytes: made.min(offered.bytes_in(Direction::In)),
+            residual: offered.residual(Some(Direction::In), made.into()),
+            source: offered.source,
+            data: Some(buf),
+            scratch: None,
+            table,
+        });
+        self.requests.start_data(connections, luns, key);
+        Admission::Started
+    }
+
+    /// Starts a job.
+    #[inline]
+    fn admit_run<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        (conn, recv): (ConnId, Recv),
+        header: Header,
+        offered: Offered,
+        run: Run,
+    ) -> Admission {
+        let Run { direction, wanted, .. } = run;
         let room = direction.map_or(0, |direction| offered.bytes_in(direction));
         let residual = offered.residual(direction, wanted.into());
         if direction == Some(Direction::Out) && room < wanted {
             // Part of the data must not be written as if it were the whole.
             mark(Mark::TooLittle);
-            let tag = self.begin(conn, recv, &header, Job::Reply);
-            self.request(tag).residual = residual;
-            self.respond(tag, Outcome::check(Sense::INVALID_INFORMATION_UNIT), false);
+            let key = self.requests.begin(connections, luns, (conn, recv), &header, Job::Reply);
+            self.requests.request(key).set_residual(residual);
+            let outcome = Outcome::check(Sense::INVALID_INFORMATION_UNIT);
+            self.requests.respond(connections, luns, key, outcome, false);
             return Admission::Started;
         }
         let mapping = header.mapping.expect("jobs have a logical unit");
-        let bufs = match self.take_bufs(conn, mapping, &offered, &job, direction, wanted) {
-            Ok(bufs) => bufs,
+        let fabric = connections.fabric_mut();
+        let cargo = match take_bufs(
+            &mut self.requests.buffers,
+            fabric,
+            luns,
+            (conn, mapping),
+            &offered,
+            &run,
+        ) {
+            Ok(cargo) => cargo,
             Err(Lack::Bufs(bytes)) => return Admission::Short(recv, bytes),
             Err(Lack::Unit) => {
                 mark(Mark::Excluded);
@@ -278,313 +408,53 @@ impl<F: Fabric> Shard<F> {
             }
         };
         self.turn_bytes += u64::from(wanted);
-        let tag = self.begin(conn, recv, &header, job);
-        let request = self.request(tag);
-        request.exclusive = matches!(&request.job, Job::Steps(steps) if steps.is_atomic());
-        request.direction = direction;
-        request.bytes = wanted.min(room);
-        request.residual = residual;
-        request.source = offered.source;
-        (request.data, request.scratch, request.table) = (bufs.data, bufs.scratch, bufs.table);
-        self.start_data(tag);
+        let key = self.requests.begin(connections, luns, (conn, recv), &header, run.job);
+        let (bytes, source) = (wanted.min(room), offered.source);
+        self.requests.request(key).load(Cargo { direction, bytes, residual, source, ..cargo });
+        self.requests.start_data(connections, luns, key);
         Admission::Started
     }
-
-    /// All buffers of a job, and exclusive access if it needs that; or nothing.
-    #[inline]
-    fn take_bufs(
-        &mut self,
-        conn: ConnId,
-        mapping: Tag,
-        offered: &Offered,
-        job: &Job,
-        direction: Option<Direction>,
-        wanted: u32,
-    ) -> Result<Bufs, Lack> {
-        let mut bufs = Bufs::default();
-        let mapping = self.luns.mapping(mapping);
-        if let (Source::Direct(seg), Job::Io(_)) = (offered.source, job)
-            && seg.len == wanted
-            && offered.direction == direction
-        {
-            bufs.data = self.fabric.place(conn, seg, mapping.geometry.buf_align);
-            if bufs.data.is_some() {
-                return Ok(bufs);
-            }
-        }
-        let (scratch_bytes, exclusive) = match job {
-            Job::Steps(steps) => (steps.scratch_bytes(IO_BYTES_MAX), steps.is_atomic()),
-            Job::Io(_) | Job::Pass | Job::Reply => (0, false),
-        };
-        let table_bytes = match offered.source {
-            Source::ExternalTable(seg) => seg.len as usize,
-            _ => 0,
-        };
-        let needs = [wanted as usize, scratch_bytes, table_bytes];
-        let [data, scratch, table] = needs.map(|bytes| match bytes {
-            0 => Some(None),
-            bytes => Self::take(&mut self.pool, self.reserved, bytes).map(Some),
-        });
-        let short = data.is_none() || scratch.is_none() || table.is_none();
-        if short || (exclusive && !mapping.lu.try_enter()) {
-            for buf in [data, scratch, table].into_iter().flatten().flatten() {
-                self.pool.put(buf);
-            }
-            let least = needs.into_iter().filter(|bytes| *bytes > 0).min().unwrap_or(0);
-            return Err(if short { Lack::Bufs(least) } else { Lack::Unit });
-        }
-        bufs.data = data.flatten();
-        bufs.scratch = scratch.flatten();
-        bufs.table = table.flatten();
-        Ok(bufs)
-    }
-
-    /// Takes a slot for an admitted command.
-    fn begin(&mut self, conn: ConnId, recv: Recv, header: &Header, job: Job) -> Tag {
-        if let Some(mapping) = header.mapping {
-            self.luns.begin_use(mapping);
-        }
-        self.connection(conn).in_flight += 1;
-        let (tag, request) = self.requests.take().expect("a slot was free");
-        request.begin(conn, recv, header, job);
-        tag
-    }
-
-    /// Data that is made here, in a pool buffer; `None` when there is no buffer.
-    fn make(
-        &mut self,
-        conn: ConnId,
-        mapping: Option<Tag>,
-        content: &Content,
-        allocation: u64,
-    ) -> Option<Buf> {
-        let connection = self.connections[conn.index as usize].as_ref().expect("live channel");
-        let whole = match content {
-            Content::Luns(_) => 8 + 8 * self.luns.lun_list(connection.target).len(),
-            Content::Unit(_) | Content::Sense { .. } => ANSWER_BYTES_MAX,
-        };
-        let bytes = whole.min(usize::try_from(allocation).unwrap_or(usize::MAX));
-        let mut buf = Self::take(&mut self.pool, self.reserved, bytes)?;
-        let out = buf.private_mut().expect("pool buffers are private");
-        let made = match content {
-            Content::Unit(answer) => match mapping {
-                Some(mapping) => answer.fill(&view(self.luns.mapping(mapping), connection), out),
-                None => answer.fill(&LuView::absent(), out),
-            },
-            Content::Luns(select) => {
-                if let Some(nexus) = &connection.nexus {
-                    nexus.clear_all(attention::cleared_by(REPORT_LUNS));
-                }
-                report_luns(*select, self.luns.lun_list(connection.target), out)
-            }
-            Content::Sense { descriptor } => {
-                let pending = mapping
-                    .and_then(|mapping| next_attention(connection, self.luns.mapping(mapping).lun));
-                request_sense(pending, *descriptor, out)
-            }
-        };
-        buf.set_len(made);
-        Some(buf)
-    }
-
-    /// What a received command asks for.
-    #[inline]
-    fn plan(&self, conn: ConnId, recv: &Recv) -> Plan {
-        let connection = self.connections[conn.index as usize].as_ref().expect("live channel");
-        let iu = self.fabric.iu(conn, recv);
-        let cmd = match Cmd::parse(iu, connection.imm_data_offset) {
-            Ok(cmd) => cmd,
-            Err(CmdError::Malformed(fault)) => unreachable!("looked at on arrival: {fault}"),
-            Err(CmdError::Invalid(bad)) => {
-                mark(Mark::Refused);
-                let header = Header {
-                    tag: bad.tag,
-                    sol_not: bad.sol_not,
-                    lun: bad.lun.number(),
-                    mapping: None,
-                };
-                return Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE));
-            }
-        };
-        let number = cmd.lun.number();
-        let mapping = number.and_then(|lun| self.luns.find(connection.target, lun));
-        let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, lun: number, mapping };
-        let decoded = match (mapping, number) {
-            (Some(mapping), Some(lun)) => {
-                if !attention::bypasses_attention(cmd.cdb[0])
-                    && let Some(sense) = next_attention(connection, lun)
-                {
-                    mark(Mark::Attention);
-                    return Plan::end(header, offer(&cmd, None), Outcome::check(sense));
-                }
-                let unit = self.luns.mapping(mapping);
-                if unit.passes
-                    && let Some(plan) = pass_plan(connection, unit, &cmd, header)
-                {
-                    return plan;
-                }
-                decode(cmd.cdb, &view(unit, connection))
-            }
-            _ => decode_absent(cmd.cdb, number.unwrap_or(u16::MAX)),
-        };
-        let decoded = match decoded {
-            Ok(decoded) => decoded,
-            Err(sense) => {
-                return Plan::end(header, offer(&cmd, None), Outcome::check(sense));
-            }
-        };
-        let direction = match decoded.direction {
-            scsi::Direction::None => None,
-            scsi::Direction::In => Some(Direction::In),
-            scsi::Direction::Out => Some(Direction::Out),
-        };
-        let Some(offered) = offer(&cmd, direction) else {
-            mark(Mark::Refused);
-            return Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE));
-        };
-        let allocation = decoded.bytes;
-        let work = match decoded.work {
-            Work::Good => Planned::End(Outcome::GOOD),
-            Work::Answer(answer) => Planned::Make { content: Content::Unit(answer), allocation },
-            Work::ReportLuns(select) => {
-                Planned::Make { content: Content::Luns(select), allocation }
-            }
-            Work::RequestSense { descriptor } => {
-                Planned::Make { content: Content::Sense { descriptor }, allocation }
-            }
-            Work::Io(op) => Planned::Run { job: Job::Io(op), direction, bytes: allocation as u32 },
-            Work::Steps(steps) => {
-                Planned::Run { job: Job::Steps(steps), direction, bytes: allocation as u32 }
-            }
-        };
-        Plan { header, offered, work }
-    }
-
-    /// Starts to move what a request needs from the initiator, or the job if that is nothing.
-    #[inline]
-    pub(crate) fn start_data(&mut self, tag: Tag) {
-        let request = self.requests.get_mut(tag).expect("begun");
-        if let Source::ExternalTable(seg) = request.source {
-            let table = request.table.take().expect("taken with the job");
-            request.phase = Phase::FetchingTable;
-            return self.fabric.fetch(request.conn, tag, table, &[seg]);
-        }
-        self.fetch_data(tag);
-    }
-
-    /// Fetches data-out, its segments being known; then the job.
-    #[inline]
-    pub(crate) fn fetch_data(&mut self, tag: Tag) {
-        let request = self.requests.get_mut(tag).expect("begun");
-        let to_fetch = request.direction == Some(Direction::Out)
-            && request.data.as_ref().is_some_and(|data| !data.is_peer());
-        if !to_fetch {
-            return self.execute(tag);
-        }
-        if request.source == Source::Immediate {
-            let conn = request.conn;
-            let recv = request.recv.as_ref().expect("held until the response");
-            let imm =
-                self.connections[conn.index as usize].as_ref().and_then(|c| c.imm_data_offset);
-            let cmd = Cmd::parse(self.fabric.iu(conn, recv), imm).expect("parsed before");
-            let DataDesc::Immediate(bytes) = cmd.data_out else { unreachable!("planned as such") };
-            let data = request.data.as_mut().expect("taken with the job");
-            let len = data.len();
-            data.write_at(0, &bytes[..len]);
-            return self.execute(tag);
-        }
-        if !self.collect_segs(tag) {
-            let sense = Sense::invalid_field_in_cdb(NO_CDB_BYTE);
-            return self.respond(tag, Outcome::check(sense), false);
-        }
-        let request = self.requests.get_mut(tag).expect("begun");
-        request.phase = Phase::Fetching;
-        let data = request.data.take().expect("taken with the job");
-        self.fabric.fetch(request.conn, tag, data, &self.segs);
-    }
-
-    /// Collects the segments of a request's data in `self.segs`. False when a fetched table does
-    /// not cover what the descriptor promised.
-    pub(crate) fn collect_segs(&mut self, tag: Tag) -> bool {
-        let request = self.requests.get(tag).expect("begun");
-        self.segs.clear();
-        match request.source {
-            Source::None | Source::Immediate => {}
-            Source::Direct(seg) => self.segs.push(seg),
-            Source::Table => {
-                let recv = request.recv.as_ref().expect("held until the response");
-                let connection = self.connections[request.conn.index as usize].as_ref();
-                let imm = connection.and_then(|connection| connection.imm_data_offset);
-                let iu = self.fabric.iu(request.conn, recv);
-                let cmd = Cmd::parse(iu, imm).expect("parsed before");
-                let desc = if request.reads() { cmd.data_in } else { cmd.data_out };
-                let DataDesc::Indirect(indirect) = desc else { unreachable!("planned as such") };
-                self.segs.extend(indirect.segs());
-            }
-            Source::ExternalTable(_) => {
-                let table = request.table.as_ref().expect("fetched before");
-                let bytes = table.private().expect("pool buffers are private");
-                let segs = transport::srp::decode_table(bytes).expect("whole entries, as planned");
-                self.segs.extend(segs);
-                return covers(self.segs.iter().copied(), request.bytes);
-            }
-        }
-        true
-    }
 }
 
-/// A mapping as the SCSI layer sees it.
+/// All buffers of a job, and exclusive access if it needs that; or nothing.
 #[inline]
-fn view<'a>(mapping: &'a crate::shard::lun::Mapping, connection: &Connection) -> LuView<'a> {
-    LuView {
-        geometry: mapping.geometry,
-        identity: &mapping.lu.identity,
-        read_only: mapping.read_only,
-        ready: mapping.ready,
-        placeholder: mapping.placeholder,
-        relative_port: connection.nexus.as_ref().map_or(1, |nexus| nexus.target.relative_port),
-        io_bytes_max: IO_BYTES_MAX,
+fn take_bufs<F: Fabric>(
+    buffers: &mut Buffers,
+    fabric: &mut F,
+    luns: &Luns,
+    (conn, mapping): (ConnId, Tag),
+    offered: &Offered,
+    run: &Run,
+) -> Result<Cargo, Lack> {
+    let mapping = luns.mapping(mapping);
+    if let (Source::Direct(seg), Job::Io(_)) = (offered.source, &run.job)
+        && seg.len == run.wanted
+        && offered.direction == run.direction
+        && let Some(data) = fabric.place(conn, seg, mapping.geometry.buf_align)
+    {
+        return Ok(Cargo { data: Some(data), ..Cargo::default() });
     }
-}
-
-/// Takes the unit attention to report at a LUN, if there is one.
-#[inline]
-fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
-    let nexus = connection.nexus.as_ref()?;
-    loop {
-        let (bit, sense) = attention::highest(nexus.attentions(lun))?;
-        if nexus.claim_attention(lun, bit) {
-            return Some(sense);
-        }
-    }
-}
-
-/// The data of a command in the direction of its CDB. `None`: descriptors that can't be used:
-/// data in the other direction as well, too many segments, or a table shorter than it promises.
-#[inline]
-pub(crate) fn offer(cmd: &Cmd<'_>, direction: Option<Direction>) -> Option<Offered> {
-    let (side, desc) = match (cmd.data_in.is_none(), cmd.data_out.is_none()) {
-        (true, true) => return Some(Offered::NONE),
-        (false, true) => (Direction::In, cmd.data_in),
-        (true, false) => (Direction::Out, cmd.data_out),
-        (false, false) => return None,
+    let (scratch_bytes, exclusive) = match &run.job {
+        Job::Steps(steps) => (steps.scratch_bytes(IO_BYTES_MAX), steps.is_atomic()),
+        Job::Io(_) | Job::Pass { .. } | Job::Reply => (0, false),
     };
-    let source = match desc {
-        DataDesc::None => Source::None,
-        DataDesc::Direct(seg) => Source::Direct(seg),
-        DataDesc::Immediate(_) => Source::Immediate,
-        DataDesc::Indirect(indirect) => {
-            if indirect.table_entries() > SEGMENTS_MAX {
-                return None;
-            }
-            if indirect.is_external() && direction == Some(side) {
-                Source::ExternalTable(indirect.table)
-            } else if !indirect.is_external() && !covers(indirect.segs(), indirect.total_len) {
-                return None;
-            } else {
-                Source::Table
-            }
-        }
+    let table_bytes = match offered.source {
+        Source::ExternalTable(seg) => seg.len as usize,
+        _ => 0,
     };
-    Some(Offered { direction: Some(side), bytes: desc.data_len(), source })
+    let needs = [run.wanted as usize, scratch_bytes, table_bytes];
+    let [data, scratch, table]: [Option<Option<Buf>>; 3] = needs.map(|bytes| match bytes {
+        0 => Some(None),
+        bytes => buffers.take(bytes).map(Some),
+    });
+    let short = data.is_none() || scratch.is_none() || table.is_none();
+    if short || (exclusive && !mapping.lu.try_enter()) {
+        for buf in [data, scratch, table].into_iter().flatten().flatten() {
+            buffers.put(buf);
+        }
+        let least = needs.into_iter().filter(|bytes| *bytes > 0).min().unwrap_or(0);
+        return Err(if short { Lack::Bufs(least) } else { Lack::Unit });
+    }
+    let (data, scratch, table) = (data.flatten(), scratch.flatten(), table.flatten());
+    Ok(Cargo { data, scratch, table, ..Cargo::default() })
 }

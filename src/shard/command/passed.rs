@@ -5,25 +5,28 @@
 //! by them is between initiator and device.
 
 use bdev::scsi::CDB_BYTES_MAX;
-use bdev::{DataDirection, IoOp, IoStatus, ScsiIo};
-use reactor::Tag;
+use bdev::{IoOp, IoStatus, ScsiIo};
 use transport::Fabric;
-use transport::srp::{Cmd, Direction, Residual};
+use transport::srp::{Cmd, Direction};
 
+use super::Requests;
+use super::job::{Header, Job, NO_CDB_BYTE, Offered, Outcome};
+use super::planned::{Plan, Planned};
+use super::request::Request;
 use crate::limits::IO_BYTES_MAX;
 use crate::scsi::pass::{self, IDENTIFICATION_BYTES, Pass};
 use crate::scsi::{ScsiStatus, Sense};
-use crate::shard::command::admit::offer;
-use crate::shard::command::request::{Header, Job, Outcome, Plan, Planned};
 use crate::shard::connections::connection::Connection;
-use crate::shard::lun::Mapping;
+use crate::shard::connections::table::Connections;
+use crate::shard::lun::{Luns, Mapping};
 use crate::shard::message::{AttentionAt, CoreMessage};
+use crate::shard::names::RequestKey;
 use crate::shard::nexus::REGISTRY_CORE;
-use crate::shard::shard::Shard;
+use crate::shard::outbox::Outbox;
 
 /// The plan of a command to a unit whose device takes commands; `None` for one that is answered as
 /// for every logical unit. Unit attentions have been reported.
-pub(crate) fn pass_plan(
+pub(super) fn pass_plan(
     connection: &Connection,
     unit: &Mapping,
     cmd: &Cmd<'_>,
@@ -34,16 +37,17 @@ pub(crate) fn pass_plan(
         (true, false) => Some(Direction::Out),
         _ => None,
     };
-    let Some(offered) = offer(cmd, direction) else {
-        return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(0)));
+    let Some(offered) = Offered::of(cmd, direction) else {
+        return Some(Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
     };
     let end = |outcome| Some(Plan::end(header, Some(offered), outcome));
-    let session = connection.session().expect("live channels have a session");
-    if unit.lu.is_reserved_by_other(session) && !pass::allowed_while_reserved(cmd.cdb) {
+    let session = connection.session().expect("live connections have a session");
+    if unit.lu.is_reserved_by_other(session.id) && !pass::allowed_while_reserved(cmd.cdb) {
         return end(Outcome { status: ScsiStatus::ReservationConflict, sense: None });
     }
+    let cdb_bytes = cmd.cdb.len() as u16;
     let run = |bytes| {
-        let work = Planned::Run { job: Job::Pass, direction, bytes };
+        let work = Planned::Run { job: Job::Pass { cdb_bytes }, direction, bytes };
         Some(Plan { header, offered, work })
     };
     let pass = match pass::classify(cmd.cdb, CDB_BYTES_MAX) {
@@ -52,15 +56,15 @@ pub(crate) fn pass_plan(
     };
     match pass {
         Pass::Here => None,
-        Pass::RequestSense if is_attention_pending(connection, unit) => None,
+        Pass::RequestSense if session.attentions(unit.lun) != 0 => None,
         // Repeated when the plan is made again: the holder's own RESERVE changes nothing.
-        Pass::Reserve if unit.lu.reserve(session) => {
-            connection.nexus.as_ref().inspect(|nexus| nexus.note_reservation());
+        Pass::Reserve if unit.lu.reserve(session.id) => {
+            session.note_reservation();
             end(Outcome::GOOD)
         }
         Pass::Reserve => end(Outcome { status: ScsiStatus::ReservationConflict, sense: None }),
         Pass::Release => {
-            unit.lu.release(session);
+            unit.lu.release(session.id);
             end(Outcome::GOOD)
         }
         Pass::Identification if direction == Some(Direction::In) => {
@@ -71,123 +75,116 @@ pub(crate) fn pass_plan(
                 return end(Outcome::check(Sense::WRITE_PROTECTED));
             }
             if offered.bytes > IO_BYTES_MAX {
-                return end(Outcome::check(Sense::invalid_field_in_cdb(0)));
+                return end(Outcome::check(Sense::invalid_field_in_cdb(NO_CDB_BYTE)));
             }
             run(offered.bytes)
         }
     }
 }
 
-fn is_attention_pending(connection: &Connection, unit: &Mapping) -> bool {
-    connection.nexus.as_ref().is_some_and(|nexus| nexus.attentions(unit.lun) != 0)
-}
-
-impl<F: Fabric> Shard<F> {
-    /// The CDB of a request that passes its command on.
-    fn passed_cdb(&self, tag: Tag) -> &[u8] {
-        let request = self.requests.get(tag).expect("begun");
-        let recv = request.recv.as_ref().expect("held until the response");
-        let connection = self.connections[request.conn.index as usize].as_ref();
-        let imm = connection.and_then(|connection| connection.imm_data_offset);
-        Cmd::parse(self.fabric.iu(request.conn, recv), imm).expect("parsed before").cdb
-    }
-
+impl Requests {
     /// All data is here: the command goes to the device.
-    pub(crate) fn pass(&mut self, tag: Tag) {
+    pub(super) fn pass<F: Fabric>(
+        &mut self,
+        connections: &Connections<F>,
+        luns: &mut Luns,
+        key: RequestKey,
+    ) {
+        let now = self.now;
+        let request = self.request(key);
         let mut cdb = [0; CDB_BYTES_MAX];
-        let from = self.passed_cdb(tag);
+        let from = passed_cdb(connections, request);
         let bytes = match pass::classify(from, CDB_BYTES_MAX) {
             Ok(Pass::Forward(bytes)) => bytes,
             _ => 6,
         };
         cdb[..bytes].copy_from_slice(&from[..bytes]);
-        let request = self.requests.get_mut(tag).expect("begun");
         if pass::classify(&cdb, CDB_BYTES_MAX) == Ok(Pass::Identification) && request.reads() {
             cdb[3..5].copy_from_slice(&IDENTIFICATION_BYTES.to_be_bytes());
         }
-        let buf = request.data.take();
-        let direction = match request.direction {
-            Some(Direction::In) if buf.is_some() => DataDirection::In,
-            Some(Direction::Out) if buf.is_some() => DataDirection::Out,
-            _ => DataDirection::None,
-        };
-        request.submitted = self.now;
-        let device = self.luns.mapping(request.mapping.expect("jobs have a logical unit")).device;
-        self.luns.submit_scsi(device, ScsiIo { tag, cdb: &cdb[..bytes], direction, buf });
+        let direction = request.passed_direction();
+        let (tag, buf) = (key.tag(), request.take_data());
+        request.submit(now);
+        let device = luns.mapping(request.unit()).device;
+        luns.submit_scsi(device, ScsiIo { tag, cdb: &cdb[..bytes], direction, buf });
     }
 
     /// The device has ended a command; its buffer is back in the request.
-    pub(crate) fn on_passed(&mut self, tag: Tag, device: usize, took_ns: u64) {
-        let end = *self.luns.scsi_end(device, tag);
+    pub(super) fn on_passed<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        luns: &mut Luns,
+        out: &mut Outbox,
+        key: RequestKey,
+    ) {
+        let now = self.now;
+        let request = self.request(key);
+        let device = luns.mapping(request.unit()).device;
+        let end = *luns.scsi_end(device, key.tag());
         let good = end.status == ScsiStatus::Good as u8;
-        let request = self.requests.get_mut(tag).expect("begun");
-        let len = request.data.as_ref().map_or(0, |buf| buf.len() as u32);
+        let len = request.data().map_or(0, |buf| buf.len() as u32);
         let moved = len.saturating_sub(end.residual);
         let status = if good { IoStatus::Good } else { IoStatus::Scsi };
-        let op = match request.direction {
+        let op = match request.direction() {
             Some(Direction::In) => IoOp::Read { lba: 0, blocks: moved },
             Some(Direction::Out) => IoOp::Write { lba: 0, blocks: moved, fua: false },
             None => IoOp::Flush,
         };
-        let aborted = request.aborts != 0;
-        self.luns.meter(device).count(&op, 1, status, took_ns);
-        self.spread_attention(tag, end.sense(), aborted);
-        if !self.goes_on(tag) {
+        luns.meter(device).count(&op, 1, status, request.took_ns(now));
+        spread_attention(request, connections, luns, out, end.sense());
+        if !self.goes_on(connections, luns, key) {
             return;
         }
-        self.settle_passed(tag, moved);
-        self.respond_with(tag, end.status, end.sense(), false);
+        settle_passed(self.request(key), connections, luns, moved);
+        self.respond_with(connections, luns, key, end.status, end.sense(), false);
     }
+}
 
-    /// Patches what came, and makes bytes and residual of the response from what has moved.
-    fn settle_passed(&mut self, tag: Tag, mut moved: u32) {
-        let mut cdb = [0; 16];
-        cdb.copy_from_slice(&self.passed_cdb(tag)[..16]);
-        let request = self.requests.get_mut(tag).expect("begun");
-        let Some(direction) = request.direction else { return };
-        let mapping = self.luns.mapping(request.mapping.expect("jobs have a logical unit"));
-        if direction == Direction::In
-            && let Some(data) = request.data.as_mut().and_then(|buf| buf.private_mut())
-        {
-            if pass::classify(&cdb, CDB_BYTES_MAX) == Ok(Pass::Identification) {
-                let connection = self.connections[request.conn.index as usize].as_ref();
-                let nexus = connection.and_then(|connection| connection.nexus.as_ref());
-                let port = nexus.map_or(1, |nexus| nexus.target.relative_port);
-                let allocation = u32::from(u16::from_be_bytes([cdb[3], cdb[4]]));
-                moved = (pass::own_port(data, moved as usize, port) as u32).min(allocation);
-            } else if mapping.read_only {
-                pass::protect(&cdb, &mut data[..moved as usize]);
-            }
-        }
-        let unused = request.residual.filter(|residual| !residual.overflow);
-        let offered = request.bytes + unused.map_or(0, |residual| residual.count);
-        request.bytes = moved.min(request.bytes);
-        let count = offered - request.bytes;
-        request.residual = (count > 0).then_some(Residual { direction, overflow: false, count });
-    }
+/// The CDB of a request that passes its command on.
+fn passed_cdb<'a, F: Fabric>(connections: &'a Connections<F>, request: &Request) -> &'a [u8] {
+    let Job::Pass { cdb_bytes } = *request.job() else { unreachable!("planned as such") };
+    &connections.iu(request.conn(), request.recv())[Cmd::CDB_AT..][..cdb_bytes.into()]
+}
 
-    /// A device reports a unit attention once, to one initiator as it believes. The other sessions
-    /// get it from here, and the command's own one if nobody answers the command.
-    fn spread_attention(&mut self, tag: Tag, sense: &[u8], aborted: bool) {
-        let bits = pass::attentions_of(sense);
-        if bits == 0 {
-            return;
-        }
-        let request = self.request(tag);
-        let (conn, mapping) = (request.conn, request.mapping.expect("jobs have a logical unit"));
-        let session = self.connection(conn).session();
-        let at = AttentionAt::Luns(self.luns.places_of(self.luns.mapping(mapping).lu.id));
-        let except = session.filter(|_| !aborted);
-        self.out.send(REGISTRY_CORE, CoreMessage::Attention { at, bits, except });
-    }
-
-    /// LOGICAL UNIT RESET: ends reservations and resets the device.
-    pub(crate) fn reset_device(&mut self, mapping: Tag) {
-        let unit = self.luns.mapping(mapping);
-        unit.lu.release_all();
-        if unit.passes {
-            let device = unit.device;
-            self.luns.reset(device);
+/// Patches what came, and makes bytes and residual of the response from what has moved.
+fn settle_passed<F: Fabric>(
+    request: &mut Request,
+    connections: &Connections<F>,
+    luns: &Luns,
+    mut moved: u32,
+) {
+    let cdb = passed_cdb(connections, request);
+    let mapping = luns.mapping(request.unit());
+    let session = connections.get(request.conn()).session();
+    if request.reads()
+        && let Some(data) = request.data_mut().and_then(|buf| buf.private_mut())
+    {
+        if pass::classify(cdb, CDB_BYTES_MAX) == Ok(Pass::Identification) {
+            let port = session.map_or(1, |session| session.target.relative_port);
+            let allocation = u32::from(u16::from_be_bytes([cdb[3], cdb[4]]));
+            moved = (pass::own_port(data, moved as usize, port) as u32).min(allocation);
+        } else if mapping.read_only {
+            pass::protect(cdb, &mut data[..moved as usize]);
         }
     }
+    request.settle(moved);
+}
+
+/// A device reports a unit attention once, to one initiator as it believes. The other sessions get
+/// it from here, and the command's own one if nobody answers the command.
+fn spread_attention<F: Fabric>(
+    request: &Request,
+    connections: &Connections<F>,
+    luns: &Luns,
+    out: &mut Outbox,
+    sense: &[u8],
+) {
+    let bits = pass::attentions_of(sense);
+    if bits == 0 {
+        return;
+    }
+    let session = connections.get(request.conn()).session_id();
+    let at = AttentionAt::Luns(luns.places_of(luns.mapping(request.unit()).lu.id));
+    let except = session.filter(|_| !request.is_aborted());
+    out.send(REGISTRY_CORE, CoreMessage::Attention { at, bits, except });
 }

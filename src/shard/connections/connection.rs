@@ -1,23 +1,26 @@
-//! One SRP channel on its core: login, credits, and how it ends.
+//! One SRP connection on its core: its login, and where it is in its life.
 //!
-//! A channel's life: *Asking* (login under way), *Live*, *Leaving* (no new commands; what runs is
-//! answered, then SRP_T_LOGOUT), *Closing* (the fabric is told), *Gone* (the fabric has said
+//! A connection's life: *Asking* (login under way), *Live*, *Leaving* (no new commands; what runs
+//! is answered, then SRP_T_LOGOUT), *Closing* (the fabric is told), *Gone* (the fabric has said
 //! `Closed`; what still runs or was sent too late is dropped when it comes back). It is released
 //! when nothing of it is left.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use reactor::Instant;
-use transport::srp::LoginReq;
-use transport::{ConnId, PeerInfo, Recv};
+use transport::srp::{Direction, LoginReq, Multichannel};
+use transport::{ConnId, PeerInfo};
 
+use super::credits::Credits;
+use super::queue::Queue;
+use crate::limits::RECEIVES_EXTRA;
+use crate::shard::coverage::{At, Met, met};
 use crate::shard::message::ChannelReport;
 use crate::shard::nexus::Nexus;
 
-/// Where a channel is in its life.
+/// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
+enum State {
     /// The login has not been answered.
     Asking,
     /// Commands are welcome.
@@ -35,82 +38,165 @@ pub(crate) enum State {
     Gone,
 }
 
-/// One channel.
-pub(crate) struct Connection {
-    /// The fabric's name for it.
-    pub id: ConnId,
-    /// Where it is in its life.
-    pub state: State,
-    /// Who is at the other end.
-    pub peer: PeerInfo,
-    /// Index of the target in this core's list.
-    pub target: usize,
-    /// What the login asked for.
-    pub login: LoginReq,
-    /// The session, once granted.
-    pub nexus: Option<Arc<Nexus>>,
-    /// Largest information units agreed on, in bytes: from the initiator, and to it.
+/// What a connection that was told to end does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// It begins to leave.
+    Leaves,
+    /// The fabric has to be told.
+    Close {
+        /// It was leaving.
+        was_leaving: bool,
+    },
+    /// Its end has begun before.
+    Under,
+}
+
+/// What is due when nothing of a connection runs any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Idle {
+    /// Nothing.
+    Nothing,
+    /// Return credits that no response will carry.
+    ReturnCredits,
+    /// Say SRP_T_LOGOUT.
+    SayLogout,
+    /// Forget the connection.
+    Release,
+}
+
+/// What the login of a connection agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Agreed {
+    /// Credits of the initiator.
+    pub credits: u32,
+    /// Largest information unit from the initiator, in bytes.
     pub iu_bytes_max: u32,
-    /// See [`Connection::iu_bytes_max`].
+    /// Largest information unit to the initiator, in bytes.
     pub ti_bytes_max: u32,
     /// Where immediate data begins in a command, if agreed.
     pub imm_data_offset: Option<u32>,
-    /// Received commands that have not been admitted, oldest first.
-    pub waiting: VecDeque<Recv>,
-    /// So many of them, the oldest, have been charged to the limits of their logical units.
-    pub paid: u32,
-    /// Received commands that wait for a rate limit, elsewhere.
-    pub held: u32,
-    /// Since when the oldest waiting command has found too few buffers, and the bytes of the
-    /// smallest one that it needs.
-    pub short: Option<(Instant, usize)>,
-    /// In the shard's list of channels with waiting commands.
-    pub queued: bool,
-    /// Credits the initiator holds (SRP request limit).
-    pub req_lim: i32,
-    /// Credits of commands that ended without a response, to be returned with the next one.
-    pub owed: u32,
+}
+
+/// One connection. In the order of use: what a plain read or write touches comes first.
+pub(crate) struct Connection {
+    id: ConnId,
+    state: State,
+    /// Index of the target in this core's list.
+    target: usize,
+    /// The session, once granted.
+    session: Option<Arc<Nexus>>,
+    credits: Credits,
     /// Requests and task management functions that are not finished.
-    pub in_flight: u32,
-    /// A request of ours (SRP_CRED_REQ, SRP_AER_REQ) is unanswered; SRP allows one at a time.
-    pub asking: bool,
-    /// Information units that belong to no request and are on their way.
-    pub own_in_flight: u32,
+    in_flight: u32,
     /// Commands answered.
-    pub commands: u64,
-    /// Bytes the initiator read.
-    pub bytes_read: u64,
-    /// Bytes the initiator wrote.
-    pub bytes_written: u64,
+    commands: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+    agreed: Agreed,
+    queue: Queue,
+    /// Information units that belong to no request and are on their way.
+    own_in_flight: u32,
+    peer: PeerInfo,
+    login: LoginReq,
 }
 
 impl Connection {
-    /// A channel whose login has just arrived.
+    /// A connection whose login has just arrived.
     pub(crate) fn new(id: ConnId, peer: PeerInfo, target: usize, login: LoginReq) -> Connection {
         Connection {
             id,
             state: State::Asking,
-            peer,
             target,
-            login,
-            nexus: None,
-            iu_bytes_max: 0,
-            ti_bytes_max: 0,
-            imm_data_offset: None,
-            waiting: VecDeque::new(),
-            paid: 0,
-            held: 0,
-            short: None,
-            queued: false,
-            req_lim: 0,
-            owed: 0,
+            session: None,
+            credits: Credits::default(),
             in_flight: 0,
-            asking: false,
-            own_in_flight: 0,
             commands: 0,
             bytes_read: 0,
             bytes_written: 0,
+            agreed: Agreed::default(),
+            queue: Queue::default(),
+            own_in_flight: 0,
+            peer,
+            login,
         }
+    }
+
+    /// The login is granted: commands are welcome.
+    pub(crate) fn grant(&mut self, session: Arc<Nexus>, agreed: Agreed) {
+        self.session = Some(session);
+        self.agreed = agreed;
+        self.state = State::Live;
+        self.credits = Credits::granted(agreed.credits);
+        self.queue = Queue::with_room(agreed.credits + RECEIVES_EXTRA);
+    }
+
+    /// The fabric's name for it.
+    #[inline]
+    pub(crate) fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// Who is at the other end.
+    pub(crate) fn peer(&self) -> &PeerInfo {
+        &self.peer
+    }
+
+    /// Index of the target in this core's list.
+    #[inline]
+    pub(crate) fn target(&self) -> usize {
+        self.target
+    }
+
+    /// What the login asked for.
+    pub(crate) fn login(&self) -> &LoginReq {
+        &self.login
+    }
+
+    /// What the login agreed on.
+    #[inline]
+    pub(crate) fn agreed(&self) -> &Agreed {
+        &self.agreed
+    }
+
+    /// The session; a connection that answers has one.
+    #[inline]
+    pub(crate) fn session(&self) -> Option<&Arc<Nexus>> {
+        self.session.as_ref()
+    }
+
+    /// The session's number.
+    pub(crate) fn session_id(&self) -> Option<u64> {
+        self.session().map(|session| session.id)
+    }
+
+    /// The request limit.
+    #[inline]
+    pub(crate) fn credits(&mut self) -> &mut Credits {
+        &mut self.credits
+    }
+
+    /// The commands that wait.
+    #[inline]
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// The commands that wait.
+    #[inline]
+    pub(crate) fn queue_mut(&mut self) -> &mut Queue {
+        &mut self.queue
+    }
+
+    /// The login has not been answered.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.state == State::Asking
+    }
+
+    /// Commands are welcome.
+    #[inline]
+    pub(crate) fn is_live(&self) -> bool {
+        self.state == State::Live
     }
 
     /// True while responses may still be sent.
@@ -119,49 +205,149 @@ impl Connection {
         matches!(self.state, State::Live | State::Leaving { .. })
     }
 
-    /// The session's number; a channel that answers has one.
-    pub(crate) fn session(&self) -> Option<u64> {
-        self.nexus.as_ref().map(|nexus| nexus.id)
+    /// True when the connection still leaves at `now` though its time is up.
+    pub(crate) fn is_overdue(&self, now: Instant) -> bool {
+        matches!(self.state, State::Leaving { deadline, .. } if deadline <= now)
     }
 
-    /// A command begins that spends so many credits.
+    /// A command arrives: spends its credit. False: the connection ends, or the initiator had no
+    /// credit.
     #[inline]
-    pub(crate) fn begin(&mut self, credits: i32) {
-        self.req_lim -= credits;
+    pub(crate) fn welcomes(&mut self) -> bool {
+        self.state == State::Live && self.credits.spend()
+    }
+
+    /// A request or function begins.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
         self.in_flight += 1;
     }
 
-    /// Counts a request against the request limit. False: the initiator had no credit for it.
+    /// A request or function has ended. True: it was the last one, and something waited for that.
     #[inline]
-    pub(crate) fn spend_credit(&mut self) -> bool {
-        self.req_lim -= 1;
-        self.req_lim >= 0
+    pub(crate) fn end(&mut self) -> bool {
+        self.in_flight -= 1;
+        self.in_flight == 0 && (self.credits.owes() || self.state != State::Live)
     }
 
-    /// Takes the credits that the next response returns: its own and what is owed.
-    #[inline]
-    pub(crate) fn grant(&mut self) -> i32 {
-        let delta = 1 + std::mem::take(&mut self.owed) as i32;
-        self.req_lim += delta;
-        delta
+    /// No request and no function is under way.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.in_flight == 0
     }
 
-    /// The channel for reports; `None` before it has a session.
+    /// An information unit that belongs to no request is sent.
+    pub(crate) fn begin_own(&mut self) {
+        self.own_in_flight += 1;
+    }
+
+    /// An information unit that belongs to no request has been sent, or is lost.
+    pub(crate) fn end_own(&mut self) {
+        self.own_in_flight -= 1;
+    }
+
+    /// Of information units that belong to no request, none is on its way.
+    pub(crate) fn has_sent_all(&self) -> bool {
+        self.own_in_flight == 0
+    }
+
+    /// SRP_T_LOGOUT was sent, or is on its way.
+    pub(crate) fn has_said_logout(&self) -> bool {
+        matches!(self.state, State::Leaving { said: true, .. })
+    }
+
+    /// The fabric has closed the connection.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state == State::Gone
+    }
+
+    /// A command is answered that moved `bytes` bytes.
+    #[inline]
+    pub(crate) fn count(&mut self, direction: Option<Direction>, bytes: u32) {
+        self.commands += 1;
+        match direction {
+            Some(Direction::In) => self.bytes_read += u64::from(bytes),
+            Some(Direction::Out) => self.bytes_written += u64::from(bytes),
+            None => {}
+        }
+    }
+
+    /// The connection is to end in good order, by `deadline`.
+    pub(crate) fn leave(&mut self, deadline: Instant) -> Ending {
+        match self.state {
+            State::Asking => self.close(),
+            State::Live => {
+                self.state = State::Leaving { deadline, said: false };
+                Ending::Leaves
+            }
+            State::Leaving { .. } | State::Closing | State::Gone => Ending::Under,
+        }
+    }
+
+    /// The connection is to end at once.
+    pub(crate) fn close(&mut self) -> Ending {
+        match self.state {
+            State::Closing | State::Gone => return Ending::Under,
+            State::Asking | State::Live | State::Leaving { .. } => {}
+        }
+        let was = std::mem::replace(&mut self.state, State::Closing);
+        Ending::Close { was_leaving: matches!(was, State::Leaving { .. }) }
+    }
+
+    /// The registry does not want the connection: the reject of its login closes it.
+    pub(crate) fn refuse(&mut self) {
+        self.state = State::Closing;
+    }
+
+    /// The fabric has closed the connection. True: it was leaving.
+    pub(crate) fn set_gone(&mut self) -> bool {
+        let was = std::mem::replace(&mut self.state, State::Gone);
+        matches!(was, State::Leaving { .. })
+    }
+
+    /// Nothing of the connection runs any more: what is due now.
+    pub(crate) fn on_idle(&mut self) -> Idle {
+        match self.state {
+            State::Asking | State::Closing | State::Leaving { said: true, .. } => Idle::Nothing,
+            State::Live => {
+                let due = self.credits.may_ask() && self.credits.owes() && self.queue.is_empty();
+                if due { Idle::ReturnCredits } else { Idle::Nothing }
+            }
+            State::Leaving { deadline, said: false } => {
+                self.state = State::Leaving { deadline, said: true };
+                Idle::SayLogout
+            }
+            // What was said to a connection whose end was not known yet comes back first.
+            State::Gone if self.own_in_flight > 0 => Idle::Nothing,
+            State::Gone => Idle::Release,
+        }
+    }
+
+    /// Something happens to all commands that wait.
+    pub(crate) fn meet(&self, what: Met) {
+        if !self.queue.is_empty() {
+            met(At::Waiting, what);
+        }
+        if self.queue.holds() {
+            met(At::Throttled, what);
+        }
+    }
+
+    /// The connection for reports; `None` before it has a session.
     pub(crate) fn report(&self, credits: u32) -> Option<ChannelReport> {
-        let nexus = self.nexus.as_ref()?;
+        let session = self.session.as_ref()?;
         Some(ChannelReport {
-            session: nexus.id,
-            target: nexus.target.name.clone(),
+            session: session.id,
+            target: session.target.name.clone(),
             peer: self.peer.clone(),
             conn: self.id,
-            initiator_port_id: nexus.initiator_port_id,
+            initiator_port_id: session.initiator_port_id,
             target_port_id: self.login.target_port_id,
             credits,
-            req_lim: self.req_lim,
-            in_flight: self.in_flight + self.waiting.len() as u32 + self.held,
-            iu_bytes_max: self.iu_bytes_max,
-            immediate_data: self.imm_data_offset.is_some(),
-            multichannel: self.login.multichannel() == transport::srp::Multichannel::Multi,
+            req_lim: self.credits.limit(),
+            in_flight: self.in_flight + self.queue.len(),
+            iu_bytes_max: self.agreed.iu_bytes_max,
+            immediate_data: self.agreed.imm_data_offset.is_some(),
+            multichannel: self.login.multichannel() == Multichannel::Multi,
             commands: self.commands,
             bytes_read: self.bytes_read,
             bytes_written: self.bytes_written,

@@ -1,4 +1,8 @@
-//! SRP channels: how they begin and end, and what they hold meanwhile.
+//! SRP connections: how they begin and end, and what they hold meanwhile.
 
 pub(crate) mod connection;
-mod login;
+mod credits;
+pub(crate) mod login;
+mod probe;
+mod queue;
+pub(crate) mod table;

@@ -14,16 +14,12 @@ use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
 use reactor::{Instant, Tag};
-use transport::srp::{Cmd, Direction};
 use transport::{ConnId, Fabric, Recv};
 
-use crate::shard::command::request::{Header, Job};
+use super::rate::{Cost, Limiter};
+use crate::shard::connections::connection::Connection;
+use crate::shard::connections::table::Connections;
 use crate::shard::coverage::{At, Mark, Met, mark, met};
-use crate::shard::lun::Mapping;
-use crate::shard::message::{AbortScope, ChannelAt};
-use crate::shard::qos::rate::{Cost, Limiter};
-use crate::shard::shard::Shard;
-use crate::shard::task::Subject;
 
 /// Whose commands wait in a lane, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +35,20 @@ struct Held {
     recv: Recv,
     /// What it was for when it came.
     mapping: Tag,
+    unit: u32,
     cost: Cost,
+}
+
+/// What a command to a limited logical unit is charged.
+pub(crate) struct Charge<'a> {
+    /// The mapping of the unit.
+    pub mapping: Tag,
+    /// The unit's number.
+    pub unit: u32,
+    /// The unit's limits.
+    pub limiter: &'a Arc<Limiter>,
+    /// What the command takes from them.
+    pub cost: Cost,
 }
 
 struct Lane {
@@ -48,13 +57,13 @@ struct Lane {
     queue: VecDeque<Held>,
     /// When the first may start.
     due: Instant,
-    /// Its earliest entry in [`Throttle::due`].
+    /// Its earliest entry in [`RateQueues::due`].
     listed: Option<Instant>,
 }
 
 /// The lanes of one core.
 #[derive(Default)]
-pub(crate) struct Throttle {
+pub(crate) struct RateQueues {
     lanes: Vec<Lane>,
     free: Vec<usize>,
     names: BTreeMap<Name, usize>,
@@ -64,7 +73,7 @@ pub(crate) struct Throttle {
     held: u32,
 }
 
-impl Throttle {
+impl RateQueues {
     /// When the first command may start.
     pub(crate) fn earliest(&self) -> Option<Instant> {
         self.due.peek().map(|Reverse((due, _))| *due)
@@ -215,173 +224,133 @@ enum Asked {
     Behind(usize),
 }
 
-impl<F: Fabric> Shard<F> {
+impl RateQueues {
     /// Charges a command to a limited logical unit. Gives its receive back when it may start, and
     /// keeps it otherwise until its time comes.
     pub(crate) fn charge(
         &mut self,
-        conn: ConnId,
+        connection: &mut Connection,
         recv: Recv,
-        header: &Header,
-        job: &Job,
-        moved: Option<(Direction, u32)>,
+        charge: &Charge<'_>,
+        now: Instant,
     ) -> Option<Recv> {
-        let tag = header.mapping.expect("jobs have a logical unit");
-        let mapping = self.luns.mapping(tag);
-        let connection = self.connections[conn.index as usize].as_mut().expect("live channel");
         // Its time has come before, but then there was no slot or buffer.
-        if connection.paid > 0 {
+        if connection.queue().is_charged() {
             return Some(recv);
         }
-        let Some(cost) = cost_of(job, moved, mapping) else { return Some(recv) };
-        let session = connection.session().expect("live channels have a session");
-        let limiter = &mapping.lu.limiter;
+        let Charge { mapping, unit, limiter, cost } = *charge;
+        let session = connection.session_id().expect("live connections have a session");
         let writes = cost.writes && limiter.limits().is_split();
-        let name = Name { unit: mapping.lu.id, session, writes };
-        match self.throttle.ask(name, limiter, self.now, &cost) {
+        let name = Name { unit, session, writes };
+        match self.ask(name, limiter, now, &cost) {
             Asked::Granted => {
-                connection.paid += 1;
+                connection.queue_mut().charge();
                 Some(recv)
             }
             Asked::First(lane) | Asked::Behind(lane) => {
-                connection.held += 1;
-                self.throttle.hold(lane, Held { conn, recv, mapping: tag, cost });
+                connection.queue_mut().hold();
+                self.hold(lane, Held { conn: connection.id(), recv, mapping, unit, cost });
                 None
             }
         }
     }
 
-    /// Hands commands whose time has come to their channels. True when there was one.
-    pub(crate) fn release_due(&mut self) -> bool {
+    /// Hands commands whose time has come to their connections. True when there was one.
+    pub(crate) fn release_due<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        now: Instant,
+    ) -> bool {
         let mut any = false;
-        while let Some(held) = self.throttle.next(self.now) {
+        while let Some(held) = self.next(now) {
             met(At::Throttled, Met::Success);
-            self.requeue(held);
+            connections.requeue(held.conn, held.recv);
             any = true;
         }
         any
     }
 
-    /// In front of what has not been charged, behind what has.
-    fn requeue(&mut self, held: Held) {
-        let Held { conn, recv, .. } = held;
-        let connection = self.connection(conn);
-        connection.held -= 1;
-        connection.waiting.insert(connection.paid as usize, recv);
-        connection.paid += 1;
-        if !connection.queued {
-            connection.queued = true;
-            self.ready.push_back(conn.index);
-        }
-    }
-
-    /// The limits of a bdev have changed.
-    pub(crate) fn on_rate_limits(&mut self, bdev: &str, limited: bool) {
-        for unit in self.luns.set_limited(bdev, limited) {
+    /// The limits of a bdev have changed, which these logical units show.
+    pub(crate) fn on_limits<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        units: Vec<u32>,
+        limited: bool,
+        now: Instant,
+    ) {
+        for unit in units {
             if limited {
-                self.throttle.renew(unit, self.now);
+                self.renew(unit, now);
                 continue;
             }
-            let luns = &self.luns;
-            let of_unit = |held: &Held| luns.unit_of(held.mapping) == Some(unit);
-            for held in self.throttle.take(self.now, of_unit) {
+            for held in self.take(now, |held| held.unit == unit) {
                 mark(Mark::LimitLifted);
-                self.requeue(held);
+                connections.requeue(held.conn, held.recv);
             }
         }
     }
 
     /// A LUN is no longer mapped: its commands need not wait to be told so.
-    pub(crate) fn release_unmapped(&mut self, mapping: Tag) {
-        let unit = self.luns.unit_of(mapping);
-        for held in self.throttle.take(self.now, |held| held.mapping == mapping) {
+    pub(crate) fn release_unmapped<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        mapping: Tag,
+        unit: u32,
+        now: Instant,
+    ) {
+        for held in self.take(now, |held| held.mapping == mapping) {
             met(At::Throttled, Met::Unmap);
-            self.requeue(held);
+            connections.requeue(held.conn, held.recv);
         }
-        self.throttle.forget(|other, _| Some(other) == unit);
+        self.forget(|other, _| other == unit);
     }
 
-    /// Drops a channel's commands that wait for a rate limit.
-    pub(crate) fn drop_held(&mut self, conn: ConnId) {
-        if self.connection(conn).held == 0 {
+    /// Drops a connection's commands.
+    pub(crate) fn drop_of<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        conn: ConnId,
+        now: Instant,
+    ) {
+        if !connections.get(conn).queue().holds() {
             return;
         }
-        for held in self.throttle.take(self.now, |held| held.conn == conn) {
-            self.fabric.repost(conn, held.recv);
+        for held in self.take(now, |held| held.conn == conn) {
+            let (connection, fabric) = connections.split(conn);
+            connection.queue_mut().forget_held();
+            fabric.repost(conn, held.recv);
         }
-        self.connection(conn).held = 0;
     }
 
-    /// A channel of a session has gone.
-    pub(crate) fn forget_lanes(&mut self, session: Option<u64>) {
-        self.throttle.forget(|_, other| Some(other) == session);
+    /// A connection of a session has gone.
+    pub(crate) fn forget_session(&mut self, session: Option<u64>) {
+        self.forget(|_, other| Some(other) == session);
     }
 
-    /// Drops held commands in scope; their credits are owed.
-    pub(crate) fn abort_held(&mut self, scope: AbortScope) -> u32 {
-        let core = self.out.core();
-        let Shard { throttle, fabric, connections, luns, now, .. } = self;
-        let taken = throttle.take(*now, |held| {
-            let connection = connections[held.conn.index as usize].as_ref();
-            let connection = connection.expect("a channel is released without commands");
-            let iu = fabric.iu(held.conn, &held.recv);
-            Cmd::parse(iu, connection.imm_data_offset).is_ok_and(|cmd| {
-                let lun = cmd.lun.number();
-                let mapping = lun.and_then(|lun| luns.find(connection.target, lun));
-                let unit = mapping.map(|mapping| luns.mapping(mapping).lu.id);
-                let (channel, session) =
-                    (ChannelAt { core, conn: held.conn }, connection.session());
-                Subject { channel, session, lun, unit, tag: cmd.tag }.is_in(scope)
-            })
+    /// Drops the commands that are hit; their credits are owed. Tells how many there were.
+    pub(crate) fn abort<F: Fabric>(
+        &mut self,
+        connections: &mut Connections<F>,
+        now: Instant,
+        hit: impl Fn(&Connection, &[u8]) -> bool,
+    ) -> u32 {
+        let taken = self.take(now, |held| {
+            hit(connections.get(held.conn), connections.iu(held.conn, &held.recv))
         });
         let conns: Vec<ConnId> = taken.iter().map(|held| held.conn).collect();
         for Held { conn, recv, .. } in taken {
             met(At::Throttled, Met::Abort);
-            self.fabric.repost(conn, recv);
-            let connection = self.connection(conn);
-            connection.held -= 1;
-            connection.owed += 1;
+            connections.abort_held(conn, recv);
         }
         for conn in &conns {
-            if self.connection(*conn).in_flight == 0 {
-                self.on_idle(*conn);
-            }
+            connections.settle(*conn);
         }
         conns.len() as u32
     }
 
-    /// True when a command of this channel has the tag and waits for a rate limit.
-    pub(crate) fn holds(&self, conn: ConnId, tag: [u8; 8]) -> bool {
-        let connection = self.connections[conn.index as usize].as_ref().expect("live channel");
-        connection.held > 0
-            && self.throttle.lanes.iter().flat_map(|lane| &lane.queue).any(|held| {
-                let iu = self.fabric.iu(held.conn, &held.recv);
-                held.conn == conn
-                    && Cmd::parse(iu, connection.imm_data_offset).is_ok_and(|cmd| cmd.tag == tag)
-            })
-    }
-}
-
-/// What a job takes from the limits; `None` for what neither reads nor writes blocks.
-fn cost_of(job: &Job, moved: Option<(Direction, u32)>, mapping: &Mapping) -> Option<Cost> {
-    use bdev::IoOp;
-    let block_bytes = u64::from(mapping.geometry.block_bytes);
-    match job {
-        Job::Io(IoOp::Read { blocks, .. }) => {
-            Some(Cost { writes: false, bytes: u64::from(*blocks) * block_bytes })
-        }
-        Job::Io(IoOp::Write { blocks, .. }) => {
-            Some(Cost { writes: true, bytes: u64::from(*blocks) * block_bytes })
-        }
-        Job::Io(_) | Job::Reply => None,
-        // What is passed through is known by its data only.
-        Job::Pass => moved.map(|(direction, bytes)| Cost {
-            writes: direction == Direction::Out,
-            bytes: u64::from(bytes),
-        }),
-        Job::Steps(steps) => {
-            let (writes, bytes) = steps.moves()?;
-            Some(Cost { writes, bytes })
-        }
+    /// The commands of a connection.
+    pub(crate) fn of(&self, conn: ConnId) -> impl Iterator<Item = &Recv> {
+        let held = self.lanes.iter().flat_map(|lane| &lane.queue);
+        held.filter(move |held| held.conn == conn).map(|held| &held.recv)
     }
 }

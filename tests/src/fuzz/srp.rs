@@ -84,26 +84,20 @@ fn command(iu: &[u8], offset: Option<u32>) {
         }
     };
     if let Some(direct) = direct {
-        let desc = match direct.direction {
-            Direction::In => (DataDesc::None, DataDesc::Direct(direct.seg)),
-            Direction::Out => (DataDesc::Direct(direct.seg), DataDesc::None),
-        };
-        assert_eq!((cmd.data_out, cmd.data_in), desc);
-        assert_eq!((cmd.tag, cmd.lun, cmd.sol_not), (direct.tag, direct.lun, direct.sol_not));
-        assert_eq!(cmd.cdb, direct.cdb);
+        assert_eq!(direct.as_cmd(iu), cmd);
     }
-    if let Some(short) = immediate {
-        assert_eq!((cmd.data_out, cmd.data_in), (DataDesc::Immediate(short.data), DataDesc::None));
-        assert_eq!((cmd.tag, cmd.lun, cmd.sol_not), (short.tag, short.lun, short.sol_not));
-        assert_eq!(cmd.cdb, short.cdb);
+    if let Some(immediate) = immediate {
+        assert_eq!(immediate.as_cmd(iu), cmd);
     }
     let mut again = vec![0xee; cmd.wire_len(offset)];
     let len = cmd.emit(offset, &mut again);
     assert_eq!(len, again.len());
     assert_eq!(again, significant(iu, &cmd, len), "{cmd:?}");
     assert_eq!(Cmd::parse(&again, offset), Ok(cmd));
-    for desc in [cmd.data_out, cmd.data_in] {
+    for (direction, desc) in [(Direction::Out, cmd.data_out), (Direction::In, cmd.data_in)] {
         if let DataDesc::Indirect(table) = desc {
+            let entries = &iu[cmd.table_at(direction)..][..table.in_iu.as_flattened().len()];
+            assert_eq!(entries, table.in_iu.as_flattened());
             assert!(table.in_iu.len() <= table.table_entries() && table.table_entries() > 0);
             assert_eq!(table.is_external(), table.segs().len() < table.table_entries());
         }

@@ -116,6 +116,24 @@ impl DirectCmd {
             seg: Seg::from_bytes(head[Cmd::LEN_MIN..].first_chunk().expect("inside the head")),
         })
     }
+
+    /// The long form of the command. `iu`: the bytes that it was parsed from.
+    pub fn as_cmd(&self, iu: &[u8]) -> Cmd<'_> {
+        let desc = DataDesc::Direct(self.seg);
+        let (data_out, data_in) = match self.direction {
+            Direction::Out => (desc, DataDesc::None),
+            Direction::In => (DataDesc::None, desc),
+        };
+        Cmd {
+            tag: self.tag,
+            lun: self.lun,
+            task_attr: TaskAttr::from_byte(iu[TASK_ATTR]),
+            sol_not: self.sol_not,
+            cdb: &self.cdb,
+            data_out,
+            data_in,
+        }
+    }
 }
 
 /// A command in the form that nearly every small write has where immediate data was agreed on: a
@@ -154,6 +172,19 @@ impl<'a> ImmediateCmd<'a> {
             cdb: head[CDB..].first_chunk().expect("inside the head"),
             data: iu.get(imm_data_offset as usize..)?.get(..be32(head, Cmd::LEN_MIN) as usize)?,
         })
+    }
+
+    /// The long form of the command. `iu`: the bytes that it was parsed from.
+    pub fn as_cmd(&self, iu: &[u8]) -> Cmd<'a> {
+        Cmd {
+            tag: self.tag,
+            lun: self.lun,
+            task_attr: TaskAttr::from_byte(iu[TASK_ATTR]),
+            sol_not: self.sol_not,
+            cdb: self.cdb,
+            data_out: DataDesc::Immediate(self.data),
+            data_in: DataDesc::None,
+        }
     }
 }
 
@@ -205,6 +236,9 @@ pub enum CmdFault {
 impl<'a> Cmd<'a> {
     /// Bytes of a command without additional CDB and data.
     pub const LEN_MIN: usize = CDB + CDB_BYTES;
+
+    /// Where the CDB begins in the IU.
+    pub const CDB_AT: usize = CDB;
 
     /// Parses the received bytes of a command. `imm_data_offset`: where immediate data begins, if
     /// the login agreed on it.
@@ -262,6 +296,17 @@ impl<'a> Cmd<'a> {
             Found::Immediate { .. } => return Err(invalid(CmdFault::Format(Direction::In))),
         };
         Ok(())
+    }
+
+    /// Where the memory descriptors of a direction's indirect table begin in the IU that the
+    /// command was parsed from.
+    #[inline]
+    pub fn table_at(&self, direction: Direction) -> usize {
+        let before = match direction {
+            Direction::Out => 0,
+            Direction::In => self.data_out.wire_len(),
+        };
+        CDB + self.cdb.len() + before + INDIRECT_BYTES
     }
 
     /// Bytes of the IU that [`Cmd::emit`] writes.

@@ -24,6 +24,7 @@ fn the_short_form_of_a_command_says_what_the_long_one_says() {
         let Cmd { tag, lun, sol_not, .. } = cmd;
         let wanted = DirectCmd { tag, lun, sol_not, cdb, direction, seg };
         assert_eq!(DirectCmd::parse(&iu), Some(wanted));
+        assert_eq!(wanted.as_cmd(&iu), cmd);
         assert_eq!(DirectCmd::parse(&iu[..iu.len() - 1]), None);
     }
     let both = Cmd { data_out: DataDesc::Direct(seg), ..plain };
@@ -50,6 +51,7 @@ fn the_short_form_of_immediate_data_says_what_the_long_one_says() {
     let iu = emitted(|to| cmd.emit(Some(68), to));
     let wanted = ImmediateCmd { tag, lun, sol_not, cdb: &cdb, data: b"some data" };
     assert_eq!(ImmediateCmd::parse(&iu, 68), Some(wanted));
+    assert_eq!(wanted.as_cmd(&iu), cmd);
     assert_eq!(ImmediateCmd::parse(&iu[..iu.len() - 1], 68), None);
     assert_eq!(ImmediateCmd::parse(&iu, 51), None, "data begins inside the descriptor");
     assert_eq!(ImmediateCmd::parse(&iu, u32::MAX), None);

@@ -1,0 +1,147 @@
+//! What a received command asks for: from its information unit, its session and the LUN map.
+
+use reactor::Tag;
+use reactor::pool::Buf;
+use transport::srp::{Cmd, CmdError, Direction};
+
+use super::buffers::Buffers;
+use super::job::{Header, Job, NO_CDB_BYTE, Offered, Outcome};
+use super::passed::pass_plan;
+use super::planned::{Content, Plan, Planned};
+use crate::limits::IO_BYTES_MAX;
+use crate::scsi::opcodes::opcode::REPORT_LUNS;
+use crate::scsi::{
+    self, ANSWER_BYTES_MAX, LuView, Sense, Work, attention, decode, decode_absent, report_luns,
+    request_sense,
+};
+use crate::shard::connections::connection::Connection;
+use crate::shard::coverage::{Mark, mark};
+use crate::shard::lun::{Luns, Mapping};
+
+/// What a received command asks for. Takes the unit attention that it is told.
+#[inline]
+pub(super) fn plan(connection: &Connection, luns: &Luns, cmd: Result<Cmd<'_>, CmdError>) -> Plan {
+    let cmd = match cmd {
+        Ok(cmd) => cmd,
+        Err(CmdError::Malformed(fault)) => unreachable!("looked at on arrival: {fault}"),
+        Err(CmdError::Invalid(bad)) => {
+            mark(Mark::Refused);
+            let (tag, sol_not, lun) = (bad.tag, bad.sol_not, bad.lun.number());
+            let header = Header { tag, sol_not, lun, mapping: None };
+            return Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE));
+        }
+    };
+    let number = cmd.lun.number();
+    let mapping = number.and_then(|lun| luns.find(connection.target(), lun));
+    let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, lun: number, mapping };
+    let decoded = match (mapping, number) {
+        (Some(mapping), Some(lun)) => {
+            if !attention::bypasses_attention(cmd.cdb[0])
+                && let Some(sense) = next_attention(connection, lun)
+            {
+                mark(Mark::Attention);
+                return Plan::end(header, Offered::of(&cmd, None), Outcome::check(sense));
+            }
+            let unit = luns.mapping(mapping);
+            if unit.passes
+                && let Some(plan) = pass_plan(connection, unit, &cmd, header)
+            {
+                return plan;
+            }
+            decode(cmd.cdb, &view(unit, connection))
+        }
+        _ => decode_absent(cmd.cdb, number.unwrap_or(u16::MAX)),
+    };
+    let decoded = match decoded {
+        Ok(decoded) => decoded,
+        Err(sense) => {
+            return Plan::end(header, Offered::of(&cmd, None), Outcome::check(sense));
+        }
+    };
+    let direction = match decoded.direction {
+        scsi::Direction::None => None,
+        scsi::Direction::In => Some(Direction::In),
+        scsi::Direction::Out => Some(Direction::Out),
+    };
+    let Some(offered) = Offered::of(&cmd, direction) else {
+        mark(Mark::Refused);
+        return Plan::refuse(header, Sense::invalid_field_in_cdb(NO_CDB_BYTE));
+    };
+    let allocation = decoded.bytes;
+    let work = match decoded.work {
+        Work::Good => Planned::End(Outcome::GOOD),
+        Work::Answer(answer) => Planned::Make { content: Content::Unit(answer), allocation },
+        Work::ReportLuns(select) => Planned::Make { content: Content::Luns(select), allocation },
+        Work::RequestSense { descriptor } => {
+            Planned::Make { content: Content::Sense { descriptor }, allocation }
+        }
+        Work::Io(op) => Planned::Run { job: Job::Io(op), direction, bytes: allocation as u32 },
+        Work::Steps(steps) => {
+            Planned::Run { job: Job::Steps(steps), direction, bytes: allocation as u32 }
+        }
+    };
+    Plan { header, offered, work }
+}
+
+/// Data that is made here, in a pool buffer; `None` when there is no buffer.
+pub(super) fn make(
+    buffers: &mut Buffers,
+    connection: &Connection,
+    luns: &Luns,
+    mapping: Option<Tag>,
+    content: &Content,
+    allocation: u64,
+) -> Option<Buf> {
+    let whole = match content {
+        Content::Luns(_) => 8 + 8 * luns.lun_list(connection.target()).len(),
+        Content::Unit(_) | Content::Sense { .. } => ANSWER_BYTES_MAX,
+    };
+    let bytes = whole.min(usize::try_from(allocation).unwrap_or(usize::MAX));
+    let mut buf = buffers.take(bytes)?;
+    let out = buf.private_mut().expect("pool buffers are private");
+    let made = match content {
+        Content::Unit(answer) => match mapping {
+            Some(mapping) => answer.fill(&view(luns.mapping(mapping), connection), out),
+            None => answer.fill(&LuView::absent(), out),
+        },
+        Content::Luns(select) => {
+            if let Some(session) = connection.session() {
+                session.clear_all(attention::cleared_by(REPORT_LUNS));
+            }
+            report_luns(*select, luns.lun_list(connection.target()), out)
+        }
+        Content::Sense { descriptor } => {
+            let pending =
+                mapping.and_then(|mapping| next_attention(connection, luns.mapping(mapping).lun));
+            request_sense(pending, *descriptor, out)
+        }
+    };
+    buf.set_len(made);
+    Some(buf)
+}
+
+/// A mapping as the SCSI layer sees it.
+#[inline]
+fn view<'a>(mapping: &'a Mapping, connection: &Connection) -> LuView<'a> {
+    LuView {
+        geometry: mapping.geometry,
+        identity: &mapping.lu.identity,
+        read_only: mapping.read_only,
+        ready: mapping.ready,
+        placeholder: mapping.placeholder,
+        relative_port: connection.session().map_or(1, |session| session.target.relative_port),
+        io_bytes_max: IO_BYTES_MAX,
+    }
+}
+
+/// Takes the unit attention to report at a LUN, if there is one.
+#[inline]
+fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
+    let session = connection.session()?;
+    loop {
+        let (bit, sense) = attention::highest(session.attentions(lun))?;
+        if session.claim_attention(lun, bit) {
+            return Some(sense);
+        }
+    }
+}

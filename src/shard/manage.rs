@@ -1,0 +1,163 @@
+//! Task management (SAM-5 clause 7; SRP 16A, 6.7).
+//!
+//! A function is carried out by the core that received it, on all cores: each marks the commands in
+//! scope and answers when none of them can change data any more. Only then is the initiator
+//! answered. Commands that wait are dropped at once; one that a device or the fabric holds is
+//! dropped when it comes back, never cancelled under the hardware.
+
+use reactor::Tag;
+use transport::srp::{Cmd, Tmf, TskMgmt, response_code};
+use transport::{ConnId, Fabric, Recv};
+
+use super::Shard;
+use super::connections::connection::Connection;
+use super::connections::table::Connections;
+use super::coverage::{Mark, mark};
+use super::lun::Luns;
+use super::message::{AbortScope, AttentionAt, ChannelAt, CoreMessage};
+use super::names::SrpTag;
+use super::nexus::REGISTRY_CORE;
+use super::qos::queue::RateQueues;
+use super::tasks::abort::{Abort, Subject};
+use super::tasks::functions::Function;
+use crate::scsi::attention::Attention;
+
+impl<F: Fabric> Shard<F> {
+    /// SRP_TSK_MGMT arrived.
+    pub(super) fn on_task_management(&mut self, conn: ConnId, recv: Recv) {
+        if self.tasks.is_full() {
+            self.connections.get_mut(conn).begin();
+            return self.tasks.wait(conn, recv);
+        }
+        self.start_function(conn, recv);
+    }
+
+    fn start_function(&mut self, conn: ConnId, recv: Recv) {
+        let Ok(request) = TskMgmt::parse(self.connections.iu(conn, &recv)) else {
+            return self.violation(conn, Some(recv), "malformed_iu");
+        };
+        self.log.count("task_management");
+        let connection = self.connections.get(conn);
+        let session = connection.session_id().expect("live connections have a session");
+        let lun = request.lun.number().unwrap_or(u16::MAX);
+        let mapping = request.lun.number().and_then(|lun| self.luns.find(connection.target(), lun));
+        let unit = mapping.map(|mapping| self.luns.mapping(mapping).lu.id);
+        let scope = match (request.tmf(), unit) {
+            (Some(Tmf::AbortTask), _) => {
+                let (tag, core) = (request.task_tag, self.out.core());
+                let has = self.commands.requests().has(conn, tag)
+                    || has_waiting(&self.connections, &self.queues, conn, tag);
+                let only = has.then_some(ChannelAt { core, conn });
+                AbortScope::Task { session, tag, only }
+            }
+            (Some(Tmf::AbortTaskSet), Some(unit)) => AbortScope::TaskSet { session, lun, unit },
+            (Some(Tmf::ClearTaskSet | Tmf::LunReset), Some(unit)) => {
+                AbortScope::Unit { session, lun, unit }
+            }
+            (Some(Tmf::AbortTaskSet | Tmf::ClearTaskSet | Tmf::LunReset), None) => {
+                return self.refuse_function(conn, recv, &request, response_code::FAILED);
+            }
+            (Some(Tmf::ClearAca) | None, _) => {
+                return self.refuse_function(conn, recv, &request, response_code::NOT_SUPPORTED);
+            }
+        };
+        let (tag, sol_not, cores_left) = (request.tag, request.sol_not, self.out.cores());
+        let task = self.tasks.begin(Function { conn, recv: Some(recv), tag, sol_not, cores_left });
+        self.connections.get_mut(conn).begin();
+        if let (Some((bits, except)), Some(unit)) = (attention_of(request.tmf(), session), unit) {
+            let at = AttentionAt::Luns(self.luns.places_of(unit));
+            self.out.send(REGISTRY_CORE, CoreMessage::Attention { at, bits, except });
+        }
+        if let (Some(Tmf::LunReset), Some(mapping)) = (request.tmf(), mapping) {
+            self.luns.reset_unit(mapping);
+        }
+        let from = self.out.core();
+        for core in 0..self.out.cores() {
+            self.out.send(core, CoreMessage::Abort { scope, from, task });
+        }
+    }
+
+    /// Another core, or this one, wants commands ended here.
+    pub(super) fn on_abort(&mut self, scope: AbortScope, from: usize, task: Tag) {
+        let core = self.out.core();
+        let Some(number) = self.commands.requests_mut().aborts().free() else {
+            // All bits are in use: their commands come back first.
+            return self.out.send(core, CoreMessage::Abort { scope, from, task });
+        };
+        let luns = &self.luns;
+        let hit = |connection: &Connection, iu: &[u8]| {
+            subject(core, luns, connection, iu).is_some_and(|subject| subject.is_in(scope))
+        };
+        let mut count = 0;
+        let concerned = |connection: &Connection| scope.concerns(connection.session_id());
+        for conn in self.connections.names(concerned) {
+            count += self.connections.abort_waiting(conn, hit);
+        }
+        count += self.queues.abort(&mut self.connections, self.now, hit);
+        let abort = Abort { from, task, left: 0, count };
+        let parts = (&self.connections, luns);
+        self.commands.requests_mut().abort(parts, core, scope, (number, abort));
+    }
+
+    /// A core has finished its part.
+    pub(super) fn on_aborted(&mut self, task: Tag, count: u32) {
+        self.log.add("commands_aborted", count.into());
+        let Some(function) = self.tasks.end_part(task) else { return };
+        let Function { conn, recv, tag, sol_not, .. } = function;
+        if let Some(recv) = recv {
+            let code = response_code::SUCCESS;
+            self.connections.answer_function(conn, recv, tag, sol_not, code);
+        }
+        self.connections.end_function(conn);
+        while let Some((conn, recv)) = self.tasks.next_waiting() {
+            self.start_function(conn, recv);
+            self.connections.end_function(conn);
+        }
+    }
+
+    /// Answers a function that is not carried out.
+    fn refuse_function(&mut self, conn: ConnId, recv: Recv, request: &TskMgmt, code: u8) {
+        mark(Mark::FunctionRefused);
+        let (tag, sol_not) = (request.tag, request.sol_not);
+        self.connections.answer_function(conn, recv, tag, sol_not, code);
+    }
+}
+
+/// Unit attentions of a function (SAM-5 5.14), and the session that is not told. They are sent
+/// first, so that every core has them before the initiator is answered.
+fn attention_of(function: Option<Tmf>, session: u64) -> Option<(u8, Option<u64>)> {
+    match function {
+        Some(Tmf::LunReset) => Some((Attention::PowerOn.bit(), None)),
+        Some(Tmf::ClearTaskSet) => Some((Attention::CommandsCleared.bit(), Some(session))),
+        _ => None,
+    }
+}
+
+/// A command that waits, as scopes see it; `None` for one with wrong fields.
+fn subject(core: usize, luns: &Luns, connection: &Connection, iu: &[u8]) -> Option<Subject> {
+    let cmd = Cmd::parse(iu, connection.agreed().imm_data_offset).ok()?;
+    let lun = cmd.lun.number();
+    let mapping = lun.and_then(|lun| luns.find(connection.target(), lun));
+    Some(Subject {
+        channel: ChannelAt { core, conn: connection.id() },
+        session: connection.session_id(),
+        lun,
+        unit: mapping.map(|mapping| luns.mapping(mapping).lu.id),
+        tag: cmd.tag,
+    })
+}
+
+/// True when a command of a connection has the tag and waits.
+fn has_waiting<F: Fabric>(
+    connections: &Connections<F>,
+    queues: &RateQueues,
+    conn: ConnId,
+    tag: SrpTag,
+) -> bool {
+    let connection = connections.get(conn);
+    let offset = connection.agreed().imm_data_offset;
+    connection.queue().iter().chain(queues.of(conn)).any(|recv| {
+        let cmd = Cmd::parse(connections.iu(conn, recv), offset);
+        cmd.is_ok_and(|cmd| cmd.tag == tag)
+    })
+}
