@@ -31,13 +31,13 @@ lints() {
 }
 
 rules() {
-    cargo nextest run --cargo-quiet --status-level fail --package srpt_tests --test tidy
+    cargo nextest run --cargo-quiet --status-level fail --workspace --test tidy
 }
 
 # Tests beside the code: no process, no guest, no simulated world.
 unit() {
-    cargo nextest run --cargo-quiet --status-level fail --no-fail-fast --lib \
-        --package srpt_tgt --package reactor --package bdev --package transport --package srpt_bench
+    cargo nextest run --cargo-quiet --status-level fail --no-fail-fast --workspace --lib \
+        --filterset 'not package(srpt_tests)'
 }
 
 # Every link leads somewhere, in the documentation of private items, too; and the examples run.

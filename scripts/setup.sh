@@ -9,8 +9,8 @@ Usage: scripts/setup.sh [--test-tools [--no-guest]] [--bench]
 Installs what is missing: C and C++ compilers, e2fsprogs, python3, strace and Rust 1.95 or later.
 Needs root or sudo only when something is missing.
 
-  --test-tools   also what scripts/test.sh needs of the distribution: fio, valgrind, shellcheck, the
-                 headers of rdma-core, QEMU and debootstrap for the guest
+  --test-tools   also what scripts/test.sh needs of the distribution: fio, git, valgrind, shellcheck,
+                 the headers of rdma-core, QEMU and debootstrap for the guest
   --no-guest     not QEMU and debootstrap
   --bench        also what scripts/bench.sh needs: fio and matplotlib
   --help         this text
@@ -73,6 +73,7 @@ have strace || missing+=(strace)
 if [ "$test_tools" = yes ]; then
     have valgrind || missing+=(valgrind)
     have shellcheck || missing+=(shellcheck)
+    have git || missing+=(git)
     # A test compares the layouts of transport/src/rdma/sys with them.
     [ -e /usr/include/rdma/rdma_cma.h ] || missing+=(librdmacm-dev)
 fi
