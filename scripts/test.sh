@@ -45,7 +45,7 @@ scratch=$(mktemp -d)
 
 running="" runner="" table=""
 ended() {
-    [ -z "$runner" ] || kill "$runner" 2>/dev/null || true
+    [ -z "$runner" ] || kill -- -"$runner" 2>/dev/null || true
     rm -rf "$scratch"
     [ -z "$running" ] || printf '%s== %s: FAILED\n' "$table" "$running" >&2
 }
@@ -143,8 +143,8 @@ programs=(--bin srpt_tgt --bin srpt_perf --bin srpt_dd --bin bdevperf)
 tools=(--test-tools)
 [ "$guest" != no ] || tools+=(--no-guest)
 step "setup" bash scripts/setup.sh "${tools[@]}"
-# Where it is not in the cache it is built beside the steps that compile.
-nice -n 5 scripts/nextest.sh >"$scratch/runner" 2>"$scratch/runner.log" &
+# Where it is not in the cache it is built beside the steps that compile. A group of its own, to end it.
+setsid nice -n 5 scripts/nextest.sh >"$scratch/runner" 2>"$scratch/runner.log" &
 runner=$!
 step "format" cargo fmt --all --check
 step "dependencies" dependencies
