@@ -36,7 +36,9 @@ answer. An array of up to 1024 requests is answered by an array. A request has a
 
 `scripts/rpc.py METHOD --help` shows how to call a method from a shell.
 
-- A call that is refused changes nothing.
+- A call with wrong parameters, or one that does not fit the present state, changes nothing. When a
+  core does not answer (-110), a deletion or a change of size may be done in part; the call can be
+  repeated.
 - An optional parameter without a default may also be `null`, which counts as absent.
 - A method that is given a parameter that it does not know, not given one that it needs, or given
   a value that is not accepted answers the code -32602; the message names the parameter and what is
