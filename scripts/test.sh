@@ -72,7 +72,7 @@ took() { # NAME SECONDS
 
 lints() {
     # Lints link nothing, so libFuzzer need not be compiled for them: any name of a library will do.
-    CUSTOM_LIBFUZZER_PATH="$scratch/libfuzzer.a" \
+    CUSTOM_LIBFUZZER_PATH="$target/libfuzzer.a" \
         cargo clippy --workspace --all-targets --features srpt_tests/libfuzzer -- -D warnings
 }
 
