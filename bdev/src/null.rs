@@ -76,9 +76,9 @@ impl Null {
         Null { name, uuid, shape, dummy: false, read_zero: false, blocks }
     }
 
-    /// The same with `dummy` and `read_zero` as the options have them.
-    pub(crate) fn with(self, dummy: bool, read_zero: bool) -> Null {
-        Null { dummy, read_zero, ..self }
+    /// The device with what the options say beside name and shape.
+    pub(crate) fn with(self, options: &NullOptions) -> Null {
+        Null { dummy: options.dummy, read_zero: options.read_zero, ..self }
     }
 
     /// Changes the size; open channels see it with their next operation.
@@ -246,11 +246,12 @@ mod tests {
 
     #[test]
     fn zeros_are_written_only_when_wanted() {
-        let zeroing = null(1 << 20).with(false, true);
+        let zeroes = NullOptions { read_zero: true, ..NullOptions::default() };
+        let zeroing = null(1 << 20).with(&zeroes);
         // The medium is always zeros, so the rule that data is kept does not hold.
         contract::ranges_are_checked(&zeroing);
         contract::depth_is_held(&zeroing);
-        for (null, byte) in [(null(8), 0xa5), (null(8).with(false, true), 0)] {
+        for (null, byte) in [(null(8), 0xa5), (null(8).with(&zeroes), 0)] {
             let mut rig = contract::Rig::new(&null, 2, 4096);
             let mut buf = rig.take(4096);
             buf.fill(0..4096, 0xa5);

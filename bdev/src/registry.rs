@@ -261,12 +261,12 @@ impl Registry {
 
     /// Makes a null device (`bdev_null_create`).
     pub fn create_null(&mut self, options: NullOptions) -> Result<Arc<dyn Bdev>, BdevError> {
-        let name = self.fresh_name(options.name, "Null")?;
+        let name = self.fresh_name(options.name.clone(), "Null")?;
         refuse_other(&name, &options.other, null::neutral)?;
         let (blocks, block) = (options.num_blocks, options.block_size);
         let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
         let uuid = self.fresh_uuid(options.uuid, "null", &name)?;
-        let null = Null::new(name, uuid, shape).with(options.dummy, options.read_zero);
+        let null = Null::new(name, uuid, shape).with(&options);
         Ok(self.keep(Kind::Null(Arc::new(null))))
     }
 
