@@ -77,11 +77,13 @@ fn a_log_that_nobody_reads_holds_up_no_login_no_command_and_no_stop() {
 fn dropped_lines_are_counted_and_told_when_the_log_is_read_again() {
     let (mut target, mut reader) = unread();
     fill_the_log(&target);
+    // More than the pipe holds: there is room again, and what the target still says comes through.
+    let mut first = vec![0; 1 << 16];
+    reader.read_exact(&mut first).expect("more than the pipe holds");
     let log = std::thread::spawn(move || {
-        let mut text = String::new();
+        let mut text = String::from_utf8(first).expect("UTF-8");
         reader.read_to_string(&mut text).map(|_| text)
     });
-    // There is room again: what the target still says comes through.
     target.process.signal(Signal::TERM);
     target.process.succeed(STOP_WAIT_MAX);
     let text = log.join().expect("a reader").expect("UTF-8");
