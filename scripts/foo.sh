@@ -42,12 +42,21 @@ for kind in "${kinds[@]}"; do
     git -C "$copy" apply -C1 --stat --apply "$root/tests/corpus/foo/$kind.patch"
 done
 
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+command -v cargo-nextest >/dev/null || PATH="$(scripts/nextest.sh):$PATH"
 # The packages outside the workspace are compiled already where this checkout was.
 export CARGO_TARGET_DIR="$root/target"
 cd "$copy"
-cargo check --quiet --workspace --all-targets
+cargo check --quiet --workspace
+tests=()
 for kind in "${kinds[@]}"; do
-    read -r package test < <(sed -n 's/^test: //p' "$root/tests/corpus/foo/$kind.patch")
-    echo "== $kind: $test"
-    cargo nextest run --cargo-quiet --no-tests fail --package "$package" --lib "$test"
+    tests+=("$(sed -n 's/^test: //p' "$root/tests/corpus/foo/$kind.patch")")
 done
+cargo nextest run --cargo-quiet --no-fail-fast --workspace --lib "${tests[@]}" 2>&1 | tee tests.log
+# One that is not there would not be missed.
+grep --quiet " ${#tests[@]} tests\? run: ${#tests[@]} passed" tests.log
+
+touch before
+SRPT_KEEP=1 cargo nextest run --cargo-quiet --status-level fail --workspace --lib reference
+echo "== files that this command has written anew:"
+find docs scripts -type f -newer before
