@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::logs::Logs;
 use crate::shard::message::{Action, Report};
-use crate::shard::nexus::REGISTRY_CORE;
+use crate::shard::sessions::REGISTRY_CORE;
 
 mod agents;
 pub mod cores;

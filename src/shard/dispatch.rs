@@ -11,7 +11,7 @@ use super::lun::{Device, Luns};
 use super::message::{
     Action, ActionError, Answer, AttentionAt, CoreMessage, Message, Report, Token,
 };
-use super::nexus::REGISTRY_CORE;
+use super::sessions::REGISTRY_CORE;
 use crate::scsi::attention::Attention;
 
 impl<F: Fabric> Shard<F> {
@@ -29,8 +29,8 @@ impl<F: Fabric> Shard<F> {
                 let registry = self.registry.as_mut().expect("asked on the registry's core");
                 registry.on_login(ask, &mut self.out);
             }
-            CoreMessage::LoginGranted { conn, nexus, others } => {
-                self.on_login_granted(conn, nexus, others);
+            CoreMessage::LoginGranted { conn, session, others } => {
+                self.on_login_granted(conn, session, others);
             }
             CoreMessage::LoginRefused { conn, reason } => self.on_login_refused(conn, reason),
             CoreMessage::CloseChannel { conn } => {
@@ -86,12 +86,12 @@ impl<F: Fabric> Shard<F> {
                 self.on_medium(&bdev, ready.then_some(Attention::MediumChanged));
             }
             Action::CloseBdev { bdev } => {
-                let report = self.luns.close(bdev.name());
+                let report = close_bdev(&mut self.luns, bdev.name());
                 return self.answer_with(token, report);
             }
             Action::RateLimits { bdev, limited } => {
                 let units = self.luns.set_limited(&bdev, limited);
-                self.queues.on_limits(&mut self.connections, units, limited, self.now);
+                self.queues.on_limits(&mut self.connections, units, limited, self.commands.now());
             }
             Action::SetHistogram { bdev, enable, only } => {
                 self.luns.set_histogram(&bdev, enable, only);
@@ -149,7 +149,7 @@ impl<F: Fabric> Shard<F> {
         let index = self.luns.target_index(target);
         if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
             let unit = self.luns.mapping(mapping).lu.id;
-            self.queues.release_unmapped(&mut self.connections, mapping, unit, self.now);
+            self.queues.release_unmapped(&mut self.connections, mapping, unit, self.commands.now());
         }
         if self.luns.unmap(target, lun, token) {
             self.answer(token);
@@ -185,4 +185,14 @@ fn report<F: Fabric>(
         closed: log.closed(),
         counters: log.counters(),
     }
+}
+
+/// Closes a core's channel of a bdev; what the channel did.
+fn close_bdev(luns: &mut Luns, bdev: &str) -> Report {
+    let mut report = Report::default();
+    if let Some((counts, histogram)) = luns.close(bdev) {
+        report.bdevs.push((bdev.to_owned(), counts));
+        report.histogram = histogram;
+    }
+    report
 }

@@ -12,7 +12,8 @@ use super::coverage::{Mark, Met, mark};
 use super::lun::Luns;
 use super::message::{ChannelAt, CoreMessage, LoginAsk};
 use super::names::SrpTag;
-use super::nexus::{Nexus, REGISTRY_CORE};
+use super::session::Session;
+use super::sessions::REGISTRY_CORE;
 use super::stops::Stops;
 use crate::limits::{Limits, RECEIVES_EXTRA};
 
@@ -25,7 +26,7 @@ impl<F: Fabric> Shard<F> {
             Ok(login) => login,
             Err(error) => {
                 mark(Mark::LoginMalformed);
-                self.log.malformed_login(self.now, &peer, &error);
+                self.log.malformed_login(self.commands.now(), &peer, &error);
                 return self.turn_away(conn, [0; 8], RejectReason::UnableToEstablish);
             }
         };
@@ -55,7 +56,7 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn on_login_granted(
         &mut self,
         conn: ConnId,
-        session: Arc<Nexus>,
+        session: Arc<Session>,
         others: OtherChannels,
     ) {
         let Some(connection) = self.connections.asking(conn) else {
@@ -65,7 +66,7 @@ impl<F: Fabric> Shard<F> {
         let agreed = agree(connection.login(), &self.limits);
         connection.grant(session, agreed);
         let rsp = granted(connection.login().tag, &agreed, others);
-        self.log.login(self.now, Some(id), connection.peer());
+        self.log.login(self.commands.now(), Some(id), connection.peer());
         let receives = agreed.credits + RECEIVES_EXTRA;
         let (iu_bytes_max, ti_bytes_max) = (agreed.iu_bytes_max, agreed.ti_bytes_max);
         let fabric = self.connections.fabric_mut();
@@ -96,15 +97,15 @@ impl<F: Fabric> Shard<F> {
         if let Some(recv) = recv {
             self.connections.repost(conn, recv);
         }
-        self.log.violation(self.now, self.connections.get(conn).peer(), what);
+        self.log.violation(self.commands.now(), self.connections.get(conn).peer(), what);
         self.close(conn, CloseReason::Protocol);
     }
 
     /// Asks a connection to end in good order: what runs is answered, then SRP_T_LOGOUT.
     pub(super) fn leave(&mut self, conn: ConnId) {
-        if self.connections.leave(conn, self.now) {
+        if self.connections.leave(conn, self.commands.now()) {
             self.commands.requests().meet(Met::Leave, |request| request.conn() == conn);
-            self.queues.drop_of(&mut self.connections, conn, self.now);
+            self.queues.drop_of(&mut self.connections, conn, self.commands.now());
             self.connections.settle(conn);
         }
     }
@@ -120,7 +121,7 @@ impl<F: Fabric> Shard<F> {
     /// here and by the registry.
     #[cold]
     pub(super) fn check_ending(&mut self) {
-        for conn in self.connections.overdue(self.now) {
+        for conn in self.connections.overdue(self.commands.now()) {
             mark(Mark::LeaveOverdue);
             self.close(conn, CloseReason::Local);
         }
@@ -139,18 +140,18 @@ impl<F: Fabric> Shard<F> {
     pub(super) fn on_closed(&mut self, conn: ConnId, reason: CloseReason) {
         let Some(connection) = self.connections.find(conn) else {
             // A login that was turned away before it became a connection.
-            self.log.channel_closed(self.now, None, None, reason);
+            self.log.channel_closed(self.commands.now(), None, None, reason);
             return self.connections.fabric_mut().release(conn);
         };
         let session = connection.session_id();
-        self.log.channel_closed(self.now, session, Some(connection.peer()), reason);
+        self.log.channel_closed(self.commands.now(), session, Some(connection.peer()), reason);
         if reason == CloseReason::Link && session.is_some() {
             let channel = ChannelAt { core: self.out.core(), conn };
             self.out.send(REGISTRY_CORE, CoreMessage::LinkDead { channel });
         }
         self.commands.requests().meet(Met::Gone, |request| request.conn() == conn);
         self.connections.set_gone(conn);
-        self.queues.drop_of(&mut self.connections, conn, self.now);
+        self.queues.drop_of(&mut self.connections, conn, self.commands.now());
         self.tasks.drop_of(&mut self.connections, conn);
         self.connections.settle(conn);
     }

@@ -9,28 +9,16 @@ use std::sync::Arc;
 use bdev::{Bdev, CoreContext, Geometry, IoChannel, IoDone, IoOp, OpenError, ScsiEnd, ScsiIo};
 use reactor::{Batch, Buf, Instant, Slab, Tag};
 
+use super::counts::IoCounts;
 use super::coverage::{Mark, mark};
-use super::message::{IoCounts, Report, Token};
 use super::meter::{Histogram, Meter, OpKind};
+use super::names::Token;
 
+pub use super::names::{LUN_MAX, TargetSpec};
 pub use super::unit::LogicalUnit;
-
-/// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
-pub const LUN_MAX: u16 = 16383;
 
 /// Mappings of all targets together: every core has a place for each.
 pub const MAPPINGS_MAX: usize = 16384;
-
-/// An SRP target as the cores see it: its service GUID is both halves of the target port ID.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TargetSpec {
-    /// Unique name.
-    pub name: String,
-    /// Service GUID (SRP I/O controller GUID).
-    pub service_guid: u64,
-    /// Relative target port identifier, from 1.
-    pub relative_port: u16,
-}
 
 /// A logical unit under a LUN of a target, on this core.
 pub struct Mapping {
@@ -496,19 +484,18 @@ impl Luns {
 
     /// Closes a device's channel; what the channel did. A mapping that commands still use closes it
     /// with its end, and what it did is not told.
-    pub fn close(&mut self, bdev: &str) -> Report {
-        let mut report = Report::default();
+    pub fn close(&mut self, bdev: &str) -> Option<(IoCounts, Option<Box<Histogram>>)> {
+        let mut did = None;
         for slot in &mut self.devices {
             let Some(device) = slot.take_if(|device| device.bdev.name() == bdev) else { continue };
             if device.mappings > 0 {
                 *slot = Some(Device { closing: true, ..device });
                 continue;
             }
-            report.bdevs.push(device.named_counts());
-            report.histogram = device.meter.histogram;
+            did = Some((device.meter.counts, device.meter.histogram));
         }
         self.drop_inactive();
-        report
+        did
     }
 
     fn drop_inactive(&mut self) {

@@ -16,8 +16,8 @@ use super::coverage::{Mark, mark};
 use super::lun::Luns;
 use super::message::{AbortScope, AttentionAt, ChannelAt, CoreMessage};
 use super::names::SrpTag;
-use super::nexus::REGISTRY_CORE;
 use super::qos::queue::RateQueues;
+use super::sessions::REGISTRY_CORE;
 use super::tasks::abort::{Abort, Subject};
 use super::tasks::functions::Function;
 use crate::scsi::attention::Attention;
@@ -93,7 +93,7 @@ impl<F: Fabric> Shard<F> {
         for conn in self.connections.names(concerned) {
             count += self.connections.abort_waiting(conn, hit);
         }
-        count += self.queues.abort(&mut self.connections, self.now, hit);
+        count += self.queues.abort(&mut self.connections, self.commands.now(), hit);
         let abort = Abort { from, task, left: 0, count };
         let parts = (&self.connections, luns);
         self.commands.requests_mut().abort(parts, core, scope, (number, abort));

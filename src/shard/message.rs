@@ -6,17 +6,16 @@ use bdev::Bdev;
 use reactor::Tag;
 use reactor::pool::ClassCount;
 use transport::srp::{OtherChannels, RejectReason};
-use transport::{CloseReason, ConnId, PeerInfo};
+use transport::{CloseReason, ConnId};
 
-use super::lun::{LogicalUnit, TargetSpec};
+use super::lun::LogicalUnit;
 use super::meter::{Histogram, OpKind};
-use super::nexus::Nexus;
+use super::names::TargetSpec;
+use super::session::Session;
 
-/// Names a change or question of the control plane; every core answers it once.
-pub type Token = u64;
-
-/// A SRP port identifier (initiator_port_id or target_port_id).
-pub type PortId = [u8; 16];
+pub use super::connections::connection::ChannelReport;
+pub use super::counts::IoCounts;
+pub use super::names::{ChannelAt, PortId, Token};
 
 /// What the control plane asks every core to do.
 #[derive(Debug, Clone)]
@@ -169,78 +168,6 @@ pub struct Report {
     pub counters: Vec<(&'static str, u64)>,
 }
 
-/// One SRP channel.
-#[derive(Debug, Clone)]
-pub struct ChannelReport {
-    /// Session it belongs to; the same number on every core.
-    pub session: u64,
-    /// Target name.
-    pub target: String,
-    /// Who is at the other end, and how it came.
-    pub peer: PeerInfo,
-    /// Connection.
-    pub conn: ConnId,
-    /// Initiator port identifier.
-    pub initiator_port_id: PortId,
-    /// Target port identifier.
-    pub target_port_id: PortId,
-    /// Receives posted for this channel: its request limit.
-    pub credits: u32,
-    /// Credits the initiator holds now.
-    pub req_lim: i32,
-    /// Commands between arrival and response.
-    pub in_flight: u32,
-    /// Largest initiator-to-target information unit agreed, in bytes.
-    pub iu_bytes_max: u32,
-    /// Immediate data agreed.
-    pub immediate_data: bool,
-    /// Login asked for multichannel operation.
-    pub multichannel: bool,
-    /// Commands completed.
-    pub commands: u64,
-    /// Bytes read by the initiator.
-    pub bytes_read: u64,
-    /// Bytes written by the initiator.
-    pub bytes_written: u64,
-}
-
-/// Operations of one bdev on one core, as SPDK's `bdev_get_iostat` counts them. Times in ns.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct IoCounts {
-    /// Bytes read.
-    pub bytes_read: u64,
-    /// Reads.
-    pub read_ops: u64,
-    /// Sum of read times.
-    pub read_ns: u64,
-    /// Longest read; 0 before the first.
-    pub read_ns_max: u64,
-    /// Shortest read; 0 before the first.
-    pub read_ns_min: u64,
-    /// Bytes written.
-    pub bytes_written: u64,
-    /// Writes.
-    pub write_ops: u64,
-    /// Sum of write times.
-    pub write_ns: u64,
-    /// Longest write.
-    pub write_ns_max: u64,
-    /// Shortest write.
-    pub write_ns_min: u64,
-    /// Bytes unmapped.
-    pub bytes_unmapped: u64,
-    /// Unmaps.
-    pub unmap_ops: u64,
-    /// Sum of unmap times.
-    pub unmap_ns: u64,
-    /// Longest unmap.
-    pub unmap_ns_max: u64,
-    /// Shortest unmap.
-    pub unmap_ns_min: u64,
-    /// Operations that failed.
-    pub errors: u64,
-}
-
 /// What travels in a core's mailbox.
 #[derive(Debug)]
 pub enum Message {
@@ -253,15 +180,6 @@ pub enum Message {
     },
     /// Another core speaks (session registry, task management).
     Core(CoreMessage),
-}
-
-/// Where a channel is: its core and the fabric's number for it there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ChannelAt {
-    /// Core.
-    pub core: usize,
-    /// Connection on that core.
-    pub conn: ConnId,
 }
 
 /// A login that passed the checks of its own core.
@@ -333,7 +251,7 @@ pub enum CoreMessage {
         /// The connection that asked.
         conn: ConnId,
         /// Its session.
-        nexus: Arc<Nexus>,
+        session: Arc<Session>,
         /// What became of the session's other channels.
         others: OtherChannels,
     },

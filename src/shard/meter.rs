@@ -2,7 +2,7 @@
 
 use bdev::{IoOp, IoStatus};
 
-use super::message::IoCounts;
+use super::counts::IoCounts;
 
 /// Buckets of a range, as a power of two. As SPDK has it.
 pub const GRANULARITY: u32 = 7;

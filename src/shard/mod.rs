@@ -7,6 +7,7 @@
 
 mod command;
 mod connections;
+pub mod counts;
 pub mod coverage;
 mod dispatch;
 mod log;
@@ -15,10 +16,11 @@ pub mod lun;
 mod manage;
 pub mod message;
 pub mod meter;
-mod names;
-pub mod nexus;
+pub mod names;
 pub mod outbox;
 pub mod qos;
+pub mod session;
+pub mod sessions;
 #[allow(clippy::module_inception)] // the folder and the file are named after the type
 mod shard;
 mod stops;
@@ -26,8 +28,8 @@ mod tasks;
 pub mod unit;
 
 use bdev::{CoreContext, IoDone};
+use reactor::Batch;
 use reactor::pool::Pool;
-use reactor::{Batch, Instant};
 use transport::{Event, Fabric};
 
 use self::command::Commands;
@@ -35,9 +37,9 @@ use self::connections::table::Connections;
 use self::log::Log;
 use self::lun::Luns;
 use self::message::{Answer, Report, Token};
-use self::nexus::{REGISTRY_CORE, Registry};
 use self::outbox::Outbox;
 use self::qos::queue::RateQueues;
+use self::sessions::{REGISTRY_CORE, Registry};
 use self::stops::Stops;
 use self::tasks::functions::Tasks;
 use crate::limits::Limits;
@@ -60,8 +62,6 @@ pub struct Shard<F: Fabric> {
     log: Log,
     stops: Stops,
     limits: Limits,
-    /// The time of the turn.
-    now: Instant,
     events: Batch<Event>,
     done: Batch<IoDone>,
 }
@@ -79,7 +79,6 @@ impl<F: Fabric> Shard<F> {
             out,
             log: Log::default(),
             stops: Stops::default(),
-            now: Instant::default(),
             events: Batch::new(BATCH),
             done: Batch::new(limits.slots),
             limits,

@@ -109,7 +109,6 @@ impl<F: Fabric> Service for Shard<F> {
     type Message = Message;
 
     fn turn(&mut self, now: Instant, inbox: &mut Batch<Message>) -> Progress {
-        self.now = now;
         self.commands.begin_turn(now);
         let mut progress = Progress::Idle;
         while let Some(message) = inbox.pop() {

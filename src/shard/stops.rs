@@ -1,6 +1,6 @@
 //! What the control plane waits for: the end of a target's connections, and of the core's work.
 
-use super::message::Token;
+use super::names::Token;
 
 /// Ends that are under way on a core.
 #[derive(Debug, Default)]

@@ -58,6 +58,11 @@ impl Commands {
         self.turn_bytes = 0;
     }
 
+    /// The time of the turn.
+    pub(crate) fn now(&self) -> Instant {
+        self.requests.now
+    }
+
     /// No more commands begin in this turn.
     #[inline]
     fn is_sated(&self) -> bool {

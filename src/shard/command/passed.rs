@@ -21,8 +21,8 @@ use crate::shard::connections::table::Connections;
 use crate::shard::lun::{Luns, Mapping};
 use crate::shard::message::{AttentionAt, CoreMessage};
 use crate::shard::names::RequestKey;
-use crate::shard::nexus::REGISTRY_CORE;
 use crate::shard::outbox::Outbox;
+use crate::shard::sessions::REGISTRY_CORE;
 
 /// The plan of a command to a unit whose device takes commands; `None` for one that is answered as
 /// for every logical unit. Unit attentions have been reported.

@@ -15,8 +15,8 @@ use super::credits::Credits;
 use super::queue::Queue;
 use crate::limits::RECEIVES_EXTRA;
 use crate::shard::coverage::{At, Met, met};
-use crate::shard::message::ChannelReport;
-use crate::shard::nexus::Nexus;
+use crate::shard::names::PortId;
+use crate::shard::session::Session;
 
 /// Where a connection is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,41 @@ pub(crate) struct Agreed {
     pub imm_data_offset: Option<u32>,
 }
 
+/// One SRP channel.
+#[derive(Debug, Clone)]
+pub struct ChannelReport {
+    /// Session it belongs to; the same number on every core.
+    pub session: u64,
+    /// Target name.
+    pub target: String,
+    /// Who is at the other end, and how it came.
+    pub peer: PeerInfo,
+    /// Connection.
+    pub conn: ConnId,
+    /// Initiator port identifier.
+    pub initiator_port_id: PortId,
+    /// Target port identifier.
+    pub target_port_id: PortId,
+    /// Receives posted for this channel: its request limit.
+    pub credits: u32,
+    /// Credits the initiator holds now.
+    pub req_lim: i32,
+    /// Commands between arrival and response.
+    pub in_flight: u32,
+    /// Largest initiator-to-target information unit agreed, in bytes.
+    pub iu_bytes_max: u32,
+    /// Immediate data agreed.
+    pub immediate_data: bool,
+    /// Login asked for multichannel operation.
+    pub multichannel: bool,
+    /// Commands completed.
+    pub commands: u64,
+    /// Bytes read by the initiator.
+    pub bytes_read: u64,
+    /// Bytes written by the initiator.
+    pub bytes_written: u64,
+}
+
 /// One connection. In the order of use: what a plain read or write touches comes first.
 pub(crate) struct Connection {
     id: ConnId,
@@ -85,7 +120,7 @@ pub(crate) struct Connection {
     /// Index of the target in this core's list.
     target: usize,
     /// The session, once granted.
-    session: Option<Arc<Nexus>>,
+    session: Option<Arc<Session>>,
     credits: Credits,
     /// Requests and task management functions that are not finished.
     in_flight: u32,
@@ -123,7 +158,7 @@ impl Connection {
     }
 
     /// The login is granted: commands are welcome.
-    pub(crate) fn grant(&mut self, session: Arc<Nexus>, agreed: Agreed) {
+    pub(crate) fn grant(&mut self, session: Arc<Session>, agreed: Agreed) {
         self.session = Some(session);
         self.agreed = agreed;
         self.state = State::Live;
@@ -161,7 +196,7 @@ impl Connection {
 
     /// The session; a connection that answers has one.
     #[inline]
-    pub(crate) fn session(&self) -> Option<&Arc<Nexus>> {
+    pub(crate) fn session(&self) -> Option<&Arc<Session>> {
         self.session.as_ref()
     }
 

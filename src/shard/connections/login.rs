@@ -8,8 +8,8 @@ use transport::srp::{
 
 use super::connection::Agreed;
 use crate::limits::Limits;
-use crate::shard::lun::TargetSpec;
 use crate::shard::names::SrpTag;
+use crate::shard::names::TargetSpec;
 
 /// Immediate data begins behind the shortest command.
 const IMM_DATA_OFFSET_MIN: u16 = 48;

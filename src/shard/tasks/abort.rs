@@ -5,7 +5,8 @@ use std::collections::VecDeque;
 
 use reactor::Tag;
 
-use crate::shard::message::{AbortScope, ChannelAt};
+use crate::shard::message::AbortScope;
+use crate::shard::names::ChannelAt;
 use crate::shard::names::SrpTag;
 
 /// Aborts under way on a core at a time: one bit each in a request.

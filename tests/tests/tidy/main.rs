@@ -28,7 +28,6 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     ("circles", "bdev/src", "", 6),
     ("circles", "src/control", "", 2),
     ("circles", "src/rpc", "", 2),
-    ("circles", "src/shard", "", 8),
     ("circles", "transport/src/rdma", "", 4),
     ("circles", "transport/src/rdma/sys", "", 4),
     // In steps of 5 fields.

@@ -1,0 +1,169 @@
+//! The one place that knows all sessions.
+//!
+//! A [`Session`] is shared by the cores that have channels of it. The [`Registry`] lives on core 0
+//! and decides logins: it is the only writer of the list of sessions, so no lock is needed.
+//!
+//! A session object exists only after every check of the login has passed, and goes with its last
+//! channel: rejected logins leave nothing behind.
+
+use std::sync::Arc;
+
+use transport::srp::{OtherChannels, RejectReason};
+
+use super::coverage::{Mark, mark};
+use super::message::{AttentionAt, CoreMessage, LoginAsk};
+use super::names::ChannelAt;
+use super::outbox::Outbox;
+use super::session::Session;
+use crate::limits::CHANNELS_PER_SESSION_MAX;
+
+/// Core of the registry.
+pub const REGISTRY_CORE: usize = 0;
+
+/// A session in the list.
+struct Entry {
+    session: Arc<Session>,
+    channels: Vec<ChannelAt>,
+    /// Arrival of the latest login that was granted.
+    arrival: u64,
+}
+
+/// A login that waits until the commands of the session it takes over have ended.
+struct Takeover {
+    ask: LoginAsk,
+    old: u64,
+}
+
+/// All sessions of the process. Lives on [`REGISTRY_CORE`].
+#[derive(Default)]
+pub struct Registry {
+    sessions: Vec<Entry>,
+    takeovers: Vec<Takeover>,
+    last_id: u64,
+}
+
+impl Registry {
+    /// Decides a login (SRP 16A, 5.2; multichannel action in req_flags).
+    pub fn on_login(&mut self, ask: LoginAsk, out: &mut Outbox) {
+        let refuse = |reason, out: &mut Outbox| {
+            let conn = ask.channel.conn;
+            out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
+        };
+        let ending: Vec<u64> = self.takeovers.iter().map(|takeover| takeover.old).collect();
+        let Some(entry) = self.entry_of(&ask) else {
+            let session = self.admit(&ask);
+            let others = if ask.multichannel { OtherChannels::Kept } else { OtherChannels::None };
+            return grant(&ask, session, others, out);
+        };
+        if ask.multichannel {
+            if ending.contains(&entry.session.id) || entry.session.has_ended() {
+                return refuse(RejectReason::UnableToAssociate, out);
+            }
+            if entry.channels.len() >= CHANNELS_PER_SESSION_MAX {
+                return refuse(RejectReason::ChannelLimit, out);
+            }
+            mark(Mark::ChannelAdded);
+            entry.channels.push(ask.channel);
+            entry.arrival = entry.arrival.max(ask.arrival);
+            let session = Arc::clone(&entry.session);
+            return grant(&ask, session, OtherChannels::Kept, out);
+        }
+        // A core was late with it: its initiator has moved on.
+        if ask.arrival < entry.arrival {
+            mark(Mark::LoginOvertaken);
+            return refuse(RejectReason::UnableToAssociate, out);
+        }
+        // Commands of the old channels must not change data after the new login was answered.
+        for channel in &entry.channels {
+            out.send(channel.core, CoreMessage::CloseChannel { conn: channel.conn });
+        }
+        let old = entry.session.id;
+        mark(Mark::Takeover);
+        self.takeovers.push(Takeover { ask, old });
+    }
+
+    /// A channel ended, in a session or while its login waited. Answers the session's number if
+    /// the session has ended with it and may have reserved something.
+    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) -> Option<u64> {
+        self.takeovers.retain(|takeover| takeover.ask.channel != channel);
+        let at = self.sessions.iter().position(|s| s.channels.contains(&channel))?;
+        let entry = &mut self.sessions[at];
+        entry.channels.retain(|other| *other != channel);
+        if !entry.channels.is_empty() {
+            return None;
+        }
+        let session = self.sessions.swap_remove(at).session;
+        let ended = session.id;
+        let mut ready: Vec<_> = self.takeovers.extract_if(.., |t| t.old == ended).collect();
+        // Of several logins that wait for the same session the last one holds.
+        ready.sort_unstable_by_key(|takeover| takeover.ask.arrival);
+        let count = ready.len();
+        for (number, takeover) in ready.into_iter().enumerate() {
+            let ask = takeover.ask;
+            if number + 1 == count {
+                let session = self.admit(&ask);
+                grant(&ask, session, OtherChannels::Terminated, out);
+            } else {
+                mark(Mark::TakeoverLost);
+                let (conn, reason) = (ask.channel.conn, RejectReason::UnableToAssociate);
+                out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
+            }
+        }
+        session.may_reserve().then_some(ended)
+    }
+
+    /// The link of a channel is dead. The peer of one without traffic would not be missed: all of
+    /// the session are asked whether they are there.
+    pub fn on_link_dead(&self, channel: ChannelAt, out: &mut Outbox) {
+        let Some(entry) = self.sessions.iter().find(|s| s.channels.contains(&channel)) else {
+            return;
+        };
+        for other in entry.channels.iter().filter(|other| **other != channel) {
+            out.send(other.core, CoreMessage::Probe { conn: other.conn });
+        }
+    }
+
+    /// A session is to end: no channel joins it any more.
+    pub fn end(&mut self, session: u64) {
+        if let Some(entry) = self.sessions.iter().find(|s| s.session.id == session) {
+            entry.session.end();
+        }
+    }
+
+    /// Raises unit attentions in sessions.
+    pub fn on_attention(&mut self, at: &AttentionAt, bits: u8, except: Option<u64>) {
+        for entry in self.sessions.iter().filter(|s| Some(s.session.id) != except) {
+            match at {
+                AttentionAt::Target(target) if *target == entry.session.target.name => {
+                    entry.session.raise_all(bits);
+                }
+                AttentionAt::Target(_) => {}
+                AttentionAt::Luns(luns) => luns
+                    .iter()
+                    .filter(|(target, _)| *target == entry.session.target.name)
+                    .for_each(|(_, lun)| entry.session.raise(*lun, bits)),
+            }
+        }
+    }
+
+    fn entry_of(&mut self, ask: &LoginAsk) -> Option<&mut Entry> {
+        self.sessions.iter_mut().find(|entry| {
+            entry.session.initiator_port_id == ask.initiator_port_id
+                && entry.session.target.name == ask.target.name
+        })
+    }
+
+    fn admit(&mut self, ask: &LoginAsk) -> Arc<Session> {
+        self.last_id += 1;
+        let target = Arc::clone(&ask.target);
+        let session = Arc::new(Session::new(self.last_id, target, ask.initiator_port_id));
+        let (channels, arrival) = (vec![ask.channel], ask.arrival);
+        self.sessions.push(Entry { session: Arc::clone(&session), channels, arrival });
+        session
+    }
+}
+
+fn grant(ask: &LoginAsk, session: Arc<Session>, others: OtherChannels, out: &mut Outbox) {
+    let conn = ask.channel.conn;
+    out.send(ask.channel.core, CoreMessage::LoginGranted { conn, session, others });
+}
