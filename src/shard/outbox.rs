@@ -1,8 +1,9 @@
 //! What a core says to others: bounded mailboxes with a place to wait in front of them.
 //!
 //! Only control traffic passes here, never the path of a command. A message that finds its mailbox
-//! full waits and goes out in order on a later turn. What can wait is bounded by the logins and
-//! task management requests that peers have receives for.
+//! full waits and goes out on a later turn, in order for its receiver; messages for other receivers
+//! do not wait for that one. What can wait is bounded by the logins and task management requests
+//! that peers have receives for.
 
 use std::collections::VecDeque;
 use std::sync::mpsc;
@@ -13,18 +14,34 @@ use super::message::{Answer, CoreMessage, Message};
 /// Hands a message to one core's mailbox, or gives it back when that is full.
 pub type CoreDoor = Box<dyn FnMut(Message) -> Result<(), Message>>;
 
+/// Takes a core's answers to the control plane.
+pub trait Answers {
+    /// Takes an answer. False: nobody is there any more to read it.
+    fn put(&self, answer: Answer) -> bool;
+}
+
+impl Answers for mpsc::Sender<Answer> {
+    fn put(&self, answer: Answer) -> bool {
+        self.send(answer).is_ok()
+    }
+}
+
 /// One core's way to the other cores and to the control plane.
 pub struct Outbox {
     core: usize,
     doors: Vec<CoreDoor>,
-    waiting: VecDeque<(usize, Message)>,
-    answers: mpsc::Sender<Answer>,
+    /// By receiver.
+    waiting: Vec<VecDeque<Message>>,
+    /// Messages in all of `waiting`.
+    waiting_count: usize,
+    answers: Box<dyn Answers>,
 }
 
 impl Outbox {
     /// `doors[n]` leads to core `n`; the own one is there too and is used like the others.
-    pub fn new(core: usize, doors: Vec<CoreDoor>, answers: mpsc::Sender<Answer>) -> Self {
-        Outbox { core, doors, waiting: VecDeque::new(), answers }
+    pub fn new(core: usize, doors: Vec<CoreDoor>, answers: impl Answers + 'static) -> Self {
+        let waiting = doors.iter().map(|_| VecDeque::new()).collect();
+        Outbox { core, doors, waiting, waiting_count: 0, answers: Box::new(answers) }
     }
 
     /// This core's number.
@@ -40,31 +57,76 @@ impl Outbox {
     /// Says something to a core, this one included. Order per receiver is kept.
     pub fn send(&mut self, core: usize, message: CoreMessage) {
         let message = Message::Core(message);
-        if self.waiting.is_empty() {
-            if let Err(message) = (self.doors[core])(message) {
-                mark(Mark::MailboxFull);
-                self.waiting.push_back((core, message));
-            }
-        } else {
-            self.waiting.push_back((core, message));
+        let waiting = &mut self.waiting[core];
+        let refused = match waiting.is_empty() {
+            true => (self.doors[core])(message),
+            false => Err(message),
+        };
+        if let Err(message) = refused {
+            mark(Mark::MailboxFull);
+            waiting.push_back(message);
+            self.waiting_count += 1;
         }
     }
 
     /// Answers the control plane. It may have gone away during shutdown; nobody is left to care.
     pub fn answer(&mut self, answer: Answer) {
-        if self.answers.send(answer).is_err() {
+        if !self.answers.put(answer) {
             tracing::debug!("the control plane is gone");
         }
     }
 
     /// Sends what waited. True when nothing waits any more.
     pub fn flush(&mut self) -> bool {
-        while let Some((core, message)) = self.waiting.pop_front() {
-            if let Err(message) = (self.doors[core])(message) {
-                self.waiting.push_front((core, message));
-                return false;
+        if self.waiting_count == 0 {
+            return true;
+        }
+        for (door, waiting) in self.doors.iter_mut().zip(&mut self.waiting) {
+            while let Some(message) = waiting.pop_front() {
+                if let Err(message) = door(message) {
+                    waiting.push_front(message);
+                    break;
+                }
+                self.waiting_count -= 1;
             }
         }
-        true
+        self.waiting_count == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+    use std::rc::Rc;
+
+    use transport::ConnId;
+
+    use super::*;
+
+    #[test]
+    fn a_full_mailbox_holds_up_only_its_own_messages_and_keeps_their_order() {
+        let (sender, _answers) = mpsc::channel();
+        let (is_full, said) = (Rc::new(Cell::new(true)), Rc::new(RefCell::new(Vec::new())));
+        let doors = [0, 1].map(|core| -> CoreDoor {
+            let (is_full, said) = (Rc::clone(&is_full), Rc::clone(&said));
+            Box::new(move |message| {
+                if core == 0 && is_full.get() {
+                    return Err(message);
+                }
+                let Message::Core(CoreMessage::Probe { conn }) = message else { panic!("a probe") };
+                said.borrow_mut().push((core, conn.index));
+                Ok(())
+            })
+        });
+        let mut outbox = Outbox::new(0, doors.into(), sender);
+        let probe = |index| CoreMessage::Probe { conn: ConnId { index, generation: 0 } };
+        for (core, index) in [(0, 1), (1, 2), (0, 3), (1, 4)] {
+            outbox.send(core, probe(index));
+        }
+        assert!(!outbox.flush());
+        assert_eq!(*said.borrow(), [(1, 2), (1, 4)]);
+        is_full.set(false);
+        assert!(outbox.flush());
+        assert_eq!(said.borrow()[2..], [(0, 1), (0, 3)]);
     }
 }
