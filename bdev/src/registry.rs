@@ -20,14 +20,16 @@ use crate::delay::Delay;
 use crate::error::ErrorInjection;
 use crate::malloc::{self, Malloc, MallocOptions};
 use crate::null::{self, Null, NullOptions};
-use crate::sg::{Sg, SgOptions};
+use crate::sg::SgOptions;
 use crate::uring::{self, Uring, UringOptions};
 use crate::{Bdev, Geometry};
 
 mod index;
+mod opening;
 mod stacked;
 
 use index::{Entries, Key};
+pub use opening::{Opened, Opening, Removed};
 
 /// Why a device could not be made, found, claimed or deleted.
 #[derive(Debug, thiserror::Error)]
@@ -283,17 +285,14 @@ impl Registry {
 
     /// Makes a device of a file or block device (`bdev_uring_create`).
     pub fn create_uring(&mut self, options: UringOptions) -> Result<Arc<dyn Bdev>, BdevError> {
-        let name = self.fresh_name(options.name.clone(), "Uring")?;
-        refuse_other(&name, &options.other, uring::neutral)?;
-        let uuid = self.fresh_uuid(options.uuid, "uring", &name)?;
-        Ok(self.keep(Kind::Uring(Arc::new(Uring::open(name, uuid, &options, self.lock_wait)?))))
+        let opening = self.prepare_uring(options);
+        self.open_now(opening)
     }
 
     /// Makes a device of a SCSI device that is passed through (`bdev_sg_create`).
     pub fn create_sg(&mut self, options: SgOptions) -> Result<Arc<dyn Bdev>, BdevError> {
-        let name = self.fresh_name(options.name.clone(), "Sg")?;
-        let uuid = self.fresh_uuid(options.uuid, "sg", &name)?;
-        Ok(self.keep(Kind::Other(Arc::new(Sg::open(name, uuid, &options)?))))
+        let opening = self.prepare_sg(options);
+        self.open_now(opening)
     }
 
     /// Takes in a device that was made elsewhere. Name and identity must be free.
@@ -338,22 +337,7 @@ impl Registry {
     /// kind. Channels that are still open keep the device alive, but not the file of a file-backed
     /// one.
     pub fn delete(&mut self, name: &str, method: &str) -> Result<Arc<dyn Bdev>, BdevError> {
-        let at = self.position(name)?;
-        let bdev = &self.entries[at].bdev;
-        if bdev.delete_method() != method {
-            return Err(wrong_kind(bdev.as_ref(), method));
-        }
-        self.refuse_claimed(at)?;
-        let entry = self.entries.remove(at);
-        if let Kind::Uring(uring) = &entry.kind {
-            uring.close();
-        }
-        if let Some(base) = &entry.base {
-            let below = self.position(base)?;
-            self.entries[below].over = None;
-            self.release(base)?;
-        }
-        Ok(entry.bdev)
+        self.remove(name, method).map(Removed::close)
     }
 
     /// Changes the size of a null device, in blocks (`bdev_null_resize`).
@@ -367,11 +351,7 @@ impl Registry {
 
     /// Looks at a file or block device again (`bdev_uring_rescan`).
     pub fn rescan_uring(&self, name: &str) -> Result<Option<uring::Change>, BdevError> {
-        let entry = self.entry(name)?;
-        match &entry.kind {
-            Kind::Uring(uring) => uring.rescan(),
-            _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_uring_rescan")),
-        }
+        self.uring(name, "bdev_uring_rescan")?.rescan()
     }
 
     /// The devices whose medium can change by itself, to be looked at.
@@ -435,11 +415,8 @@ impl Registry {
         };
         // SPDK clients send the nil UUID for "none".
         let uuid = given.filter(|uuid| !uuid.is_nil()).unwrap_or_else(derive);
-        match self.entries.owner(uuid) {
-            Some(owner) => {
-                let name = self.entries[owner].bdev.name().to_owned();
-                Err(BdevError::UuidTaken { uuid, name })
-            }
+        match self.entries.owner_name(uuid) {
+            Some(name) => Err(BdevError::UuidTaken { uuid, name: name.to_owned() }),
             None => Ok(uuid),
         }
     }

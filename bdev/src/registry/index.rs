@@ -21,6 +21,8 @@ pub(super) struct Entries {
     made: u64,
     names: BTreeMap<String, Key>,
     uuids: BTreeMap<Uuid, Key>,
+    /// Names and identities of devices that are being opened.
+    reserved: BTreeMap<String, Uuid>,
     /// Of each prefix a number below which all names are taken.
     full_to: BTreeMap<String, u64>,
 }
@@ -32,21 +34,44 @@ impl Entries {
         named.or_else(|| self.owner(Uuid::try_parse(name).ok()?))
     }
 
-    /// True when an entry has this name.
+    /// True when an entry has this name, or will have it.
     pub(super) fn has_name(&self, name: &str) -> bool {
-        self.names.contains_key(name)
+        self.names.contains_key(name) || self.reserved.contains_key(name)
     }
 
     /// The entry of an identity.
-    pub(super) fn owner(&self, uuid: Uuid) -> Option<Key> {
+    fn owner(&self, uuid: Uuid) -> Option<Key> {
         self.uuids.get(&uuid).copied()
+    }
+
+    /// The name of the entry that has an identity, or will have it.
+    pub(super) fn owner_name(&self, uuid: Uuid) -> Option<&str> {
+        match self.owner(uuid) {
+            Some(owner) => Some(self[owner].bdev.name()),
+            None => {
+                let reserved = self.reserved.iter().find(|(_, reserved)| **reserved == uuid);
+                reserved.map(|(name, _)| name.as_str())
+            }
+        }
+    }
+
+    /// Takes a name and an identity for an entry that comes later.
+    pub(super) fn reserve(&mut self, name: &str, uuid: Uuid) {
+        self.reserved.insert(name.to_owned(), uuid);
+    }
+
+    /// Gives back what [`Entries::reserve`] took.
+    pub(super) fn unreserve(&mut self, name: &str) {
+        if self.reserved.remove(name).is_some() {
+            self.name_is_free(name);
+        }
     }
 
     /// The name of `prefix` with the lowest number that is not taken.
     pub(super) fn free_name(&mut self, prefix: &str) -> String {
         let mut number = self.full_to.get(prefix).copied().unwrap_or(0);
         let mut name = format!("{prefix}{number}");
-        while self.names.contains_key(&name) {
+        while self.has_name(&name) {
             number += 1;
             name = format!("{prefix}{number}");
         }
@@ -71,11 +96,15 @@ impl Entries {
         if self.uuids.get(&uuid) == Some(&key) {
             self.uuids.remove(&uuid);
         }
+        self.name_is_free(name);
+        entry
+    }
+
+    fn name_is_free(&mut self, name: &str) {
         for (prefix, full_to) in &mut self.full_to {
             let number = name.strip_prefix(prefix.as_str()).and_then(|rest| rest.parse().ok());
             *full_to = number.map_or(*full_to, |number| (*full_to).min(number));
         }
-        entry
     }
 
     /// All entries in the order of creation.
