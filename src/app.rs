@@ -5,9 +5,9 @@
 //! every core answers what runs or its time is over, and only then the listeners and sockets go.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, TryLockError, mpsc};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use bdev::CoreContext;
@@ -18,6 +18,7 @@ use reactor::sleep::WakeSet;
 use reactor::sys::affinity;
 use reactor::sys::memory::{Memory, MemoryError, PageWish};
 use reactor::{Pool, stats::CoreStats};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getpid, getrlimit, kill_process, setrlimit};
 use transport::dm;
@@ -28,21 +29,25 @@ use transport::shm::{self, FabricOptions, ShmFabric};
 use crate::config::{Config, HugeSize, Idle};
 use crate::control::cores::Sender;
 use crate::control::{
-    AgentPort, Agents, Control, ListenError, Listeners, Mailboxes, Parts, WATCH_INTERVAL, Watch,
+    AgentPort, Agents, Control, ControlThread, Desk, ListenError, Listeners, Mailboxes, Parts,
+    Post, WATCH_INTERVAL,
 };
 use crate::limits::Limits;
 use crate::logs::Logs;
 use crate::rpc::{Server, Shared, load};
 use crate::shard::Shard;
-use crate::shard::message::{Answer, Message};
+use crate::shard::message::Message;
 use crate::shard::outbox::{CoreDoor as OutboxDoor, Outbox};
 use crate::signals::Signals;
 
 /// Messages that a core's mailbox holds from each other core, and from the control plane.
 const MAILBOX: Capacity = Capacity { core: 256, control: 64 };
 
-/// How long the cores may take to stop before the process ends without them.
-const STOP_WAIT: Duration = Duration::from_millis(1800);
+/// How long clients and cores may take to stop before the process ends without them.
+const STOP_WAIT: Duration = Duration::from_millis(1700);
+
+/// How much longer than the cores the control thread may take to stop.
+const STOP_WAIT_MORE: Duration = Duration::from_millis(100);
 
 /// How long the start waits for a file that a target has which was killed just before.
 const LOCK_WAIT: Duration = Duration::from_millis(500);
@@ -62,50 +67,114 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let logs = Logs::start(config.log_level).context("thread that writes the log")?;
     raise_descriptor_limit();
     let signals = Signals::install().context("signals")?;
-    let (sender, answers) = mpsc::channel();
-    let running = start_cores(&config, &sender)?;
+    let (post, inbox) = Post::new();
+    let running = start_cores(&config, &post)?;
     let (shm_doors, rdma_doors) = running.doors.into_iter().unzip();
     let shm = Arc::new(shm::Listener::start(shm_doors).context("listener of the shm fabric")?);
     let rdma = Arc::new(Mutex::new(Rdma::Idle(rdma_doors, RdmaOptions::default())));
     let mut bdevs = Registry::new();
-    bdevs.wait_for_locks(LOCK_WAIT);
+    if config.config_file.is_some() {
+        bdevs.wait_for_locks(LOCK_WAIT);
+    }
     let mut control = Control::new(Parts {
-        cores: Box::new(Mailboxes::new(running.senders, answers)),
+        cores: Box::new(Mailboxes::new(running.senders)),
         stats: running.stats,
         bdevs,
         host_id: host_id(),
         logs,
         raise: Box::new(|signal| kill_process(getpid(), signal)),
     });
-    control.offer("shm", Box::new(ShmListeners(Arc::clone(&shm))));
-    control.offer("rdma", Box::new(RdmaListeners(Arc::clone(&rdma))));
+    control.offer("shm", Arc::new(ShmListeners(Arc::clone(&shm))));
+    control.offer("rdma", Arc::new(RdmaListeners(Arc::clone(&rdma))));
     control.offer_agents(Box::<DmAgents>::default());
-    if let Some(file) = &config.config_file {
-        load::load_file(&mut control, file)?;
+    let control = ControlThread::start(control, post.clone(), inbox).context("control thread")?;
+    if let Some(file) = config.config_file.clone()
+        && !load_before(&signals, &post, file)?
+    {
+        tracing::info!("stopping before the configuration is loaded");
+        return let_go(control, (shm, rdma), Instant::now() + STOP_WAIT);
     }
-    control.bdevs_mut().wait_for_locks(Duration::ZERO);
-    let shared = Arc::new(Shared::new(control));
-    let watched = Arc::clone(&shared);
-    let watch = Watch::start(WATCH_INTERVAL, move |with| with(&mut watched.control()));
-    let watch = watch.context("thread that watches files and disks")?;
-    let server = Server::start(&config.rpc_socket, Arc::clone(&shared))?;
+    post.begin(|desk| desk.watch(WATCH_INTERVAL), drop);
+    let server = Server::start(&config.rpc_socket, Arc::new(Shared::new(post.clone())))?;
     tracing::info!(cores = %config.cpus, rpc = %config.rpc_socket.display(), "ready");
-    let cores: Vec<BorrowedFd<'_>> = running.cores.iter().map(AsFd::as_fd).collect();
-    if let Some(dead) = signals.wait(&cores) {
-        let number = running.cores[dead].number();
-        bail!("core {number} ended by itself: see the message above");
+    let mut threads: Vec<BorrowedFd<'_>> = running.cores.iter().map(AsFd::as_fd).collect();
+    threads.push(control.as_fd());
+    if let Some(dead) = signals.wait(&threads) {
+        let name = running.cores.get(dead).map(|core| format!("core {}", core.number()));
+        let name = name.unwrap_or_else(|| "the control thread".to_owned());
+        bail!("{name} ended by itself: see the message above");
     }
     tracing::info!("stopping");
-    drop(watch);
+    let deadline = Instant::now() + STOP_WAIT;
     server.stop();
-    let stopped = shared.control().stop(STOP_WAIT);
-    stopped.context("commands are stuck in a device; stopping without them")?;
-    for core in running.cores {
-        core.join()?;
+    let stopped = stop_cores(&post, deadline);
+    if stopped.is_ok() {
+        for core in running.cores {
+            core.join()?;
+        }
     }
-    drop(shared);
-    drop((shm, rdma));
+    let_go(control, (shm, rdma), deadline)?;
+    stopped
+}
+
+/// Closes files and devices, and then the sockets of the listeners, as far as that is done until a
+/// time: a sick file system may hold either up.
+fn let_go(
+    control: ControlThread,
+    listeners: impl Send + 'static,
+    deadline: Instant,
+) -> anyhow::Result<()> {
+    let left = || deadline.saturating_duration_since(Instant::now()).max(STOP_WAIT_MORE);
+    control.end(left());
+    let (ended, ending) = std::io::pipe().context("pipe")?;
+    let end = std::thread::Builder::new().name("end".to_owned());
+    end.spawn(move || {
+        drop(listeners);
+        drop(ending);
+    })?;
+    let mut ended = [PollFd::new(&ended, PollFlags::IN)];
+    if rustix::event::poll(&mut ended, Timespec::try_from(left()).ok().as_ref()) == Ok(0) {
+        tracing::warn!("a listener's socket may stay: removing it takes long");
+    }
     Ok(())
+}
+
+/// Loads a file before there are clients. False: a signal came first. What a sick file or device
+/// holds up then ends with the process.
+fn load_before(signals: &Signals, post: &Post, file: PathBuf) -> anyhow::Result<bool> {
+    let (sender, loaded) = mpsc::channel();
+    let (ended, ending) = std::io::pipe().context("pipe")?;
+    let load = |desk: Desk| async move {
+        let loaded = load::load_file(&desk, &file).await;
+        desk.with(|control| control.bdevs_mut().wait_for_locks(Duration::ZERO));
+        loaded
+    };
+    let done = move |result| {
+        // Nobody takes it after a signal. The pipe hangs up when the result is there.
+        let _ = sender.send(result);
+        drop(ending);
+    };
+    post.begin(load, done);
+    if signals.wait(&[ended.as_fd()]).is_none() {
+        return Ok(false);
+    }
+    loaded.recv().context("loading has failed: see the message above")??;
+    Ok(true)
+}
+
+/// Ends what runs on the cores. The listeners go either way: whatever still waits on the control
+/// thread would keep them, and their socket files with them.
+fn stop_cores(post: &Post, deadline: Instant) -> anyhow::Result<()> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let stopped = post.run(left + STOP_WAIT_MORE, move |desk| async move {
+        let stopped = desk.stop(left).await;
+        desk.with(|control| control.drop_listeners());
+        stopped
+    });
+    match stopped {
+        Some(stopped) => stopped.context("commands are stuck in a device; stopping without them"),
+        None => bail!("the control thread does not answer; stopping without it"),
+    }
 }
 
 /// A session over shared memory holds two descriptors: takes as many as the system grants without
@@ -126,7 +195,7 @@ struct Running {
     doors: Vec<Doors>,
 }
 
-fn start_cores(config: &Config, answers: &mpsc::Sender<Answer>) -> anyhow::Result<Running> {
+fn start_cores(config: &Config, answers: &Post) -> anyhow::Result<Running> {
     let cpus: Vec<usize> = config.cpus.iter().collect();
     affinity::check(&config.cpus)?;
     let mut pools = Vec::new();
@@ -161,7 +230,7 @@ fn start_core(
     memory: Arc<Memory>,
     end: Ends<Message>,
     control: &[mailbox::ControlSender<Message>],
-    answers: &mpsc::Sender<Answer>,
+    answers: &Post,
 ) -> anyhow::Result<(RunningCore, Doors)> {
     let limits = Limits::for_pool(memory.len());
     let wake = Arc::clone(end.inbox.eventfd());
@@ -258,22 +327,12 @@ impl ShmListeners {
 }
 
 impl Listeners for ShmListeners {
-    fn add(
-        &mut self,
-        target: &str,
-        traddr: &str,
-        trsvcid: Option<&str>,
-    ) -> Result<(), ListenError> {
+    fn add(&self, target: &str, traddr: &str, trsvcid: Option<&str>) -> Result<(), ListenError> {
         Self::check(traddr, trsvcid)?;
         self.0.add_listener(target, traddr).map_err(refused)
     }
 
-    fn remove(
-        &mut self,
-        target: &str,
-        traddr: &str,
-        trsvcid: Option<&str>,
-    ) -> Result<(), ListenError> {
+    fn remove(&self, target: &str, traddr: &str, trsvcid: Option<&str>) -> Result<(), ListenError> {
         Self::check(traddr, trsvcid)?;
         self.0.remove_listener(target, traddr).map_err(refused)
     }
@@ -317,8 +376,17 @@ impl RdmaListeners {
 }
 
 impl Listeners for RdmaListeners {
-    fn configure(&mut self, wanted: &RdmaOptions) -> Result<(), ListenError> {
-        let mut rdma = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    fn configure(&self, wanted: &RdmaOptions) -> Result<(), ListenError> {
+        // This is the only method that the control thread calls by itself: it does not wait for a
+        // worker that is in another one.
+        let mut rdma = match self.0.try_lock() {
+            Ok(rdma) => rdma,
+            Err(TryLockError::Poisoned(rdma)) => rdma.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                let what = "an rdma listener is being added or removed".to_owned();
+                return Err(ListenError::Os { what, errno: Errno::BUSY });
+            }
+        };
         match &mut *rdma {
             Rdma::Idle(_, options) => *options = *wanted,
             Rdma::Running(listener, options) => {
@@ -333,22 +401,12 @@ impl Listeners for RdmaListeners {
         Ok(())
     }
 
-    fn add(
-        &mut self,
-        target: &str,
-        traddr: &str,
-        trsvcid: Option<&str>,
-    ) -> Result<(), ListenError> {
+    fn add(&self, target: &str, traddr: &str, trsvcid: Option<&str>) -> Result<(), ListenError> {
         let port = Self::port(trsvcid)?;
         self.with(|listener| listener.add_listener(target, traddr, port))
     }
 
-    fn remove(
-        &mut self,
-        target: &str,
-        traddr: &str,
-        trsvcid: Option<&str>,
-    ) -> Result<(), ListenError> {
+    fn remove(&self, target: &str, traddr: &str, trsvcid: Option<&str>) -> Result<(), ListenError> {
         let port = Self::port(trsvcid)?;
         self.with(|listener| listener.remove_listener(target, traddr, port))
     }

@@ -7,7 +7,6 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bdev::Bdev;
@@ -16,7 +15,7 @@ use bdev::null::NullOptions;
 use bdev::registry::Registry;
 use bdev::uring::UringOptions;
 use serde_json::Value;
-use srpt_tgt::control::{Control, Mailboxes, Parts};
+use srpt_tgt::control::{Control, Mailboxes, Office, Parts, Post};
 use srpt_tgt::logs::{Level, Logs};
 use srpt_tgt::rpc::load as configuration;
 
@@ -61,7 +60,7 @@ impl fmt::Display for Spec {
 }
 
 /// Devices by name.
-pub struct Devices(Control);
+pub struct Devices(Office);
 
 impl Default for Devices {
     fn default() -> Self {
@@ -72,15 +71,17 @@ impl Default for Devices {
 impl Devices {
     /// None yet.
     pub fn new() -> Self {
-        Devices(Control::new(Parts {
+        let (post, inbox) = Post::new();
+        let control = Control::new(Parts {
             // Devices that are made before there is a core need none.
-            cores: Box::new(Mailboxes::new(Vec::new(), channel().1)),
+            cores: Box::new(Mailboxes::new(Vec::new())),
             stats: Vec::new(),
             bdevs: Registry::new(),
             host_id: String::new(),
             logs: Logs::new(Level::Warning, |_| {}),
             raise: Box::new(|_| Ok(())),
-        }))
+        });
+        Devices(Office::new(control, post, inbox))
     }
 
     /// Makes the bdevs of a file that `save_config` wrote; its other parts are left alone.
@@ -93,13 +94,13 @@ impl Devices {
         parts
             .with_context(|| format!("{shown}: no list \"subsystems\", as save_config writes it"))?
             .retain(|part| part.get("subsystem").is_some_and(|name| name == "bdev"));
-        configuration::load(&mut self.0, &document.to_string())
-            .map_err(|error| anyhow!("{shown}: {}", error.why))
+        let text = document.to_string();
+        let load = |desk| async move { configuration::load(&desk, &text).await };
+        self.0.block_on(load).map_err(|error| anyhow!("{shown}: {}", error.why))
     }
 
     /// Makes a device of blocks of `block_bytes`.
     pub fn make(&mut self, spec: &Spec, block_bytes: u32) -> Result<Arc<dyn Bdev>> {
-        let bdevs = self.0.bdevs_mut();
         let blocks = |bytes: u64| -> Result<u64> {
             ensure!(
                 block_bytes > 0 && bytes.is_multiple_of(u64::from(block_bytes)),
@@ -107,34 +108,38 @@ impl Devices {
             );
             Ok(bytes / u64::from(block_bytes))
         };
-        let made = match spec {
-            Spec::Null(bytes) => bdevs.create_null(NullOptions {
-                num_blocks: blocks(*bytes)?,
-                block_size: block_bytes,
-                ..NullOptions::default()
-            }),
-            Spec::Malloc(bytes) => bdevs.create_malloc(MallocOptions {
-                num_blocks: blocks(*bytes)?,
-                block_size: block_bytes,
-                ..MallocOptions::default()
-            }),
-            Spec::File(path) => bdevs.create_uring(UringOptions {
-                block_size: Some(block_bytes),
-                ..UringOptions::new(&path.to_string_lossy())
-            }),
+        let make = |bdevs: &mut Registry| -> Result<_> {
+            Ok(match spec {
+                Spec::Null(bytes) => bdevs.create_null(NullOptions {
+                    num_blocks: blocks(*bytes)?,
+                    block_size: block_bytes,
+                    ..NullOptions::default()
+                }),
+                Spec::Malloc(bytes) => bdevs.create_malloc(MallocOptions {
+                    num_blocks: blocks(*bytes)?,
+                    block_size: block_bytes,
+                    ..MallocOptions::default()
+                }),
+                Spec::File(path) => bdevs.create_uring(UringOptions {
+                    block_size: Some(block_bytes),
+                    ..UringOptions::new(&path.to_string_lossy())
+                }),
+            }?)
         };
-        Ok(made?)
+        self.0.desk().with(|control| make(control.bdevs_mut()))
     }
 
     /// The device of a name.
     pub fn find(&self, name: &str) -> Result<Arc<dyn Bdev>> {
-        Ok(self.0.bdevs().find(name)?)
+        Ok(self.0.desk().with(|control| control.bdevs().find(name))?)
     }
 
     /// All of them that no other one is over, in the order of their creation.
     pub fn unclaimed(&self) -> Vec<Arc<dyn Bdev>> {
-        let free = self.0.bdevs().iter().filter(|(_, user)| user.is_none());
-        free.map(|(bdev, _)| Arc::clone(bdev)).collect()
+        self.0.desk().with(|control| {
+            let free = control.bdevs().iter().filter(|(_, user)| user.is_none());
+            free.map(|(bdev, _)| Arc::clone(bdev)).collect()
+        })
     }
 }
 

@@ -1,20 +1,26 @@
-//! Asking every core and waiting for every answer.
+//! Asking cores, and what became of the questions.
 //!
-//! [`Mailboxes`] is the production way: one mailbox per core towards it, one channel back. An
-//! answer that comes after its question was given up is recognised by its token and dropped. What a
-//! core only has to be told waits here while its mailbox is full, and goes in front of the rest.
+//! [`Questions`] puts actions into mailboxes and keeps what has not been answered yet. Nothing here
+//! waits: an answer is a message to the control thread like any other, and whoever asked awaits it.
+//! An answer that comes after its question was given up is recognised by its token and dropped.
+//! What finds a full mailbox waits here, in order and per core, and is tried again when the core
+//! answers anything, and after a pause.
 
-use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use futures_channel::oneshot;
 
 use crate::shard::message::{Action, ActionError, Answer, Message, Report, Token};
 
 /// How long a core may take to answer.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Pause before a full mailbox is tried again.
-const FULL_MAILBOX_PAUSE: Duration = Duration::from_millis(1);
+/// First pause before a full mailbox is tried again; each further one is twice as long.
+const FULL_MAILBOX_PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// Longest pause before a full mailbox is tried again: its core has been stuck for a while.
+const FULL_MAILBOX_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Why one core did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,7 +29,7 @@ pub enum CoreError {
     #[error(transparent)]
     Refused(#[from] ActionError),
     /// No answer in time; the core may still do it later.
-    #[error("core {core} has not answered within {} s", wait.as_secs_f32())]
+    #[error("core {core} does not answer: nothing came within {} s", wait.as_secs_f32())]
     Silent {
         /// The core's index.
         core: usize,
@@ -38,41 +44,43 @@ pub enum CoreError {
         /// How long it was waited for.
         wait: Duration,
     },
-    /// The core's thread has ended.
-    #[error("core {core} has stopped")]
-    Stopped {
-        /// The core's index.
-        core: usize,
-    },
 }
 
 /// Every core of the target, as the control plane reaches them. Cores are numbered from 0 to
-/// `count() - 1` in the order of their start.
+/// `count() - 1` in the order of their start. They answer with [`super::Mail::Answer`].
 pub trait Cores: Send {
     /// Cores there are.
     fn count(&self) -> usize;
 
-    /// Sends `action` to each of `cores` and waits until each has answered or [`ANSWER_WAIT_MAX`]
-    /// is over. Answers come in the order of `cores`.
-    fn ask(&mut self, cores: &[usize], action: &Action) -> Vec<Result<Report, CoreError>> {
-        self.ask_within(cores, action, ANSWER_WAIT_MAX)
+    /// Puts an action into a core's mailbox. False: the mailbox is full and nothing has happened.
+    fn send(&mut self, core: usize, token: Token, action: &Action) -> bool;
+}
+
+/// Puts a message into one core's mailbox, or gives it back when the mailbox is full.
+pub type Sender = Box<dyn Fn(Message) -> Result<(), Message> + Send>;
+
+/// The cores of a running target, behind their mailboxes.
+pub struct Mailboxes(Vec<Sender>);
+
+impl Mailboxes {
+    /// One sender per core, in order; [`Answer::core`] is the index in `senders`.
+    pub fn new(senders: Vec<Sender>) -> Self {
+        Mailboxes(senders)
+    }
+}
+
+impl Cores for Mailboxes {
+    fn count(&self) -> usize {
+        self.0.len()
     }
 
-    /// The same with another time limit.
-    fn ask_within(
-        &mut self,
-        cores: &[usize],
-        action: &Action,
-        wait_max: Duration,
-    ) -> Vec<Result<Report, CoreError>>;
-
-    /// Tells each of `cores` to do something and waits for nothing. A core whose mailbox is full
-    /// gets it later, before all that it is asked after this.
-    fn tell(&mut self, cores: &[usize], action: &Action);
-
-    /// Puts into mailboxes what [`Cores::tell`] could not: to be called now and then.
-    fn deliver(&mut self) {}
+    fn send(&mut self, core: usize, token: Token, action: &Action) -> bool {
+        (self.0[core])(Message::Control { token, action: action.clone() }).is_ok()
+    }
 }
+
+/// What each core that was asked answered, in the order of the question.
+pub type Answers = Vec<Result<Report, CoreError>>;
 
 /// What became of an action that some core did not do.
 #[derive(Debug)]
@@ -81,38 +89,25 @@ pub struct Partial {
     pub done: Vec<usize>,
     /// Cores that were asked and have not answered: they may yet do it.
     pub silent: Vec<usize>,
-    /// Cores that could not be asked.
-    pub unasked: Vec<usize>,
     /// The first failure.
     pub error: CoreError,
 }
 
-/// Asks every core. On a failure [`Partial`] names the cores where it is to be undone.
-pub fn all(cores: &mut dyn Cores, action: &Action) -> Result<Vec<Report>, Partial> {
-    all_within(cores, action, ANSWER_WAIT_MAX)
-}
-
-/// The same with another time limit.
-pub fn all_within(
-    cores: &mut dyn Cores,
-    action: &Action,
-    wait_max: Duration,
-) -> Result<Vec<Report>, Partial> {
-    let numbers: Vec<usize> = (0..cores.count()).collect();
-    let mut reports = Vec::with_capacity(numbers.len());
-    let (mut done, mut silent, mut unasked) = (Vec::new(), Vec::new(), Vec::new());
+/// The reports of a question to all cores. On a failure [`Partial`] names the cores where the
+/// action is to be undone.
+pub fn all_or_partial(answers: Answers) -> Result<Vec<Report>, Partial> {
+    let mut reports = Vec::with_capacity(answers.len());
+    let (mut done, mut silent) = (Vec::new(), Vec::new());
     let mut failure = None;
-    for (core, answer) in numbers.iter().zip(cores.ask_within(&numbers, action, wait_max)) {
+    for (core, answer) in answers.into_iter().enumerate() {
         match answer {
             Ok(report) => {
                 reports.push(report);
-                done.push(*core);
+                done.push(core);
             }
             Err(error) => {
-                match error {
-                    CoreError::Silent { .. } => silent.push(*core),
-                    CoreError::Full { .. } => unasked.push(*core),
-                    CoreError::Refused(_) | CoreError::Stopped { .. } => {}
+                if let CoreError::Silent { .. } = error {
+                    silent.push(core);
                 }
                 failure.get_or_insert(error);
             }
@@ -120,223 +115,280 @@ pub fn all_within(
     }
     match failure {
         None => Ok(reports),
-        Some(error) => Err(Partial { done, silent, unasked, error }),
+        Some(error) => Err(Partial { done, silent, error }),
     }
 }
 
-/// Puts a message into one core's mailbox, or gives it back when the mailbox is full.
-pub type Sender = Box<dyn Fn(Message) -> Result<(), Message> + Send>;
+/// A question that some core has not answered.
+struct Open {
+    cores: Vec<usize>,
+    results: Vec<Option<Result<Report, CoreError>>>,
+    wait: Duration,
+    /// `None`: the answers are waited for as long as they take.
+    deadline: Option<Instant>,
+    reply: oneshot::Sender<Answers>,
+}
 
-/// The cores of a running target, behind their mailboxes.
-pub struct Mailboxes {
-    boxes: Vec<Mailbox>,
-    answers: Receiver<Answer>,
+impl Open {
+    fn is_answered(&self) -> bool {
+        self.results.iter().all(Option::is_some)
+    }
+}
+
+/// All questions that are open, and the cores they were put to.
+pub(super) struct Questions {
+    cores: Box<dyn Cores>,
     token: Token,
+    open: BTreeMap<Token, Open>,
+    /// What found a mailbox full, by core.
+    unsent: Vec<VecDeque<(Token, Action)>>,
+    retry: Option<Instant>,
+    pause: Duration,
 }
 
-/// The way to one core.
-struct Mailbox {
-    send: Sender,
-    /// What the core is to be told before anything else. Short: a core that has not taken what it
-    /// was told is not asked for changes either, so there is nothing more to tell it.
-    owed: VecDeque<(Token, Action)>,
-}
-
-impl Mailbox {
-    /// Sends what is owed; true when that is all gone.
-    fn deliver(&mut self) -> bool {
-        while let Some((token, action)) = self.owed.front() {
-            let message = Message::Control { token: *token, action: action.clone() };
-            if (self.send)(message).is_err() {
-                return false;
-            }
-            self.owed.pop_front();
-        }
-        true
+impl Questions {
+    pub(super) fn new(cores: Box<dyn Cores>) -> Self {
+        let unsent = (0..cores.count()).map(|_| VecDeque::new()).collect();
+        let (open, pause) = (BTreeMap::new(), FULL_MAILBOX_PAUSE_MIN);
+        Questions { cores, token: 0, open, unsent, retry: None, pause }
     }
 
-    /// False when the mailbox stayed full.
-    fn ask(&mut self, token: Token, action: &Action, deadline: Instant) -> bool {
-        let mut message = Message::Control { token, action: action.clone() };
-        loop {
-            if self.deliver() {
-                match (self.send)(message) {
-                    Ok(()) => return true,
-                    Err(back) => message = back,
-                }
-            }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(FULL_MAILBOX_PAUSE);
-        }
-    }
-}
-
-impl Mailboxes {
-    /// One sender per core, in order; `answers` is where every core puts its [`Answer`], with
-    /// [`Answer::core`] the index in `senders`.
-    pub fn new(senders: Vec<Sender>, answers: Receiver<Answer>) -> Self {
-        let mailbox = |send| Mailbox { send, owed: VecDeque::new() };
-        Mailboxes { boxes: senders.into_iter().map(mailbox).collect(), answers, token: 0 }
-    }
-}
-
-impl Cores for Mailboxes {
-    fn count(&self) -> usize {
-        self.boxes.len()
+    pub(super) fn count(&self) -> usize {
+        self.cores.count()
     }
 
-    fn ask_within(
+    /// Asks each of `cores`. The answers come when there are all, or after `wait` with an error
+    /// for each core that has not answered.
+    pub(super) fn ask(
         &mut self,
         cores: &[usize],
         action: &Action,
-        wait: Duration,
-    ) -> Vec<Result<Report, CoreError>> {
-        self.token += 1;
-        let token = self.token;
-        let deadline = Instant::now() + wait;
-        let mut results: Vec<Option<Result<Report, CoreError>>> = cores
-            .iter()
-            .map(|core| {
-                let sent = self.boxes[*core].ask(token, action, deadline);
-                (!sent).then_some(Err(CoreError::Full { core: *core, wait }))
-            })
-            .collect();
-        while results.iter().any(Option::is_none) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            match self.answers.recv_timeout(left) {
-                Ok(answer) if answer.token == self.token => {
-                    if let Some(at) = cores.iter().position(|core| *core == answer.core) {
-                        results[at] = Some(answer.result.map_err(CoreError::from));
-                    }
-                }
-                Ok(_) => {}
-                Err(RecvTimeoutError::Timeout) => {
-                    fill(&mut results, cores, |core| CoreError::Silent { core, wait });
-                }
-                Err(RecvTimeoutError::Disconnected) => {
-                    fill(&mut results, cores, |core| CoreError::Stopped { core });
-                }
-            }
-        }
-        results.into_iter().flatten().collect()
+        wait: Option<Duration>,
+    ) -> oneshot::Receiver<Answers> {
+        let (reply, answers) = oneshot::channel();
+        let now = Instant::now();
+        let token = self.tell(cores, action);
+        let open = Open {
+            cores: cores.to_vec(),
+            results: vec![None; cores.len()],
+            wait: wait.unwrap_or_default(),
+            deadline: wait.map(|wait| now + wait),
+            reply,
+        };
+        self.open.insert(token, open);
+        self.close(token);
+        answers
     }
 
-    fn tell(&mut self, cores: &[usize], action: &Action) {
+    /// Tells each of `cores` to do something. A core whose mailbox is full gets it later, before
+    /// all that it is asked after this.
+    pub(super) fn tell(&mut self, cores: &[usize], action: &Action) -> Token {
         self.token += 1;
         for core in cores {
-            let mailbox = &mut self.boxes[*core];
-            mailbox.owed.push_back((self.token, action.clone()));
-            mailbox.deliver();
+            self.unsent[*core].push_back((self.token, action.clone()));
+            self.send(*core);
+        }
+        self.token
+    }
+
+    /// A core has answered.
+    pub(super) fn on_answer(&mut self, answer: Answer) {
+        if let Some(open) = self.open.get_mut(&answer.token)
+            && let Some(at) = open.cores.iter().position(|core| *core == answer.core)
+        {
+            open.results[at] = Some(answer.result.map_err(CoreError::from));
+            self.close(answer.token);
+        }
+        // A core that answers has read its mailbox.
+        self.send(answer.core);
+    }
+
+    /// When [`Questions::on_time`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let answers = self.open.values().filter_map(|open| open.deadline).min();
+        answers.into_iter().chain(self.retry).min()
+    }
+
+    /// Gives up what is too late, and tries full mailboxes again.
+    pub(super) fn on_time(&mut self, now: Instant) {
+        if self.retry.is_some_and(|retry| retry <= now) {
+            self.retry = None;
+            self.pause = (self.pause * 2).min(FULL_MAILBOX_PAUSE_MAX);
+            (0..self.unsent.len()).for_each(|core| self.send(core));
+        }
+        let is_late = |open: &Open| open.deadline.is_some_and(|deadline| deadline <= now);
+        let late = self.open.iter().filter(|(_, open)| is_late(open));
+        let late: Vec<Token> = late.map(|(token, _)| *token).collect();
+        for token in late {
+            let open = self.open.get_mut(&token).expect("found just now");
+            let wait = open.wait;
+            for (core, result) in open.cores.iter().copied().zip(&mut open.results) {
+                let unsent = &mut self.unsent[core];
+                let before = unsent.len();
+                if result.is_none() {
+                    // What a core has not been given yet it never gets.
+                    unsent.retain(|(other, _)| *other != token);
+                }
+                let was_asked = unsent.len() == before;
+                result.get_or_insert(Err(match was_asked {
+                    true => CoreError::Silent { core, wait },
+                    false => CoreError::Full { core, wait },
+                }));
+            }
+            self.close(token);
         }
     }
 
-    fn deliver(&mut self) {
-        for mailbox in &mut self.boxes {
-            mailbox.deliver();
+    /// Sends what a core is to get, as far as there is room.
+    fn send(&mut self, core: usize) {
+        let unsent = &mut self.unsent[core];
+        while let Some((token, action)) = unsent.front() {
+            if !self.cores.send(core, *token, action) {
+                self.retry.get_or_insert_with(|| Instant::now() + self.pause);
+                return;
+            }
+            unsent.pop_front();
+        }
+        if self.unsent.iter().all(VecDeque::is_empty) {
+            (self.retry, self.pause) = (None, FULL_MAILBOX_PAUSE_MIN);
         }
     }
-}
 
-fn fill(
-    results: &mut [Option<Result<Report, CoreError>>],
-    cores: &[usize],
-    error: impl Fn(usize) -> CoreError,
-) {
-    for (result, core) in results.iter_mut().zip(cores) {
-        result.get_or_insert_with(|| Err(error(*core)));
+    /// Hands the answers over once there are all.
+    fn close(&mut self, token: Token) {
+        if self.open.get(&token).is_some_and(Open::is_answered) {
+            let open = self.open.remove(&token).expect("there just now");
+            // Who asked may have stopped waiting.
+            let _ = open.reply.send(open.results.into_iter().flatten().collect());
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-    use std::sync::atomic::Ordering::Relaxed;
-    use std::sync::{Arc, Mutex, mpsc};
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
-    fn answering(core: usize, answers: mpsc::Sender<Answer>) -> Sender {
-        Box::new(move |message| {
-            let Message::Control { token, .. } = message else { panic!("not for a core") };
-            let late = Answer { core, token: token.wrapping_sub(1), result: Ok(Report::default()) };
-            let now = Answer {
-                core,
-                token,
-                result: Ok(Report { waiting: core as u32 + 1, ..Report::default() }),
-            };
-            for answer in [late, now] {
-                answers.send(answer).expect("the control plane lives");
+    const WAIT: Duration = Duration::from_secs(10);
+
+    /// Cores with so many free places in their mailboxes; what they were sent.
+    #[derive(Clone, Default)]
+    struct Narrow {
+        places: Arc<Mutex<Vec<usize>>>,
+        sent: Arc<Mutex<VecDeque<(usize, Token, String)>>>,
+    }
+
+    impl Narrow {
+        fn with(places: &[usize]) -> (Narrow, Questions) {
+            let narrow = Narrow::default();
+            *narrow.places.lock().unwrap() = places.to_vec();
+            let questions = Questions::new(Box::new(narrow.clone()));
+            (narrow, questions)
+        }
+
+        fn answer(&self, questions: &mut Questions, waiting: u32) {
+            let (core, token, _) = self.sent.lock().unwrap().pop_front().expect("a question");
+            let result = Ok(Report { waiting, ..Report::default() });
+            questions.on_answer(Answer { core, token, result });
+        }
+
+        fn words(&self) -> Vec<String> {
+            self.sent.lock().unwrap().iter().map(|(_, _, words)| words.clone()).collect()
+        }
+    }
+
+    impl Cores for Narrow {
+        fn count(&self) -> usize {
+            self.places.lock().unwrap().len()
+        }
+
+        fn send(&mut self, core: usize, token: Token, action: &Action) -> bool {
+            let mut places = self.places.lock().unwrap();
+            if places[core] == 0 {
+                return false;
             }
-            Ok(())
-        })
+            places[core] -= 1;
+            self.sent.lock().unwrap().push_back((core, token, format!("{action:?}")));
+            true
+        }
+    }
+
+    fn unmap(lun: u16) -> Action {
+        Action::UnmapLun { target: "t".into(), lun }
     }
 
     #[test]
     fn answers_are_matched_by_token_and_core() {
-        let (sender, answers) = mpsc::channel();
-        let mut cores =
-            Mailboxes::new(vec![answering(0, sender.clone()), answering(1, sender)], answers);
-        let reports = all(&mut cores, &Action::Report).expect("both answer");
+        let (cores, mut questions) = Narrow::with(&[9, 9]);
+        let mut answers = questions.ask(&[0, 1], &Action::Report, Some(WAIT));
+        let late = Answer { core: 1, token: 0, result: Ok(Report::default()) };
+        questions.on_answer(late);
+        cores.answer(&mut questions, 1);
+        assert!(answers.try_recv().unwrap().is_none(), "core 1 has not answered this question");
+        cores.answer(&mut questions, 2);
+        let answers = answers.try_recv().unwrap().expect("both have answered");
+        let reports = all_or_partial(answers).expect("both did it");
         assert_eq!(reports.iter().map(|report| report.waiting).collect::<Vec<_>>(), [1, 2]);
+        assert_eq!(questions.deadline(), None);
     }
 
     #[test]
     fn a_silent_core_is_named_and_counts_as_maybe_done() {
-        let (sender, answers) = mpsc::channel();
-        let silent: Sender = Box::new(|_| Ok(()));
-        let mut cores = Mailboxes::new(vec![answering(0, sender.clone()), silent], answers);
-        let wait = Duration::from_millis(20);
-        let partial = all_within(&mut cores, &Action::Report, wait).expect_err("core 1 is silent");
+        let (cores, mut questions) = Narrow::with(&[9, 9]);
+        let mut answers = questions.ask(&[0, 1], &Action::Report, Some(WAIT));
+        cores.answer(&mut questions, 1);
+        let deadline = questions.deadline().expect("an open question");
+        questions.on_time(deadline - Duration::from_millis(1));
+        assert!(answers.try_recv().unwrap().is_none());
+        questions.on_time(deadline);
+        let answers = answers.try_recv().unwrap().expect("the time is over");
+        let partial = all_or_partial(answers).expect_err("core 1 is silent");
         assert_eq!((partial.done, partial.silent), (vec![0], vec![1]));
-        assert!(partial.error.to_string().starts_with("core 1 has not answered"));
+        assert!(partial.error.to_string().starts_with("core 1 does not answer"));
     }
 
     #[test]
-    fn a_full_mailbox_was_not_asked() {
-        let (_sender, answers) = mpsc::channel();
-        let full: Sender = Box::new(Err);
-        let mut cores = Mailboxes::new(vec![full], answers);
-        let wait = Duration::from_millis(5);
-        let partial = all_within(&mut cores, &Action::Report, wait).expect_err("no room");
+    fn a_full_mailbox_was_not_asked_and_is_not_asked_later() {
+        let (cores, mut questions) = Narrow::with(&[0]);
+        let mut answers = questions.ask(&[0], &Action::Report, Some(WAIT));
+        questions.on_time(Instant::now() + WAIT);
+        let answers = answers.try_recv().unwrap().expect("the time is over");
+        let partial = all_or_partial(answers).expect_err("no room");
         assert!(matches!(partial.error, CoreError::Full { core: 0, .. }));
         assert!(partial.done.is_empty() && partial.silent.is_empty());
-        assert_eq!(partial.unasked, [0]);
+        cores.places.lock().unwrap()[0] = 9;
+        questions.on_time(Instant::now() + 2 * WAIT);
+        assert_eq!(cores.words(), Vec::<String>::new());
     }
 
     #[test]
-    fn what_a_core_is_told_comes_in_order_once_it_reads() {
-        let (sender, answers) = mpsc::channel();
-        let (room, got) = (Arc::new(AtomicUsize::new(1)), Arc::new(Mutex::new(Vec::new())));
-        let (places, seen) = (Arc::clone(&room), Arc::clone(&got));
-        let narrow: Sender = Box::new(move |message| {
-            let taken = places.fetch_update(Relaxed, Relaxed, |room| room.checked_sub(1));
-            if taken.is_err() {
-                return Err(message);
-            }
-            let Message::Control { token, action } = message else { panic!("not for a core") };
-            seen.lock().expect("no panic").push(format!("{action:?}"));
-            let result = Ok(Report::default());
-            sender.send(Answer { core: 0, token, result }).expect("the control plane lives");
-            Ok(())
-        });
-        let mut cores = Mailboxes::new(vec![narrow], answers);
-        let unmap = |lun| Action::UnmapLun { target: "t".into(), lun };
-        let wait = Duration::from_millis(5);
+    fn what_a_core_is_told_comes_in_order_once_it_reads_and_nobody_else_waits_for_that() {
+        let (cores, mut questions) = Narrow::with(&[1, 9]);
         for lun in [1, 2, 3] {
-            cores.tell(&[0], &unmap(lun));
+            questions.tell(&[0], &unmap(lun));
         }
-        let refused = all_within(&mut cores, &unmap(4), wait).expect_err("others come first");
-        assert!(matches!(refused.error, CoreError::Full { .. }));
-        let seen = || got.lock().expect("no panic").len();
-        assert_eq!(seen(), 1);
-        room.store(1, Relaxed);
-        cores.deliver();
-        assert_eq!(seen(), 2);
-        room.store(9, Relaxed);
-        all_within(&mut cores, &unmap(5), wait).expect("there is room");
-        let expected: Vec<_> = [1, 2, 3, 5].map(|lun| format!("{:?}", unmap(lun))).into();
-        assert_eq!(*got.lock().expect("no panic"), expected);
+        let _answers = questions.ask(&[1], &unmap(4), Some(WAIT));
+        let words = |luns: &[u16]| luns.iter().map(|lun| format!("{:?}", unmap(*lun))).collect();
+        let expected: Vec<String> = words(&[1, 4]);
+        assert_eq!(cores.words(), expected);
+        // An answer of any kind says that the core has read.
+        cores.places.lock().unwrap()[0] = 1;
+        cores.answer(&mut questions, 0);
+        cores.places.lock().unwrap()[0] = 9;
+        questions.on_time(questions.deadline().expect("a full mailbox"));
+        let expected: Vec<String> = words(&[4, 2, 3]);
+        assert_eq!(cores.words(), expected);
+    }
+
+    #[test]
+    fn a_question_without_a_deadline_is_answered_whenever_that_is() {
+        let (cores, mut questions) = Narrow::with(&[9]);
+        let mut answers = questions.ask(&[0], &unmap(1), None);
+        questions.on_time(Instant::now() + 100 * WAIT);
+        assert!(answers.try_recv().unwrap().is_none());
+        cores.answer(&mut questions, 0);
+        assert!(answers.try_recv().unwrap().is_some());
     }
 }

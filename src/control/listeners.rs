@@ -38,25 +38,20 @@ impl From<ListenError> for Refused {
     }
 }
 
-/// The listeners of one transport type.
-pub trait Listeners: Send {
+/// The listeners of one transport type. Called on workers, because making and removing a socket may
+/// sleep in the kernel.
+pub trait Listeners: Send + Sync {
     /// Takes note of the parameters of `ib_srpt`, for what is made from now on. Refused when what
     /// exists is laid out for other ones; then nothing changes.
-    fn configure(&mut self, _options: &RdmaOptions) -> Result<(), ListenError> {
+    fn configure(&self, _options: &RdmaOptions) -> Result<(), ListenError> {
         Ok(())
     }
 
     /// Lets initiators reach `target` at an address from now on.
-    fn add(&mut self, target: &str, traddr: &str, trsvcid: Option<&str>)
-    -> Result<(), ListenError>;
+    fn add(&self, target: &str, traddr: &str, trsvcid: Option<&str>) -> Result<(), ListenError>;
 
     /// The opposite of [`Listeners::add`]. Connections that came through the listener stay.
-    fn remove(
-        &mut self,
-        target: &str,
-        traddr: &str,
-        trsvcid: Option<&str>,
-    ) -> Result<(), ListenError>;
+    fn remove(&self, target: &str, traddr: &str, trsvcid: Option<&str>) -> Result<(), ListenError>;
 }
 
 /// An address at which a target is reached.

@@ -1,9 +1,11 @@
 //! What an operator sees and changes: bdevs, targets, LUN maps and listeners, and the transactions
 //! that bring a change to every core.
 //!
-//! [`Control`] owns the only copy of this state; the cores hold what they need of it as shared
-//! values. Every operation checks everything first, then changes the cores, then itself; when a
-//! core refuses, the others are put back, so a failed operation leaves nothing behind.
+//! [`Control`] is the only copy of this state, and one thread owns it ([`desk`]); the cores hold
+//! what they need of it as shared values. Every operation checks everything first, then changes the
+//! cores, then the state; when a core refuses, the others are put back, so a failed operation
+//! leaves nothing behind. What removes something does not fail once it has begun: what still waits
+//! for a command to end, or for a core to answer, goes on in the background.
 //!
 //! Nothing here runs on a core. The cost of an operation is one message per core and its answers.
 
@@ -13,39 +15,49 @@ use std::time::Duration;
 
 use bdev::Bdev;
 use bdev::registry::{BdevError, Registry};
-use bdev::uring::Change;
 use reactor::stats::CoreStats;
 use rustix::io::Errno;
 use rustix::process::Signal;
 use uuid::Uuid;
 
 use crate::logs::Logs;
+use crate::shard::lun::TargetSpec;
 use crate::shard::message::{Action, Report};
 use crate::shard::sessions::REGISTRY_CORE;
 
 mod agents;
+pub mod bdevs;
+mod busy;
 pub mod cores;
+mod desk;
+mod hold;
 pub mod listeners;
 pub mod logins;
 mod luns;
-mod meters;
+pub mod meters;
 mod options;
 pub mod ports;
 mod refused;
 mod targets;
+#[cfg(test)]
+mod testing;
 mod watch;
+mod work;
+mod workers;
 
 pub use crate::shard::meter;
 pub use crate::shard::qos::rate::RateLimits;
 pub use agents::{AgentPort, Agents};
-use cores::{CoreError, Partial};
+use cores::Questions;
 pub use cores::{Cores, Mailboxes};
+pub use desk::{ControlThread, Desk, Mail, Office, Post, WAITING_MAX};
 pub use listeners::{ListenError, Listener, Listeners};
-pub use luns::{MapRequest, Mapping, Overrides, Unit};
+pub use luns::{DRAIN_WAIT_MAX, MapRequest, Mapping, Overrides, Unit};
 pub use options::Options;
 pub use refused::{Refused, strerror};
 pub use targets::{Target, TargetRequest};
-pub use watch::{WATCH_INTERVAL, Watch};
+pub use watch::WATCH_INTERVAL;
+pub use workers::WORKERS_MAX;
 
 /// What [`Control`] is made of.
 pub struct Parts {
@@ -63,19 +75,23 @@ pub struct Parts {
     pub raise: Box<dyn Fn(Signal) -> Result<(), Errno> + Send>,
 }
 
-/// The state of the control plane. Shared behind one lock by those who serve operators.
+/// The state of the control plane. Operations reach it through [`Desk::with`].
 pub struct Control {
-    cores: Box<dyn Cores>,
+    questions: Questions,
     stats: Vec<(usize, Arc<CoreStats>)>,
     bdevs: Registry,
     host_id: String,
     logs: Logs,
     raise: Box<dyn Fn(Signal) -> Result<(), Errno> + Send>,
-    listeners: BTreeMap<&'static str, Box<dyn Listeners>>,
+    listeners: BTreeMap<&'static str, Arc<dyn Listeners>>,
     targets: Vec<Target>,
+    /// Targets that the cores are being told of, or are being told to forget.
+    unsettled: Vec<Arc<TargetSpec>>,
     /// By the names of their bdevs.
     units: BTreeMap<String, Unit>,
     units_made: u32,
+    /// LUNs that are mapped no more and that commands still use.
+    draining: Vec<luns::Draining>,
     /// By the names of bdevs.
     meters: BTreeMap<String, meters::Meters>,
     options: Options,
@@ -87,7 +103,7 @@ impl Control {
     /// A control plane without targets.
     pub fn new(parts: Parts) -> Self {
         Control {
-            cores: parts.cores,
+            questions: Questions::new(parts.cores),
             stats: parts.stats,
             bdevs: parts.bdevs,
             host_id: parts.host_id,
@@ -95,8 +111,10 @@ impl Control {
             raise: parts.raise,
             listeners: BTreeMap::new(),
             targets: Vec::new(),
+            unsettled: Vec::new(),
             units: BTreeMap::new(),
             units_made: 0,
+            draining: Vec::new(),
             meters: BTreeMap::new(),
             options: Options::default(),
             agents: None,
@@ -105,9 +123,14 @@ impl Control {
     }
 
     /// Makes a transport type available to [`Control::add_listener`].
-    pub fn offer(&mut self, trtype: &'static str, listeners: Box<dyn Listeners>) {
+    pub fn offer(&mut self, trtype: &'static str, listeners: Arc<dyn Listeners>) {
         assert!(listeners::TRTYPES.contains(&trtype), "transport type {trtype} is not known");
         self.listeners.insert(trtype, listeners);
+    }
+
+    /// Lets go of all listeners.
+    pub fn drop_listeners(&mut self) {
+        self.listeners.clear();
     }
 
     /// The bdevs.
@@ -140,24 +163,6 @@ impl Control {
         (self.raise)(signal).map_err(|errno| Refused::new(errno, "signal was not sent"))
     }
 
-    /// Every core's report, in the order of the cores.
-    pub fn reports(&mut self) -> Result<Vec<Report>, Refused> {
-        self.all(&Action::Report)
-    }
-
-    /// Stops every core: what runs is answered, then the channels end, and when no core has
-    /// anything left they all end. What an error bdev holds goes on. Fails after `wait_max`: a
-    /// device has not given a command back, and the cores still run. Either way the listeners are
-    /// let go: a thread that still looks at this would keep them, and their socket files with them.
-    pub fn stop(&mut self, wait_max: Duration) -> Result<(), Refused> {
-        self.bdevs.end_injections();
-        let stopped = cores::all_within(self.cores.as_mut(), &Action::Shutdown, wait_max)
-            .map_err(|partial| refusal(&partial.error))
-            .and_then(|_| self.all(&Action::End));
-        self.listeners.clear();
-        stopped.map(drop)
-    }
-
     /// A bdev by name or UUID.
     pub fn bdev(&self, name: &str) -> Result<Arc<dyn Bdev>, Refused> {
         Ok(self.bdevs.find(name)?)
@@ -169,112 +174,11 @@ impl Control {
             Some((target, lun)) => {
                 Err(Refused::busy(format!("bdev {bdev} is mapped as LUN {lun} of target {target}")))
             }
-            None => Ok(()),
+            None => match self.draining_of(bdev) {
+                Some(draining) => Err(Refused::busy(format!("bdev {bdev} is busy: {draining}"))),
+                None => Ok(()),
+            },
         }
-    }
-
-    /// Deletes a bdev that neither a LUN nor a bdev uses. `method` is that of the bdev's kind,
-    /// such as `bdev_null_delete`.
-    pub fn delete_bdev(&mut self, method: &str, name: &str) -> Result<(), Refused> {
-        let bdev = self.bdev(name)?;
-        let name = bdev.name();
-        if bdev.delete_method() == method {
-            self.refuse_mapped(name)?;
-        }
-        self.bdevs.delete(name, method)?;
-        self.meters.remove(name);
-        tracing::info!("bdev {name}: deleted");
-        Ok(())
-    }
-
-    /// Brings a new size of a bdev, and with it of the bdevs over it, to the cores and their
-    /// sessions. The bdev has it already.
-    pub fn capacity_changed(&mut self, bdev: &str) -> Result<(), Refused> {
-        self.all(&Action::CapacityChanged { bdev: bdev.to_owned() })?;
-        for bdev in self.bdevs.names_over(bdev) {
-            self.all(&Action::CapacityChanged { bdev })?;
-        }
-        Ok(())
-    }
-
-    /// Brings what became of a bdev's medium to the cores and their sessions, for it and for the
-    /// bdevs over it.
-    pub fn medium_changed(&mut self, bdev: &str, change: &Change) -> Result<(), Refused> {
-        // It may have been deleted since it was looked at.
-        let Ok(bdev) = self.bdev(bdev) else { return Ok(()) };
-        let name = bdev.name();
-        let (ready, resized) = match change {
-            Change::Resized => {
-                let blocks = bdev.geometry().blocks;
-                tracing::info!("bdev {name}: has {blocks} blocks now");
-                return self.capacity_changed(name);
-            }
-            Change::Lost(why) => {
-                tracing::warn!("bdev {name}: not ready: {why}");
-                (false, false)
-            }
-            Change::Returned { resized } => {
-                tracing::info!("bdev {name}: ready again");
-                (true, *resized)
-            }
-        };
-        let over = self.bdevs.names_over(name);
-        for bdev in std::iter::once(name.to_owned()).chain(over) {
-            self.all(&Action::MediumChanged { bdev, ready })?;
-        }
-        if resized { self.capacity_changed(name) } else { Ok(()) }
-    }
-
-    /// Lets the pending operations of an error bdev go on. Every core has seen it when this
-    /// returns: the question wakes those that sleep.
-    pub fn resume_pending(&mut self, bdev: &str) -> Result<(), Refused> {
-        self.bdevs.resume_pending(bdev)?;
-        self.reports().map(drop)
-    }
-
-    /// Ends a session on every core.
-    pub fn disconnect_session(&mut self, session: u64) -> Result<(), Refused> {
-        let known = self
-            .reports()?
-            .iter()
-            .any(|report| report.channels.iter().any(|channel| channel.session == session));
-        if !known {
-            return Err(Refused::missing(format!("session {session}")));
-        }
-        let disconnect = Action::Disconnect { session };
-        let registry = self.cores.ask(&[REGISTRY_CORE], &disconnect).remove(0);
-        registry.map_err(|error| refusal(&error))?;
-        self.all(&disconnect).map(drop)
-    }
-
-    fn all(&mut self, action: &Action) -> Result<Vec<Report>, Refused> {
-        cores::all(self.cores.as_mut(), action).map_err(|partial| refusal(&partial.error))
-    }
-
-    /// Asks every core; when one fails, sends `undo` to those that have done it, or yet may.
-    fn all_or_undo(&mut self, action: &Action, undo: &Action) -> Result<(), Refused> {
-        let Err(partial) = cores::all(self.cores.as_mut(), action) else { return Ok(()) };
-        self.undo(&partial, undo);
-        Err(refusal(&partial.error))
-    }
-
-    /// Asks the cores that have done something to undo it, and tells those that yet may.
-    fn undo(&mut self, partial: &Partial, undo: &Action) -> Vec<Report> {
-        self.cores.tell(&partial.silent, undo);
-        let mut reports = Vec::new();
-        for (core, answer) in partial.done.iter().zip(self.cores.ask(&partial.done, undo)) {
-            match answer {
-                Ok(report) => reports.push(report),
-                Err(CoreError::Full { .. }) => self.cores.tell(&[*core], undo),
-                Err(error) => tracing::warn!("while undoing a change that failed: {error}"),
-            }
-        }
-        reports
-    }
-
-    /// Tells cores what they could not be told when it happened.
-    pub fn deliver(&mut self) {
-        self.cores.deliver();
     }
 
     fn target(&self, name: &str) -> Result<&Target, Refused> {
@@ -300,12 +204,43 @@ impl Control {
     }
 }
 
+impl Desk {
+    /// Every core's report, in the order of the cores.
+    pub async fn reports(&self) -> Result<Vec<Report>, Refused> {
+        self.all(&Action::Report).await
+    }
+
+    /// Stops every core: what runs is answered, then the channels end, and when no core has
+    /// anything left they all end. What an error bdev holds goes on. Fails after `wait_max`: a
+    /// device has not given a command back, and the cores still run.
+    pub async fn stop(&self, wait_max: Duration) -> Result<(), Refused> {
+        self.with(|control| control.bdevs.end_injections());
+        let stopped = self.all_within(&Action::Shutdown, wait_max).await;
+        stopped.map_err(|partial| refusal(&partial.error))?;
+        self.all_within(&Action::End, wait_max).await.map_err(|partial| refusal(&partial.error))?;
+        Ok(())
+    }
+
+    /// Ends a session on every core.
+    pub async fn disconnect_session(&self, session: u64) -> Result<(), Refused> {
+        let reports = self.reports().await?;
+        let mut channels = reports.iter().flat_map(|report| &report.channels);
+        if !channels.any(|channel| channel.session == session) {
+            return Err(Refused::missing(format!("session {session}")));
+        }
+        let disconnect = Action::Disconnect { session };
+        let registry = [REGISTRY_CORE];
+        let asked = self.answers(Some(&registry), &disconnect, Some(cores::ANSWER_WAIT_MAX)).await;
+        asked.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| refusal(&error))?;
+        self.all(&disconnect).await.map(drop)
+    }
+}
+
 fn refusal(error: &cores::CoreError) -> Refused {
     use crate::shard::message::ActionError;
     let errno = match error {
         cores::CoreError::Refused(ActionError::OpenChannel { .. }) => Errno::IO,
         cores::CoreError::Silent { .. } | cores::CoreError::Full { .. } => Errno::TIMEDOUT,
-        cores::CoreError::Stopped { .. } => Errno::SRCH,
     };
     Refused::new(errno, error.to_string())
 }

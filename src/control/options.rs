@@ -5,7 +5,7 @@
 
 use transport::rdma::RdmaOptions;
 
-use super::{Control, Refused};
+use super::{Control, Desk, Refused};
 use crate::shard::message::Action;
 
 /// What holds for all targets.
@@ -26,29 +26,38 @@ impl Control {
         &self.options
     }
 
-    /// Changes what holds for all targets: logins and targets that come after the call. The sizes
-    /// can't change any more once there has been an rdma listener (EBUSY): devices are laid out for
-    /// them.
-    pub fn set_options(&mut self, options: Options) -> Result<(), Refused> {
-        let before = self.options;
-        if options.rdma != before.rdma {
-            self.configure(&options.rdma)?;
-            if let Err(refused) = self.all_or_undo(&sizes(&options), &sizes(&before)) {
-                self.configure(&before.rdma)?;
-                return Err(refused);
-            }
-        }
-        self.options = options;
-        self.show_controllers();
-        Ok(())
-    }
-
     /// Only the rdma fabric can refuse.
     fn configure(&mut self, rdma: &RdmaOptions) -> Result<(), Refused> {
-        for listeners in self.listeners.values_mut() {
+        for listeners in self.listeners.values() {
             listeners.configure(rdma)?;
         }
         Ok(())
+    }
+}
+
+impl Desk {
+    /// Changes what holds for all targets: logins and targets that come after the call. The sizes
+    /// can't change any more once there has been an rdma listener (EBUSY): devices are laid out for
+    /// them. What held before.
+    pub async fn set_options<E: From<Refused>>(
+        &self,
+        change: impl FnOnce(&Options) -> Result<Options, E>,
+    ) -> Result<Options, E> {
+        let _hold = self.hold("options".to_owned(), "being set").await?;
+        let before = self.with(|control| control.options);
+        let options = change(&before)?;
+        if options.rdma != before.rdma {
+            self.with(|control| control.configure(&options.rdma))?;
+            if let Err(refused) = self.all_or_undo(&sizes(&options), &sizes(&before)).await {
+                self.with(|control| control.configure(&before.rdma))?;
+                return Err(refused.into());
+            }
+        }
+        self.with(|control| {
+            control.options = options;
+            control.show_controllers();
+        });
+        Ok(before)
     }
 }
 

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::future::join_all;
 use rustix::io::Errno;
 
-use super::listeners::{Listener, TRTYPES};
-use super::luns::Mapping;
-use super::{Control, Refused};
+use super::hold::Hold;
+use super::listeners::{ListenError, Listener, Listeners, TRTYPES};
+use super::luns::{DRAIN_WAIT_MAX, Mapping};
+use super::{Control, Desk, Refused};
 use crate::shard::lun::TargetSpec;
 use crate::shard::message::Action;
+
+/// How long adding or removing a listener waits for the system.
+const LISTEN_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What an operator asks for with `srpt_create_target`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,8 +38,6 @@ pub struct Target {
     /// All LUNs below are mapped.
     pub(super) full_to: u16,
     pub(super) listeners: Vec<Listener>,
-    /// The cores were told to forget it, and not all have done so.
-    deleting: bool,
 }
 
 impl Target {
@@ -68,83 +72,180 @@ impl Target {
     }
 }
 
+impl Desk {
+    /// Creates a target; initiators can't reach it before [`Desk::add_listener`].
+    pub async fn create_target(&self, request: &TargetRequest) -> Result<(), Refused> {
+        let name = &request.name;
+        let _hold = self.hold_target(name, "being created").await?;
+        let target = self.with(|control| control.new_target(request))?;
+        let (spec, service_guid) = (Arc::clone(&target.spec), target.service_guid());
+        // Nobody else takes its GUID and its port while the cores are asked.
+        self.with(|control| control.unsettled.push(Arc::clone(&spec)));
+        let create = Action::CreateTarget(Arc::clone(&spec));
+        let created =
+            self.all_or_undo(&create, &Action::DeleteTarget { target: name.clone() }).await;
+        self.with(|control| {
+            control.settle(&spec);
+            if created.is_ok() {
+                tracing::info!("target {name}: created, service GUID {service_guid:016x}");
+                control.targets.push(target);
+            }
+        });
+        created
+    }
+
+    /// Removes a target's listeners, takes its LUNs away, ends its sessions and forgets it. A
+    /// listener that can't be removed is a refusal; after that the deletion does not fail any more.
+    /// Answers when all has ended, or after [`DRAIN_WAIT_MAX`]: then the rest ends in the
+    /// background, and the name is busy until it has.
+    pub async fn delete_target(&self, name: &str) -> Result<(), Refused> {
+        let hold = self.hold_target(name, "being deleted").await?;
+        let mut hold = hold;
+        for listener in
+            self.with(|control| Ok::<_, Refused>(control.target(name)?.listeners.clone()))?
+        {
+            hold = self.stop_listening(hold, name, &listener).await?;
+        }
+        hold.now("being deleted");
+        let luns: Vec<u16> =
+            self.with(|control| control.target(name).map(|t| t.luns.keys().copied().collect()))?;
+        let drained: Vec<_> = luns.into_iter().map(|lun| self.take_away(name, lun)).collect();
+        let spec = self.with(|control| control.forget_target(name))?;
+        tracing::info!("target {name}: deleted");
+        let (desk, delete) = (self.clone(), Action::DeleteTarget { target: name.to_owned() });
+        let ended = Box::pin(async move {
+            join_all(drained).await;
+            // What the cores were asked they do; there is nobody to tell more.
+            let _ = desk.ask_all(&delete).await;
+            desk.with(|control| control.settle(&spec));
+        });
+        if let Err(ended) = self.within(DRAIN_WAIT_MAX, ended).await {
+            tracing::warn!("target {name}: its last commands drain in the background");
+            hold.now("its last commands drain");
+            self.spawn(async move {
+                ended.await;
+                drop(hold);
+            });
+        }
+        Ok(())
+    }
+
+    /// Lets initiators reach a target.
+    pub async fn add_listener(&self, target: &str, listener: &Listener) -> Result<(), Refused> {
+        let hold = self.hold_target(target, "a listener is being added").await?;
+        let transport = self.with(|control| control.new_listener(target, listener))?;
+        let (late, name, at) = (Arc::clone(&transport), target.to_owned(), listener.clone());
+        let add = move || transport.add(&name, &at.traddr, at.trsvcid.as_deref());
+        let (name, at) = (target.to_owned(), listener.clone());
+        let remove = move |added: Result<(), ListenError>| {
+            if added.is_ok()
+                && let Err(error) = late.remove(&name, &at.traddr, at.trsvcid.as_deref())
+            {
+                tracing::warn!("target {name}: {at} was late and stays: {error}");
+            }
+        };
+        let doing = format!("a listener is being added at {}", listener.traddr);
+        let (_hold, added) = self.work(hold, &doing, LISTEN_WAIT_MAX, add, remove).await?;
+        added?;
+        tracing::info!("target {target}: listening on {listener}");
+        self.with(|control| {
+            control.target_mut(target)?.listeners.push(listener.clone());
+            control.show_controllers();
+            Ok(())
+        })
+    }
+
+    /// Ends a listener. Sessions that came through it stay.
+    pub async fn remove_listener(&self, target: &str, listener: &Listener) -> Result<(), Refused> {
+        let hold = self.hold_target(target, "a listener is being removed").await?;
+        self.stop_listening(hold, target, listener).await.map(drop)
+    }
+
+    /// A listener whose removal takes longer than [`LISTEN_WAIT_MAX`] is still there for whoever
+    /// asks; the removal can be repeated when the target is no longer busy.
+    async fn stop_listening(
+        &self,
+        hold: Hold,
+        target: &str,
+        listener: &Listener,
+    ) -> Result<Hold, Refused> {
+        let transport = self.with(|control| control.known_listener(target, listener))?;
+        let (name, at) = (target.to_owned(), listener.clone());
+        let remove = move || transport.remove(&name, &at.traddr, at.trsvcid.as_deref());
+        let doing = format!("a listener is being removed at {}", listener.traddr);
+        let (hold, removed) = self.work(hold, &doing, LISTEN_WAIT_MAX, remove, drop).await?;
+        match removed {
+            // Nothing listens there any more: an earlier removal was late.
+            Err(ListenError::Os { errno: Errno::NODEV, .. }) => {}
+            removed => removed?,
+        }
+        tracing::info!("target {target}: no longer listening on {listener}");
+        self.with(|control| {
+            control.target_mut(target)?.listeners.retain(|other| other != listener);
+            control.show_controllers();
+            Ok(hold)
+        })
+    }
+}
+
 impl Control {
-    /// Creates a target; initiators can't reach it before [`Control::add_listener`].
-    pub fn create_target(&mut self, request: &TargetRequest) -> Result<(), Refused> {
+    fn new_target(&self, request: &TargetRequest) -> Result<Target, Refused> {
         let name = &request.name;
         if self.target(name).is_ok() {
             return Err(Refused::exists(format!("target {name}")));
         }
         let given = request.service_guid.or(self.options().srpt_service_guid);
         let service_guid = given.unwrap_or_else(|| self.derived_guid(name));
-        if let Some(other) = self.targets.iter().find(|t| t.service_guid() == service_guid) {
-            let other = other.name();
+        if let Some(other) = self.specs().find(|spec| spec.service_guid == service_guid) {
+            let other = &other.name;
             return Err(Refused::exists(format!(
                 "service_guid {service_guid:016x} is that of target {other}"
             )));
         }
         let relative_port = self.relative_port(request.relative_port)?;
         let spec = Arc::new(TargetSpec { name: name.clone(), service_guid, relative_port });
-        self.all_or_undo(
-            &Action::CreateTarget(Arc::clone(&spec)),
-            &Action::DeleteTarget { target: name.clone() },
-        )?;
-        tracing::info!("target {name}: created, service GUID {service_guid:016x}");
-        self.targets.push(Target {
+        Ok(Target {
             spec,
             guid_given: given.is_some(),
             luns: BTreeMap::new(),
             full_to: 0,
             listeners: Vec::new(),
-            deleting: false,
-        });
-        Ok(())
+        })
+    }
+
+    /// Of all targets that a core may have.
+    fn specs(&self) -> impl Iterator<Item = &TargetSpec> {
+        let settled = self.targets.iter().map(|target| &target.spec);
+        settled.chain(&self.unsettled).map(Arc::as_ref)
+    }
+
+    fn settle(&mut self, spec: &Arc<TargetSpec>) {
+        self.unsettled.retain(|other| !Arc::ptr_eq(other, spec));
+    }
+
+    /// What the cores have yet to forget.
+    fn forget_target(&mut self, name: &str) -> Result<Arc<TargetSpec>, Refused> {
+        let spec = Arc::clone(&self.target(name)?.spec);
+        self.unsettled.push(Arc::clone(&spec));
+        self.targets.retain(|target| target.name() != name);
+        self.show_controllers();
+        Ok(spec)
     }
 
     fn relative_port(&self, wanted: Option<u16>) -> Result<u16, Refused> {
-        let user = |port: u16| self.targets.iter().find(|target| target.relative_port() == port);
+        let user = |port: u16| self.specs().find(|spec| spec.relative_port == port);
         match wanted {
             Some(port) => match user(port) {
                 None => Ok(port),
                 Some(other) => Err(Refused::exists(format!(
                     "relative_port {port} is that of target {}",
-                    other.name()
+                    other.name
                 ))),
             },
             None => (1..=u16::MAX)
                 .find(|port| user(*port).is_none())
                 .ok_or_else(|| Refused::new(Errno::NOSPC, "all 65535 relative ports are in use")),
         }
-    }
-
-    /// Removes a target's listeners, takes its LUNs away, ends its sessions and forgets it. When a
-    /// step fails the target is still there, without what was removed before, and the call can be
-    /// repeated; in the last step nothing else can be done with it.
-    pub fn delete_target(&mut self, name: &str) -> Result<(), Refused> {
-        for listener in self.target(name)?.listeners.clone() {
-            self.remove_listener(name, &listener)?;
-        }
-        let luns: Vec<u16> = self.target(name)?.luns.keys().copied().collect();
-        for lun in luns {
-            self.all(&Action::UnmapLun { target: name.to_owned(), lun })?;
-            self.forget_lun(name, lun)?;
-        }
-        self.target_mut(name)?.deleting = true;
-        self.all(&Action::DeleteTarget { target: name.to_owned() })?;
-        self.targets.retain(|target| target.name() != name);
-        tracing::info!("target {name}: deleted");
-        Ok(())
-    }
-
-    /// A target that every core has.
-    pub(super) fn whole_target(&self, name: &str) -> Result<&Target, Refused> {
-        let target = self.target(name)?;
-        if target.deleting {
-            return Err(Refused::busy(format!(
-                "target {name} is being deleted: repeat srpt_delete_target"
-            )));
-        }
-        Ok(target)
     }
 
     /// The listener with the port that is meant when an rdma listener names none.
@@ -156,9 +257,12 @@ impl Control {
         listener
     }
 
-    /// Lets initiators reach a target.
-    pub fn add_listener(&mut self, target: &str, listener: &Listener) -> Result<(), Refused> {
-        self.whole_target(target)?;
+    fn new_listener(
+        &self,
+        target: &str,
+        listener: &Listener,
+    ) -> Result<Arc<dyn Listeners>, Refused> {
+        self.target(target)?;
         let same = |other: &Listener| {
             other.trtype == listener.trtype
                 && other.traddr == listener.traddr
@@ -171,33 +275,23 @@ impl Control {
                 format!("listener {listener} is that of target {other}"),
             ));
         }
-        let transport = self.transport(listener.trtype)?;
-        transport.add(target, &listener.traddr, listener.trsvcid.as_deref())?;
-        tracing::info!("target {target}: listening on {listener}");
-        self.target_mut(target)?.listeners.push(listener.clone());
-        self.show_controllers();
-        Ok(())
+        self.transport(listener.trtype)
     }
 
-    /// Ends a listener. Sessions that came through it stay.
-    pub fn remove_listener(&mut self, target: &str, listener: &Listener) -> Result<(), Refused> {
+    fn known_listener(
+        &self,
+        target: &str,
+        listener: &Listener,
+    ) -> Result<Arc<dyn Listeners>, Refused> {
         if !self.target(target)?.listeners.contains(listener) {
             return Err(Refused::missing(format!("listener {listener} of target {target}")));
         }
-        let transport = self.transport(listener.trtype)?;
-        transport.remove(target, &listener.traddr, listener.trsvcid.as_deref())?;
-        tracing::info!("target {target}: no longer listening on {listener}");
-        self.target_mut(target)?.listeners.retain(|other| other != listener);
-        self.show_controllers();
-        Ok(())
+        self.transport(listener.trtype)
     }
 
-    fn transport(
-        &mut self,
-        trtype: &'static str,
-    ) -> Result<&mut Box<dyn super::Listeners>, Refused> {
+    fn transport(&self, trtype: &'static str) -> Result<Arc<dyn Listeners>, Refused> {
         debug_assert!(TRTYPES.contains(&trtype));
-        self.listeners.get_mut(trtype).ok_or_else(|| {
+        self.listeners.get(trtype).cloned().ok_or_else(|| {
             Refused::new(
                 Errno::PROTONOSUPPORT,
                 format!("trtype {trtype}: this build or machine has no {trtype} listener"),

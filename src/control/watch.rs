@@ -1,72 +1,147 @@
 //! Looks at the media behind the bdevs now and then: a file that grew, a disk that is gone or back.
 //!
-//! [`Watch`] is a thread of its own, because a look at a sick device can take long: it holds
-//! nothing meanwhile, and only brings in what it found with the control plane locked. It also
-//! brings to the cores what they could not be told at once.
+//! A look may take as long as a sick device wants. So lookers, threads of their own, take the media
+//! of a round one after the other off one list; a looker that is stuck keeps one medium, and at the
+//! next round another looker goes on with the rest. There are [`LOOKERS_MAX`]: that many media may
+//! be stuck before a further one hides the others. The control thread only fills the list and gets
+//! what was found.
 //!
 //! One look at a device is one or two system calls a second. Nothing here runs on a core.
 
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-use super::Control;
+use bdev::Bdev;
+use bdev::uring::Uring;
+
+use super::bdevs;
+use super::desk::{Desk, Post};
 
 /// Pause between two looks at all devices.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The running thread. Dropping it ends the thread, unless that is in a system call: then it ends
-/// with the process.
-pub struct Watch {
-    stop: Option<mpsc::Sender<()>>,
-    thread: Option<JoinHandle<()>>,
+/// Lookers at a time.
+const LOOKERS_MAX: usize = 32;
+
+/// The media that are to be looked at.
+#[derive(Clone, Default)]
+struct Round(Arc<Mutex<List>>);
+
+#[derive(Default)]
+struct List {
+    media: VecDeque<Weak<Uring>>,
+    /// What lookers have in hand.
+    in_hand: Vec<Weak<Uring>>,
+    lookers: usize,
 }
 
-impl Watch {
-    /// Starts to look every `interval`. `locked` calls its argument with the control plane locked.
-    ///
-    /// Fails when the system has no thread to give.
-    pub fn start(
-        interval: Duration,
-        locked: impl Fn(&mut dyn FnMut(&mut Control)) + Send + 'static,
-    ) -> std::io::Result<Watch> {
-        let (stop, stopped) = mpsc::channel();
-        let thread = std::thread::Builder::new().name("watch".to_owned()).spawn(move || {
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                look(&locked);
-            }
-        })?;
-        Ok(Watch { stop: Some(stop), thread: Some(thread) })
+impl Round {
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
 
-/// Looks at every medium once.
-fn look(locked: &impl Fn(&mut dyn FnMut(&mut Control))) {
-    let mut media = Vec::new();
-    locked(&mut |control| {
-        control.deliver();
-        media = control.bdevs().media();
-    });
-    for medium in media {
-        let Some(medium) = medium.upgrade() else { continue };
-        let Some(change) = medium.look() else { continue };
-        let name = bdev::Bdev::name(medium.as_ref());
-        locked(&mut |control| {
-            if let Err(error) = control.medium_changed(name, &change) {
-                tracing::warn!("bdev {name}: initiators may not notice {change:?}: {error}");
-            }
-        });
+    /// Begins a new round; what is being looked at since the last one is left alone. True: one
+    /// more looker is needed, because all that there are keep one medium each.
+    fn begin(&self, media: Vec<Weak<Uring>>) -> bool {
+        let mut list = self.list();
+        let is_free = |medium: &Weak<Uring>| !list.in_hand.iter().any(|other| other.ptr_eq(medium));
+        list.media = media.into_iter().filter(is_free).collect();
+        let is_needed = !list.media.is_empty() && list.lookers < LOOKERS_MAX;
+        list.lookers += usize::from(is_needed);
+        is_needed
     }
-}
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take()
-            && thread.is_finished()
-        {
-            // Its panic has been reported by the panic hook.
-            let _ = thread.join();
+    /// Takes the next medium in hand. The looker ends when there is none.
+    fn next(&self) -> Option<Arc<Uring>> {
+        let mut list = self.list();
+        while let Some(medium) = list.media.pop_front() {
+            if let Some(uring) = medium.upgrade() {
+                list.in_hand.push(medium);
+                return Some(uring);
+            }
         }
+        list.lookers -= 1;
+        None
+    }
+
+    fn done(&self, medium: &Arc<Uring>) {
+        self.list().in_hand.retain(|other| other.as_ptr() != Arc::as_ptr(medium));
+    }
+
+    fn look(&self, post: &Post) {
+        while let Some(medium) = self.next() {
+            let change = medium.look();
+            self.done(&medium);
+            let Some(change) = change else { continue };
+            let name = medium.name().to_owned();
+            // This may be the last holder of a deleted bdev.
+            drop(medium);
+            let bring = |desk: Desk| async move {
+                if let Err(error) = bdevs::medium_changed(&desk, &name, &change).await {
+                    tracing::warn!("bdev {name}: initiators may not notice {change:?}: {error}");
+                }
+            };
+            post.begin(bring, drop);
+        }
+    }
+}
+
+impl Desk {
+    /// Looks at all media every `interval`, as long as the control thread runs.
+    pub async fn watch(self, interval: Duration) {
+        let round = Round::default();
+        loop {
+            self.until(Instant::now() + interval).await;
+            let media = self.with(|control| control.bdevs().media());
+            if !round.begin(media) {
+                continue;
+            }
+            let (own, post) = (round.clone(), self.post().clone());
+            let looker = move || own.look(&post);
+            let hired = std::thread::Builder::new().name("looker".to_owned()).spawn(looker);
+            if let Err(error) = hired {
+                round.list().lookers -= 1;
+                tracing::warn!("no thread to look at files and disks with: {error}");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bdev::registry::Registry;
+    use bdev::uring::UringOptions;
+
+    use super::*;
+
+    #[test]
+    fn a_medium_that_is_stuck_hides_no_other_one() {
+        let files: Vec<_> = (0..3)
+            .map(|_| {
+                let file = tempfile::NamedTempFile::new().expect("a file");
+                file.as_file().set_len(1 << 20).expect("room");
+                file
+            })
+            .collect();
+        let mut bdevs = Registry::with_host("test host");
+        for file in &files {
+            let options = UringOptions::new(&file.path().to_string_lossy());
+            bdevs.create_uring(options).expect("a bdev");
+        }
+        let round = Round::default();
+        assert!(round.begin(bdevs.media()));
+        let stuck = round.next().expect("the first medium");
+        // The looker that has it does not come back: the next round has one for the others.
+        assert!(round.begin(bdevs.media()));
+        for _ in 0..2 {
+            let medium = round.next().expect("another medium");
+            assert_ne!(medium.name(), stuck.name());
+            round.done(&medium);
+        }
+        assert!(round.next().is_none());
+        round.done(&stuck);
+        assert!(round.begin(bdevs.media()));
+        assert_eq!(round.next().expect("the first medium").name(), stuck.name());
     }
 }

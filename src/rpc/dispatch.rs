@@ -4,9 +4,9 @@ use serde::Deserialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::Shared;
 use super::documents::{DOCUMENT_BYTES_MAX, Documents, Next};
 use super::error::{INVALID_REQUEST, RpcError};
-use super::{Shared, methods};
 
 /// Requests that one batch may hold.
 pub const BATCH_REQUESTS_MAX: usize = 1024;
@@ -120,7 +120,7 @@ fn request(shared: &Shared, raw: &str) -> Option<String> {
         Ok(request) => request,
         Err(error) => return Some(failure("null", &error)),
     };
-    let result = methods::call(shared, &request.method, request.params);
+    let result = shared.call(&request.method, request.params);
     if let Err(error) = &result {
         tracing::debug!("{}: {error}", request.method);
     }

@@ -2,7 +2,8 @@
 //!
 //! A configuration is the document that `save_config` gives. Its entries are brought into the
 //! order options, bdevs, bdevs over them, their limits, targets, LUNs, listeners, whatever their
-//! order in the document; when one fails, those before it are taken back, last first.
+//! order in the document; when one fails, those before it are taken back, last first. Other
+//! operations go on meanwhile, and see the part that is there.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,7 +16,7 @@ use serde_json::value::RawValue;
 use super::error::{INVALID_PARAMS, RpcError};
 use super::methods::{self, Change};
 use super::schema::Rank;
-use crate::control::Control;
+use crate::control::Desk;
 
 /// Bytes of the largest configuration file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
@@ -135,7 +136,7 @@ struct Step<'a> {
 }
 
 /// Loads a file into the control plane. The error names file, line, entry and method.
-pub fn load_file(control: &mut Control, path: &Path) -> Result<(), FileError> {
+pub async fn load_file(desk: &Desk, path: &Path) -> Result<(), FileError> {
     let shown = path.display();
     let failed = |why: String| FileError(format!("{shown}: {why}"));
     let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
@@ -143,24 +144,26 @@ pub fn load_file(control: &mut Control, path: &Path) -> Result<(), FileError> {
         return Err(failed(format!("{size} bytes are more than {FILE_BYTES_MAX}")));
     }
     let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    load(control, &text).map_err(|error| match error.line {
+    load(desk, &text).await.map_err(|error| match error.line {
         Some(line) => FileError(format!("{shown}:{line}: {}", error.why)),
         None => failed(error.why),
     })
 }
 
 /// Loads a document into the control plane.
-pub fn load(control: &mut Control, text: &str) -> Result<(), LoadError> {
+pub async fn load(desk: &Desk, text: &str) -> Result<(), LoadError> {
     let mut steps = steps(text)?;
     let heights = Heights::new(&steps);
     steps.sort_by_cached_key(|step| order(step, &heights));
     let mut done = Vec::new();
     for step in steps {
-        match (step.change)(control, step.params) {
+        // A long configuration holds up nobody.
+        desk.give_way().await;
+        match (step.change)(desk, step.params).await {
             Ok((_, undo)) => done.push(undo),
             Err(error) => {
                 for undo in done.into_iter().rev() {
-                    if let Err(error) = undo.clone().run(control) {
+                    if let Err(error) = undo.clone().run(desk).await {
                         tracing::error!("while taking a configuration back: {undo:?}: {error}");
                     }
                 }

@@ -34,8 +34,12 @@ const WRITE_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long what follows a refused request is thrown away before the connection closes.
 const DISCARD_WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How long a stop waits for answers to be taken. Less than a second.
-const PARTING_WAIT_MAX: Duration = Duration::from_millis(500);
+/// How long a stop waits until those whose requests have no end are told so. Less than a second.
+const REFUSAL_WAIT_MAX: Duration = Duration::from_millis(100);
+
+/// How long a stop waits for requests in progress, and for their answers to be taken. Less than a
+/// second.
+const PARTING_WAIT_MAX: Duration = Duration::from_millis(300);
 
 /// When accepting is tried again that failed with nobody to make room: others may have closed
 /// descriptors, or a client has left, which ends the wait at once.
@@ -114,9 +118,10 @@ impl Clients {
         }
     }
 
-    /// Waits until all clients have left, but not for those that don't take their answers.
-    fn wait_until_gone(&self) {
-        let deadline = Instant::now() + PARTING_WAIT_MAX;
+    /// Waits until all clients have left, for `wait_max` at most: not for those that don't take
+    /// their answers.
+    fn wait_until_gone(&self, wait_max: Duration) {
+        let deadline = Instant::now() + wait_max;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() || self.open().clients.is_empty() {
@@ -170,7 +175,8 @@ impl Server {
         Ok(Server { clients, thread: Some(thread) })
     }
 
-    /// Ends all connections and removes the socket. A request in progress is finished first.
+    /// Ends all connections and removes the socket. A request in progress is finished first, if
+    /// that takes no longer than [`PARTING_WAIT_MAX`].
     pub fn stop(mut self) {
         self.end();
     }
@@ -188,7 +194,9 @@ impl Server {
             let how = if client.idle_since.is_some() { Shutdown::Both } else { Shutdown::Read };
             let _ = client.stream.shutdown(how);
         }
-        self.clients.wait_until_gone();
+        self.clients.wait_until_gone(PARTING_WAIT_MAX);
+        self.clients.shared.give_up();
+        self.clients.wait_until_gone(REFUSAL_WAIT_MAX);
         let threads = {
             let mut open = self.clients.open();
             for client in open.clients.values() {

@@ -16,10 +16,10 @@ use transport::dm::Controller;
 use transport::rdma::RdmaOptions;
 
 use super::{RpcError, Server, Shared, methods};
-use crate::control::cores::{CoreError, Cores};
-use crate::control::{AgentPort, Agents, Control, ListenError, Listeners, Parts};
+use crate::control::cores::Cores;
+use crate::control::{AgentPort, Agents, Control, Desk, ListenError, Listeners, Mail, Parts, Post};
 use crate::logs::{Level, Logs};
-use crate::shard::message::{Action, ActionError, Report};
+use crate::shard::message::{Action, ActionError, Answer, Report, Token};
 
 /// What the doubles have seen, and what they are told to do.
 #[derive(Default)]
@@ -32,6 +32,10 @@ pub(crate) struct Seen {
     pub signals: Vec<i32>,
     /// An action whose words begin so fails on core 1.
     pub refuse: Option<String>,
+    /// An action whose words begin so is not answered by core 1.
+    pub silent: Option<String>,
+    /// What core 1 has not answered.
+    pub unanswered: Vec<Token>,
     /// What listeners were told of the parameters of `ib_srpt`.
     pub configured: Vec<RdmaOptions>,
     /// What device management agents show.
@@ -43,7 +47,7 @@ pub(crate) struct Seen {
 /// Shared with the doubles.
 pub(crate) type Record = Arc<Mutex<Seen>>;
 
-struct FakeCores(Record);
+struct FakeCores(Record, Post);
 
 /// An action in words.
 fn words(action: &Action) -> String {
@@ -69,27 +73,23 @@ impl Cores for FakeCores {
         2
     }
 
-    fn ask_within(
-        &mut self,
-        cores: &[usize],
-        action: &Action,
-        _: Duration,
-    ) -> Vec<Result<Report, CoreError>> {
+    fn send(&mut self, core: usize, token: Token, action: &Action) -> bool {
         let mut seen = self.0.lock().unwrap();
         let words = words(action);
-        let mut answer = |core: usize| {
-            seen.actions.push(format!("{core}: {words}"));
-            if core == 1 && seen.refuse.as_ref().is_some_and(|refuse| words.starts_with(refuse)) {
-                let reason = "no room".to_owned();
-                return Err(CoreError::Refused(ActionError::OpenChannel { core, reason }));
-            }
-            Ok(seen.reports.get(core).cloned().unwrap_or_default())
+        seen.actions.push(format!("{core}: {words}"));
+        let is = |begin: &Option<String>| {
+            core == 1 && begin.as_ref().is_some_and(|begin| words.starts_with(begin))
         };
-        cores.iter().map(|core| answer(*core)).collect()
-    }
-
-    fn tell(&mut self, cores: &[usize], action: &Action) {
-        self.ask(cores, action);
+        if is(&seen.silent) {
+            seen.unanswered.push(token);
+            return true;
+        }
+        let result = match is(&seen.refuse) {
+            true => Err(ActionError::OpenChannel { core, reason: "no room".to_owned() }),
+            false => Ok(seen.reports.get(core).cloned().unwrap_or_default()),
+        };
+        self.1.send(Mail::Answer(Answer { core, token, result }));
+        true
     }
 }
 
@@ -111,7 +111,7 @@ impl FakeListeners {
 }
 
 impl Listeners for FakeListeners {
-    fn configure(&mut self, options: &RdmaOptions) -> Result<(), ListenError> {
+    fn configure(&self, options: &RdmaOptions) -> Result<(), ListenError> {
         let mut seen = self.0.lock().unwrap();
         if seen.refuse.as_deref() == Some("configure") {
             return Err(ListenError::Os { what: "laid out".to_owned(), errno: Errno::BUSY });
@@ -120,11 +120,11 @@ impl Listeners for FakeListeners {
         Ok(())
     }
 
-    fn add(&mut self, target: &str, traddr: &str, _: Option<&str>) -> Result<(), ListenError> {
+    fn add(&self, target: &str, traddr: &str, _: Option<&str>) -> Result<(), ListenError> {
         self.note("add", target, traddr)
     }
 
-    fn remove(&mut self, target: &str, traddr: &str, _: Option<&str>) -> Result<(), ListenError> {
+    fn remove(&self, target: &str, traddr: &str, _: Option<&str>) -> Result<(), ListenError> {
         self.note("remove", target, traddr)
     }
 }
@@ -162,8 +162,9 @@ impl Bench {
         let signals = Arc::clone(&seen);
         let busy = CoreStats::default();
         [600, 700, 1 << 40].into_iter().for_each(|turn_ns| busy.add_busy(turn_ns));
+        let (post, inbox) = Post::new();
         let mut control = Control::new(Parts {
-            cores: Box::new(FakeCores(Arc::clone(&seen))),
+            cores: Box::new(FakeCores(Arc::clone(&seen), post.clone())),
             stats: vec![(0, Arc::new(CoreStats::default())), (5, Arc::new(busy))],
             bdevs: Registry::with_host("test host"),
             host_id: "test host".to_owned(),
@@ -173,16 +174,17 @@ impl Bench {
                 Ok(())
             }),
         });
-        control.offer("shm", Box::new(FakeListeners(Arc::clone(&seen))));
+        control.offer("shm", Arc::new(FakeListeners(Arc::clone(&seen))));
         control.offer_agents(Box::new(FakeAgents(Arc::clone(&seen))));
-        Bench { shared: Arc::new(Shared::new(control)), seen }
+        let shared = Shared::start(control, post, inbox).expect("a thread");
+        Bench { shared: Arc::new(shared), seen }
     }
 
     /// Calls a method with parameters as JSON text, empty for none.
     pub(crate) fn call(&self, method: &str, params: &str) -> Result<Value, RpcError> {
         let raw = (!params.is_empty())
             .then(|| RawValue::from_string(params.to_owned()).expect("the test's JSON"));
-        methods::call(&self.shared, method, raw.as_deref())
+        self.shared.call(method, raw.as_deref())
     }
 
     /// Calls a method that is to succeed.
@@ -206,18 +208,49 @@ impl Bench {
 
     /// The present configuration.
     pub(crate) fn saved(&self) -> Value {
-        methods::saved(&self.shared.control())
+        self.with(|control| methods::saved(control))
+    }
+
+    /// Looks at the state and changes it.
+    pub(crate) fn with<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&mut Control) -> T + Send + 'static,
+    ) -> T {
+        self.run(|desk| async move { desk.with(change) })
+    }
+
+    /// Runs an operation of the control thread.
+    pub(crate) fn run<T: Send + 'static, F: Future<Output = T> + 'static>(
+        &self,
+        operation: impl FnOnce(Desk) -> F + Send + 'static,
+    ) -> T {
+        self.shared.post().run(Duration::from_secs(60), operation).expect("it ends")
     }
 
     /// Adds a transport type.
     pub(crate) fn offer(&self, trtype: &'static str) {
         let listeners = FakeListeners(Arc::clone(&self.seen));
-        self.shared.control().offer(trtype, Box::new(listeners));
+        self.with(move |control| control.offer(trtype, Arc::new(listeners)));
     }
 
     /// Makes actions that begin with these words fail on core 1.
     pub(crate) fn refuse(&self, words: &str) {
         self.seen.lock().unwrap().refuse = Some(words.to_owned());
+    }
+
+    /// Makes core 1 answer no actions that begin with these words.
+    pub(crate) fn silence(&self, words: &str) {
+        self.seen.lock().unwrap().silent = Some(words.to_owned());
+    }
+
+    /// Lets core 1 answer what it has left unanswered.
+    pub(crate) fn answer_late(&self) {
+        let mut seen = self.seen.lock().unwrap();
+        seen.silent = None;
+        for token in std::mem::take(&mut seen.unanswered) {
+            let answer = Answer { core: 1, token, result: Ok(Report::default()) };
+            self.shared.post().send(Mail::Answer(answer));
+        }
     }
 
     /// Two bdevs, a target with both mapped and a listener.

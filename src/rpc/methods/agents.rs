@@ -3,16 +3,16 @@
 use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Method, Outcome, Undo, change, locked};
-use crate::control::{AgentPort, Control};
+use super::{Changed, Method, Outcome, Undo, change, locked};
+use crate::control::{AgentPort, Control, Desk};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Params, Text};
 use crate::rpc::schema::{Rank, fails, gives, member, system_fails};
 
 pub(super) const METHODS: [Method; 3] = [
-    change("srpt_enable_dm_agent", Rank::Agents, enable)
+    change("srpt_enable_dm_agent", Rank::Agents, |desk, params| Box::pin(enable(desk, params)))
         .doc("Answers device management datagrams (srp_daemon) at a port.")
         .takes::<PortParams>()
         .fails(&[
@@ -52,9 +52,9 @@ fn port(params: Params<'_>) -> Result<AgentPort, RpcError> {
     Ok(AgentPort { device: params.device.0, port: params.port.0 as u32 })
 }
 
-fn enable(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn enable(desk: &Desk, params: Params<'_>) -> Changed {
     let at = port(params)?;
-    control.enable_agent(&at)?;
+    desk.with(|control| control.enable_agent(&at))?;
     Ok((json!(true), Undo::DmAgent(at)))
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bdev::Bdev;
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
-use bdev::registry::{BdevError, describe};
+use bdev::registry::{BdevError, Registry, describe};
 use bdev::sg::{SgOptions, TIMEOUT_MS_MAX};
 use bdev::uring::{Direct, OnOff, UringOptions};
 use rustix::io::Errno;
@@ -16,44 +16,46 @@ use serde_json::{Map, Value, json};
 
 use super::neutral::{BlockSize, BlockSizeOr0, False, Zero};
 use super::{
-    CORE_SILENT, CORE_STOPPED, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, Undo, change, limits,
-    locked, shared,
+    BUSY, CORE_SILENT, Changed, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, Undo, change, limits,
+    shared,
 };
-use crate::control::{Control, Refused};
-use crate::rpc::Shared;
+use crate::control::bdevs::{self, MakeError};
+use crate::control::{Control, Desk, Refused};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params, PathText, Signed, Text, UuidText};
 use crate::rpc::schema::{Fails, Gives, Member, Rank, fails, gives, member, system_fails};
 
 pub(super) const METHODS: [Method; 11] = [
-    change("bdev_null_create", Rank::Bdevs, null_create)
+    change("bdev_null_create", Rank::Bdevs, |desk, params| Box::pin(null_create(desk, params)))
         .doc("Creates a bdev without data: writes are dropped, reads leave memory as it is.")
         .takes::<NullParams>()
         .gives(NAME)
         .fails(&[BDEV_EXISTS])
         .example(r#"{"name":"Null9","num_blocks":2048,"block_size":512}"#),
-    locked("bdev_null_delete", |control, params| delete(control, "bdev_null_delete", params))
+    shared("bdev_null_delete", |desk, params| Box::pin(delete(desk, "bdev_null_delete", params)))
         .doc("Deletes a null bdev.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
         .example(r#"{"name":"Null4"}"#),
-    locked("bdev_null_resize", null_resize)
+    shared("bdev_null_resize", |desk, params| Box::pin(null_resize(desk, params)))
         .doc("Changes the size of a null bdev. Initiators are told.")
         .takes::<ResizeParams>()
-        .fails(&[NO_SUCH_BDEV, CORE_SILENT, CORE_STOPPED])
+        .fails(&[NO_SUCH_BDEV, CORE_SILENT, BUSY])
         .example(r#"{"name":"Null0","new_size":2}"#),
-    change("bdev_malloc_create", Rank::Bdevs, malloc_create)
+    change("bdev_malloc_create", Rank::Bdevs, |desk, params| Box::pin(malloc_create(desk, params)))
         .doc("Creates a bdev in memory. What it holds is lost with the target.")
         .takes::<MallocParams>()
         .gives(NAME)
         .fails(&[BDEV_EXISTS, fails(Errno::NOMEM, "The memory is not there.")])
         .example(r#"{"name":"Malloc9","num_blocks":2048,"block_size":512}"#),
-    locked("bdev_malloc_delete", |control, params| delete(control, "bdev_malloc_delete", params))
-        .doc("Deletes a malloc bdev, and what it holds.")
-        .takes::<NameParams>()
-        .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
-        .example(r#"{"name":"Malloc1"}"#),
-    change("bdev_uring_create", Rank::Bdevs, uring_create)
+    shared("bdev_malloc_delete", |desk, params| {
+        Box::pin(delete(desk, "bdev_malloc_delete", params))
+    })
+    .doc("Deletes a malloc bdev, and what it holds.")
+    .takes::<NameParams>()
+    .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
+    .example(r#"{"name":"Malloc1"}"#),
+    change("bdev_uring_create", Rank::Bdevs, |desk, params| Box::pin(uring_create(desk, params)))
         .doc("Creates a bdev of a regular file or block device.")
         .takes::<UringParams>()
         .gives(NAME)
@@ -62,40 +64,43 @@ pub(super) const METHODS: [Method; 11] = [
             system_fails("The file or device could not be opened, locked or measured."),
         ])
         .example(r#"{"filename":"/srv/new.img","name":"Uring9"}"#),
-    locked("bdev_uring_delete", |control, params| delete(control, "bdev_uring_delete", params))
+    shared("bdev_uring_delete", |desk, params| Box::pin(delete(desk, "bdev_uring_delete", params)))
         .doc("Deletes a uring bdev. The file or device stays as it is.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
         .example(r#"{"name":"Uring0"}"#),
-    locked("bdev_uring_rescan", uring_rescan)
+    shared("bdev_uring_rescan", |desk, params| Box::pin(uring_rescan(desk, params)))
         .doc("Looks at the size of a file or block device again. Initiators are told of a new one.")
         .takes::<NameParams>()
         .fails(&[
             NO_SUCH_BDEV,
             CORE_SILENT,
-            CORE_STOPPED,
+            BUSY,
             system_fails("The file or device could not be looked at."),
         ])
         .example(r#"{"name":"Uring0"}"#),
-    change("bdev_sg_create", Rank::Bdevs, sg_create)
+    change("bdev_sg_create", Rank::Bdevs, |desk, params| Box::pin(sg_create(desk, params)))
         .doc("Creates a bdev of a SCSI device of this host, which is passed through.")
         .takes::<SgParams>()
         .gives(NAME)
         .fails(&[BDEV_EXISTS, system_fails("The device could not be opened or asked.")])
         .example(r#"{"filename":"/dev/sg0","name":"Sg0"}"#),
-    locked("bdev_sg_delete", |control, params| delete(control, "bdev_sg_delete", params))
+    shared("bdev_sg_delete", |desk, params| Box::pin(delete(desk, "bdev_sg_delete", params)))
         .doc("Deletes an sg bdev. The SCSI device stays as it is.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
         .example(r#"{"name":"Sg0"}"#),
-    shared("bdev_get_bdevs", list)
+    shared("bdev_get_bdevs", |desk, params| Box::pin(list(desk, params)))
         .doc("Shows all bdevs, or one.")
         .takes::<ListParams>()
         .gives(gives("array", "The bdevs.").of(BDEV))
         .fails(&[
             NO_BDEV,
             fails(Errno::TIMEDOUT, "The bdev did not appear in time."),
-            fails(Errno::BUSY, "Too many requests wait already."),
+            fails(
+                Errno::BUSY,
+                "The bdev is being opened or closed; too many requests wait already.",
+            ),
         ])
         .example(r#"{"name":"Null0"}"#),
 ];
@@ -106,7 +111,7 @@ pub(super) const NAME: Gives = gives("string", "Name of the bdev.");
 pub(super) const BDEV_EXISTS: Fails = fails(Errno::EXIST, "The name or the UUID is taken.");
 /// Of methods that need a bdev for themselves.
 pub(super) const BDEV_IN_USE: Fails =
-    fails(Errno::BUSY, "A LUN shows the bdev, or a bdev uses it.");
+    fails(Errno::BUSY, "A LUN shows the bdev, a bdev uses it, or it is busy.");
 
 const BDEV: &[Member] = &[
     member("[].name", "string", "Name of the bdev."),
@@ -128,6 +133,7 @@ const BDEV: &[Member] = &[
     member("[].assigned_rate_limits.w_mbytes_per_sec", "integer", "MiB written per second."),
     member("[].claimed", "boolean", "A LUN shows the bdev, or a bdev uses it."),
     member("[].claim_type", "string", "How it is used, if it is."),
+    member("[].busy", "string", "What is done with it, and for how long, if anything is."),
     member("[].zoned", "boolean", "Always false."),
     member("[].supported_io_types", "object", "What the bdev can do."),
     member("[].supported_io_types.*", "boolean", "True: it can do this."),
@@ -300,10 +306,13 @@ struct SgParams {
 }
 
 /// Wrong values that only the device could see are parameter errors too.
-pub(super) fn refused(error: BdevError) -> RpcError {
-    match error {
-        BdevError::Invalid(why) => RpcError::invalid_params(why),
-        error => Refused::from(error).into(),
+impl From<MakeError> for RpcError {
+    fn from(error: MakeError) -> Self {
+        match error {
+            MakeError::Bdev(BdevError::Invalid(why)) => RpcError::invalid_params(why),
+            MakeError::Bdev(error) => Refused::from(error).into(),
+            MakeError::Refused(refused) => refused.into(),
+        }
     }
 }
 
@@ -313,7 +322,7 @@ pub(super) fn made(bdev: &Arc<dyn Bdev>) -> (Value, Undo) {
     (json!(bdev.name()), undo)
 }
 
-fn null_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn null_create(desk: &Desk, params: Params<'_>) -> Changed {
     let params: NullParams = params::parse(params)?;
     let options = NullOptions {
         name: Some(params.name.0),
@@ -325,10 +334,12 @@ fn null_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo
         read_zero: params.read_zero,
         other: Map::new(),
     };
-    Ok(made(&control.bdevs_mut().create_null(options).map_err(refused)?))
+    let name = options.name.clone();
+    let make = |control: &mut Control| Ok(control.bdevs_mut().create_null(options)?);
+    Ok(made(&bdevs::make(desk, name.as_deref(), make).await?))
 }
 
-fn malloc_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn malloc_create(desk: &Desk, params: Params<'_>) -> Changed {
     let params: MallocParams = params::parse(params)?;
     let options = MallocOptions {
         name: params.name.map(|name| name.0),
@@ -339,10 +350,12 @@ fn malloc_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Un
         numa_id: params.numa_id.map(|node| node.0 as i32),
         other: Map::new(),
     };
-    Ok(made(&control.bdevs_mut().create_malloc(options).map_err(refused)?))
+    let name = options.name.clone();
+    let make = |control: &mut Control| Ok(control.bdevs_mut().create_malloc(options)?);
+    Ok(made(&bdevs::make(desk, name.as_deref(), make).await?))
 }
 
-fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn uring_create(desk: &Desk, params: Params<'_>) -> Changed {
     let params: UringParams = params::parse(params)?;
     let defaults = UringOptions::new(&params.filename.0);
     let options = UringOptions {
@@ -359,10 +372,12 @@ fn uring_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Und
         rotational: params.rotational,
         ..defaults
     };
-    Ok(made(&control.bdevs_mut().create_uring(options).map_err(refused)?))
+    let name = options.name.clone();
+    let prepare = |registry: &mut Registry| registry.prepare_uring(options);
+    Ok(made(&bdevs::open(desk, name.as_deref(), prepare).await?))
 }
 
-fn sg_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn sg_create(desk: &Desk, params: Params<'_>) -> Changed {
     let params: SgParams = params::parse(params)?;
     let options = SgOptions {
         name: params.name.map(|name| name.0),
@@ -370,15 +385,14 @@ fn sg_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo),
         timeout_ms: params.timeout_ms.map(|ms| ms.0 as u32),
         uuid: params.uuid.map(|uuid| uuid.0),
     };
-    Ok(made(&control.bdevs_mut().create_sg(options).map_err(refused)?))
+    let name = options.name.clone();
+    let prepare = |registry: &mut Registry| registry.prepare_sg(options);
+    Ok(made(&bdevs::open(desk, name.as_deref(), prepare).await?))
 }
 
-fn uring_rescan(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn uring_rescan(desk: &Desk, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
-    let bdev = control.bdev(&name.0)?;
-    if let Some(change) = control.bdevs().rescan_uring(&name.0).map_err(refused)? {
-        control.medium_changed(bdev.name(), &change)?;
-    }
+    bdevs::rescan_uring(desk, &name.0).await?;
     Ok(json!(true))
 }
 
@@ -389,9 +403,9 @@ pub(super) struct NameParams {
     pub(super) name: BdevName,
 }
 
-pub(super) fn delete(control: &mut Control, method: &str, params: Params<'_>) -> Outcome {
+pub(super) async fn delete(desk: &Desk, method: &str, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
-    control.delete_bdev(method, &name.0)?;
+    bdevs::delete(desk, method, &name.0).await?;
     Ok(json!(true))
 }
 
@@ -405,12 +419,10 @@ struct ResizeParams {
     new_size: Bounded<1, { 1 << 43 }>,
 }
 
-fn null_resize(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn null_resize(desk: &Desk, params: Params<'_>) -> Outcome {
     let ResizeParams { name, new_size } = params::parse(params)?;
-    let bdev = control.bdev(&name.0)?;
-    let blocks = new_size.0.saturating_mul((1 << 20) / u64::from(bdev.geometry().block_bytes));
-    control.bdevs().resize_null(&name.0, blocks).map_err(refused)?;
-    control.capacity_changed(bdev.name())?;
+    let blocks = |block_bytes| new_size.0.saturating_mul((1 << 20) / u64::from(block_bytes));
+    bdevs::resize_null(desk, &name.0, blocks).await?;
     Ok(json!(true))
 }
 
@@ -432,25 +444,35 @@ fn shown(control: &Control, bdev: &dyn Bdev, claimed_by: Option<&str>) -> Value 
     shown
 }
 
-fn list(on: &Shared, params: Params<'_>) -> Outcome {
+/// A bdev that an operation is under way at says so in `busy`; one that does not exist yet, or no
+/// longer, is refused with what is done under its name.
+async fn list(desk: &Desk, params: Params<'_>) -> Outcome {
     let ListParams { name, timeout } = params::parse(params)?;
     let Some(BdevName { 0: name }) = name else {
-        let control = on.control();
-        let all = control.bdevs().iter();
-        return Ok(all.map(|(bdev, by)| shown(&control, bdev.as_ref(), by)).collect());
+        return Ok(desk.with(|control| {
+            let all = control.bdevs().iter();
+            all.map(|(bdev, by)| shown(control, bdev.as_ref(), by)).collect()
+        }));
     };
     let look = |control: &mut Control| {
         let bdev = control.bdevs().find(&name).ok()?;
         let by = control.bdevs().claimed_by(bdev.name());
-        Some(json!([shown(control, bdev.as_ref(), by)]))
+        Some(shown(control, bdev.as_ref(), by))
     };
     let wait_ms = timeout.map_or(0, |timeout| timeout.0);
-    let found = on.wait_for(Instant::now() + Duration::from_millis(wait_ms), look)?;
-    found.ok_or_else(|| match wait_ms {
-        0 => Refused::missing(format!("bdev {name}")).into(),
-        _ => {
-            let what = format!("bdev {name} did not appear within {wait_ms} ms");
-            Refused::new(Errno::TIMEDOUT, what).into()
+    let found = desk.wait_for(Instant::now() + Duration::from_millis(wait_ms), look).await?;
+    match (found, desk.bdev_is_busy(&name)) {
+        (Some(mut bdev), busy) => {
+            if let Some(busy) = busy {
+                bdev["busy"] = json!(busy);
+            }
+            Ok(json!([bdev]))
         }
-    })
+        (None, Some(busy)) => Err(Refused::busy(format!("bdev {name} is busy: {busy}")).into()),
+        (None, None) if wait_ms == 0 => Err(Refused::missing(format!("bdev {name}")).into()),
+        (None, None) => {
+            let what = format!("bdev {name} did not appear within {wait_ms} ms");
+            Err(Refused::new(Errno::TIMEDOUT, what).into())
+        }
+    }
 }

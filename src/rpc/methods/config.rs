@@ -7,11 +7,11 @@ use serde_json::{Map, Value, json};
 
 use super::targets::address;
 use super::{Method, Outcome, limits, locked, options, shared};
-use crate::control::{Control, Mapping, Target};
+use crate::control::{Control, Desk, Mapping, Target};
 use crate::rpc::error::RpcError;
+use crate::rpc::load;
 use crate::rpc::params::{self, Params};
 use crate::rpc::schema::{gives, member, system_fails};
-use crate::rpc::{Shared, load};
 
 pub(super) const METHODS: [Method; 4] = [
     locked("framework_get_subsystems", subsystems)
@@ -37,7 +37,7 @@ pub(super) const METHODS: [Method; 4] = [
             member("subsystems[].config[].method", "string", "The method to call."),
             member("subsystems[].config[].params", "object", "Its parameters."),
         ])),
-    shared("load_config", load_config)
+    shared("load_config", |desk, params| Box::pin(load_config(desk, params)))
         .doc(
             "Loads a configuration of at most 1 MiB: all of it or nothing. Entries are carried out \
              in the order of their ranks, wherever they stand.",
@@ -169,10 +169,10 @@ fn map_entry(control: &Control, target: &Target, lun: u16, mapping: &Mapping) ->
     entry("srpt_map_lun", params)
 }
 
-fn load_config(on: &Shared, params: Params<'_>) -> Outcome {
+async fn load_config(desk: &Desk, params: Params<'_>) -> Outcome {
     let text = params.map_or("", RawValue::get);
     let document = if text.is_empty() { "{}" } else { text };
-    load::load(&mut on.control(), document).map_err(|error| error.into_rpc_error())?;
-    on.announce_change();
+    load::load(desk, document).await.map_err(|error| error.into_rpc_error())?;
+    desk.announce_change();
     Ok(json!(true))
 }

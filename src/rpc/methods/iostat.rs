@@ -7,24 +7,24 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::threads::{TICK_RATE, TICKS, thread_id};
-use super::{CORE_SILENT, CORE_STOPPED, Method, NO_BDEV, Outcome, locked};
-use crate::control::Control;
+use super::{CORE_SILENT, Method, NO_BDEV, Outcome, shared};
+use crate::control::{Control, Desk, meters};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Params};
 use crate::rpc::schema::{Member, gives, member};
 use crate::shard::message::{IoCounts, Report};
 
 pub(super) const METHODS: [Method; 2] = [
-    locked("bdev_get_iostat", iostat)
+    shared("bdev_get_iostat", |desk, params| Box::pin(iostat(desk, params)))
         .doc("Shows I/O counts of bdevs since they were started anew, for all cores or per core.")
         .takes::<IostatParams>()
         .gives(gives("object", "The counts.").of(COUNTS))
-        .fails(&[NO_BDEV, CORE_SILENT, CORE_STOPPED])
+        .fails(&[NO_BDEV, CORE_SILENT])
         .example(r#"{"name":"Null0"}"#),
-    locked("bdev_reset_iostat", reset)
+    shared("bdev_reset_iostat", |desk, params| Box::pin(reset(desk, params)))
         .doc("Starts I/O counts of all bdevs, or of one, anew.")
         .takes::<ResetParams>()
-        .fails(&[NO_BDEV, CORE_SILENT, CORE_STOPPED])
+        .fails(&[NO_BDEV, CORE_SILENT])
         .example(r#"{"name":"Null0","mode":"maxmin"}"#),
 ];
 
@@ -90,28 +90,22 @@ struct IostatParams {
     reset_mode: ResetMode,
 }
 
-fn iostat(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn iostat(desk: &Desk, params: Params<'_>) -> Outcome {
     let params: IostatParams = params::parse(params)?;
     if params.name.is_some() && params.names.is_some() {
         return Err(RpcError::invalid_params("name: names is there too; give one of them"));
     }
     let wanted = params.name.map(|name| vec![name]).or(params.names);
-    let names: Vec<String> = match wanted {
-        None => control.bdevs().iter().map(|(bdev, _)| bdev.name().to_owned()).collect(),
-        Some(wanted) => wanted
-            .iter()
-            .map(|name| Ok(control.bdev(&name.0)?.name().to_owned()))
-            .collect::<Result<_, RpcError>>()?,
-    };
+    let names = desk.with(|control| names(control, wanted))?;
     if params.per_channel && names.len() != 1 {
         return Err(RpcError::invalid_params(
             "per_channel: it needs exactly one bdev in name or names",
         ));
     }
-    let reports = control.reports()?;
+    let reports = desk.reports().await?;
     if params.reset_mode != ResetMode::None {
         let sums = params.reset_mode == ResetMode::All;
-        control.reset_io_counts(names.clone(), sums)?;
+        meters::reset_io_counts(desk, names.clone(), sums).await?;
     }
     let mut answer = Map::new();
     answer.insert("tick_rate".to_owned(), json!(TICK_RATE));
@@ -128,7 +122,7 @@ fn iostat(control: &mut Control, params: Params<'_>) -> Outcome {
         let bdevs: Vec<Value> = names
             .iter()
             .map(|name| {
-                let mut sum = control.past_counts(name);
+                let mut sum = desk.with(|control| control.past_counts(name));
                 per_core(&reports, name).for_each(|(_, counts)| sum.add(&counts));
                 members([("name".to_owned(), json!(name))], &sum)
             })
@@ -136,6 +130,14 @@ fn iostat(control: &mut Control, params: Params<'_>) -> Outcome {
         answer.insert("bdevs".to_owned(), json!(bdevs));
     }
     Ok(Value::Object(answer))
+}
+
+/// The names of those that are wanted, or of all.
+fn names(control: &Control, wanted: Option<Vec<BdevName>>) -> Result<Vec<String>, RpcError> {
+    let Some(wanted) = wanted else {
+        return Ok(control.bdevs().iter().map(|(bdev, _)| bdev.name().to_owned()).collect());
+    };
+    wanted.iter().map(|name| Ok(control.bdev(&name.0)?.name().to_owned())).collect()
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -154,16 +156,13 @@ fn all() -> ResetMode {
 }
 
 /// Of one bdev, or of all.
-fn reset(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn reset(desk: &Desk, params: Params<'_>) -> Outcome {
     let ResetParams { name, mode } = params::parse(params)?;
-    let names: Vec<String> = match name {
-        None => control.bdevs().iter().map(|(bdev, _)| bdev.name().to_owned()).collect(),
-        Some(name) => vec![control.bdev(&name.0)?.name().to_owned()],
-    };
+    let names = desk.with(|control| names(control, name.map(|name| vec![name])))?;
     match mode {
         ResetMode::None => {}
-        ResetMode::All => control.reset_io_counts(names, true)?,
-        ResetMode::Maxmin => control.reset_io_counts(names, false)?,
+        ResetMode::All => meters::reset_io_counts(desk, names, true).await?,
+        ResetMode::Maxmin => meters::reset_io_counts(desk, names, false).await?,
     }
     Ok(json!(true))
 }

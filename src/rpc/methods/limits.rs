@@ -6,28 +6,32 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::threads::TICK_RATE;
-use super::{CORE_SILENT, CORE_STOPPED, Method, NO_BDEV, Outcome, Undo, change, locked};
+use super::{BUSY, CORE_SILENT, Changed, Method, NO_BDEV, Outcome, Undo, change, shared};
 use crate::control::meter::{GRANULARITY, Histogram, OpKind, RANGE_MAX, RANGE_MIN};
-use crate::control::{Control, RateLimits};
+use crate::control::{Control, Desk, RateLimits, meters};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
 use crate::rpc::schema::{Rank, fails, gives, member};
 
 pub(super) const METHODS: [Method; 3] = [
-    change("bdev_set_qos_limit", Rank::BdevSettings, set_limit)
-        .doc(
-            "Limits the rate of a bdev. At least one limit must be given; what is absent stays as \
+    change("bdev_set_qos_limit", Rank::BdevSettings, |desk, params| {
+        Box::pin(set_limit(desk, params))
+    })
+    .doc(
+        "Limits the rate of a bdev. At least one limit must be given; what is absent stays as \
              it is.",
-        )
-        .takes::<LimitParams>()
-        .fails(&[NO_BDEV, CORE_SILENT, CORE_STOPPED])
-        .example(r#"{"name":"Null0","rw_ios_per_sec":20000}"#),
-    change("bdev_enable_histogram", Rank::BdevSettings, enable_histogram)
-        .doc("Begins to count how long operations of a bdev take, anew, or stops.")
-        .takes::<EnableParams>()
-        .fails(&[NO_BDEV, CORE_SILENT, CORE_STOPPED])
-        .example(r#"{"name":"Null0","enable":true,"opc":"read"}"#),
-    locked("bdev_get_histogram", histogram)
+    )
+    .takes::<LimitParams>()
+    .fails(&[NO_BDEV, CORE_SILENT, BUSY])
+    .example(r#"{"name":"Null0","rw_ios_per_sec":20000}"#),
+    change("bdev_enable_histogram", Rank::BdevSettings, |desk, params| {
+        Box::pin(enable_histogram(desk, params))
+    })
+    .doc("Begins to count how long operations of a bdev take, anew, or stops.")
+    .takes::<EnableParams>()
+    .fails(&[NO_BDEV, CORE_SILENT, BUSY])
+    .example(r#"{"name":"Null0","enable":true,"opc":"read"}"#),
+    shared("bdev_get_histogram", |desk, params| Box::pin(histogram(desk, params)))
         .doc(
             "Shows how long operations of a bdev took, in the form that SPDK's histogram.py reads.",
         )
@@ -43,7 +47,7 @@ pub(super) const METHODS: [Method; 3] = [
             NO_BDEV,
             fails(Errno::FAULT, "Times of the bdev are not counted."),
             CORE_SILENT,
-            CORE_STOPPED,
+            BUSY,
         ])
         .example(r#"{"name":"Malloc0"}"#),
 ];
@@ -80,11 +84,9 @@ struct LimitParams {
     w_mbytes_per_sec: Option<Mbytes>,
 }
 
-fn set_limit(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn set_limit(desk: &Desk, params: Params<'_>) -> Changed {
     let params: LimitParams = params::parse(params)?;
-    let bdev = control.bdev(&params.name.0)?;
-    let name = bdev.name().to_owned();
-    let before = control.rate_limits(&name);
+    let name = params.name.0;
     let bytes = |given: Option<Mbytes>, before| given.map_or(before, |given| given.0 * MBYTE);
     let mbytes = [params.rw_mbytes_per_sec, params.r_mbytes_per_sec, params.w_mbytes_per_sec];
     if params.rw_ios_per_sec.is_none() && mbytes.iter().all(Option::is_none) {
@@ -94,13 +96,13 @@ fn set_limit(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo),
         ));
     }
     let [rw, r, w] = mbytes;
-    let limits = RateLimits {
+    let limits = |before: RateLimits| RateLimits {
         rw_ios: params.rw_ios_per_sec.map_or(before.rw_ios, |given| given.0),
         rw_bytes: bytes(rw, before.rw_bytes),
         r_bytes: bytes(r, before.r_bytes),
         w_bytes: bytes(w, before.w_bytes),
     };
-    control.set_rate_limits(&name, limits)?;
+    let before = meters::set_rate_limits(desk, &name, limits).await?;
     Ok((json!(true), Undo::RateLimits { name, before }))
 }
 
@@ -183,12 +185,10 @@ struct EnableParams {
     opc: Option<Opc>,
 }
 
-fn enable_histogram(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn enable_histogram(desk: &Desk, params: Params<'_>) -> Changed {
     let EnableParams { name, enable, opc } = params::parse(params)?;
-    let name = control.bdev(&name.0)?.name().to_owned();
-    let before = control.histogram_kind(&name);
-    control.enable_histogram(&name, enable, opc.map(Opc::kind))?;
-    Ok((json!(true), Undo::Histogram { name, before }))
+    let before = meters::enable_histogram(desk, &name.0, enable, opc.map(Opc::kind)).await?;
+    Ok((json!(true), Undo::Histogram { name: name.0, before }))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -199,9 +199,9 @@ struct GetParams {
 }
 
 /// In the form that SPDK's `histogram.py` reads.
-fn histogram(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn histogram(desk: &Desk, params: Params<'_>) -> Outcome {
     let GetParams { name } = params::parse(params)?;
-    let histogram: Histogram = control.histogram(&name.0)?;
+    let histogram: Histogram = meters::histogram(desk, &name.0).await?;
     let bytes: Vec<u8> = histogram.buckets().iter().flat_map(|count| count.to_le_bytes()).collect();
     Ok(json!({
         "histogram": base64(&bytes),

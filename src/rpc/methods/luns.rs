@@ -3,17 +3,16 @@
 use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{CORE_SILENT, CORE_STOPPED, Method, Outcome, Undo, change, locked};
-use crate::control::{Control, MapRequest, Overrides};
-use crate::rpc::error::RpcError;
+use super::{BUSY, CORE_SILENT, Changed, Method, Outcome, Undo, change, shared};
+use crate::control::{Desk, MapRequest, Overrides};
 use crate::rpc::params::{self, BdevName, Bounded, Params, TargetName, Text};
 use crate::rpc::schema::{Rank, fails, gives};
 use crate::shard::lun::LUN_MAX;
 
 pub(super) const METHODS: [Method; 2] = [
-    change("srpt_map_lun", Rank::Luns, map)
+    change("srpt_map_lun", Rank::Luns, |desk, params| Box::pin(map(desk, params)))
         .doc("Shows a bdev to the initiators of a target.")
         .takes::<MapParams>()
         .gives(gives("integer", "The LUN."))
@@ -25,17 +24,13 @@ pub(super) const METHODS: [Method; 2] = [
             fails(Errno::NOSPC, "All LUNs of the target, or of all targets together, are in use."),
             fails(Errno::IO, "A core could not open the bdev."),
             CORE_SILENT,
-            CORE_STOPPED,
+            BUSY,
         ])
         .example(r#"{"target":"target0","bdev_name":"Malloc1"}"#),
-    locked("srpt_unmap_lun", unmap)
+    shared("srpt_unmap_lun", |desk, params| Box::pin(unmap(desk, params)))
         .doc("Takes a LUN away. Answers when its last command has ended.")
         .takes::<UnmapParams>()
-        .fails(&[
-            fails(Errno::NODEV, "There is no such target or no such LUN."),
-            CORE_SILENT,
-            CORE_STOPPED,
-        ])
+        .fails(&[fails(Errno::NODEV, "There is no such target or no such LUN."), CORE_SILENT, BUSY])
         .example(r#"{"target":"target0","lun":7}"#),
 ];
 
@@ -66,7 +61,7 @@ struct MapParams {
 }
 
 /// Answers the LUN: the given one, or the lowest that was free.
-fn map(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn map(desk: &Desk, params: Params<'_>) -> Changed {
     let params: MapParams = params::parse(params)?;
     let request = MapRequest {
         target: params.target.0,
@@ -79,7 +74,7 @@ fn map(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcEr
             serial: params.serial.map(|serial| serial.0),
         },
     };
-    let lun = control.map_lun(&request)?;
+    let lun = desk.map_lun(&request).await?;
     Ok((json!(lun), Undo::Lun { target: request.target, lun }))
 }
 
@@ -92,8 +87,8 @@ struct UnmapParams {
     lun: Lun,
 }
 
-fn unmap(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn unmap(desk: &Desk, params: Params<'_>) -> Outcome {
     let UnmapParams { target, lun } = params::parse(params)?;
-    control.unmap_lun(&target.0, lun.0 as u16)?;
+    desk.unmap_lun(&target.0, lun.0 as u16).await?;
     Ok(json!(true))
 }

@@ -1,16 +1,16 @@
 //! The methods, one file per group. Adding one: a struct of parameters and a function in the file
 //! of its group, and an entry in that file's `METHODS`, which describes the method.
 
+use futures_util::future::LocalBoxFuture;
 use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde_json::Value;
 
-use super::Shared;
 use super::error::RpcError;
 use super::params::Params;
 use super::schema::{self, About, Fails, Gives, Rank, fails};
 use crate::control::meter::OpKind;
-use crate::control::{Control, RateLimits};
+use crate::control::{self, Control, Desk, RateLimits, meters};
 
 mod agents;
 mod app;
@@ -32,19 +32,22 @@ pub use config::saved;
 /// What a method gives.
 pub type Outcome = Result<Value, RpcError>;
 
-/// How a method is run.
+/// How a method is run, always on the control thread.
 #[derive(Clone, Copy)]
 enum Run {
-    /// With the control plane locked.
+    /// In one go: it waits for nothing.
     Locked(fn(&mut Control, Params<'_>) -> Outcome),
-    /// Without; it locks by itself.
-    Shared(fn(&Shared, Params<'_>) -> Outcome),
+    /// With waits, between which others go on.
+    Shared(for<'a> fn(&'a Desk, Params<'a>) -> LocalBoxFuture<'a, Outcome>),
     /// As an entry of a configuration, whose inverse is not needed.
     Change(Change),
 }
 
+/// What a change gives, and what takes it back.
+pub type Changed = Result<(Value, Undo), RpcError>;
+
 /// A method that configuration files are made of.
-pub type Change = fn(&mut Control, Params<'_>) -> Result<(Value, Undo), RpcError>;
+pub type Change = for<'a> fn(&'a Desk, Params<'a>) -> LocalBoxFuture<'a, Changed>;
 
 /// What takes a change back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,19 +100,23 @@ pub enum Undo {
 
 impl Undo {
     /// Takes the change back.
-    pub fn run(self, control: &mut Control) -> Result<(), RpcError> {
-        Ok(match self {
-            Undo::DmAgent(at) => control.disable_agent(&at),
-            Undo::Options(before) => control.set_options(before),
-            Undo::RateLimits { name, before } => control.set_rate_limits(&name, before),
-            Undo::Histogram { name, before } => {
-                control.enable_histogram(&name, before.is_some(), before.flatten())
+    pub async fn run(self, desk: &Desk) -> Result<(), RpcError> {
+        match self {
+            Undo::DmAgent(at) => desk.with(|control| control.disable_agent(&at)),
+            Undo::Options(before) => desk.set_options(|_| Ok(before)).await.map(drop),
+            Undo::RateLimits { name, before } => {
+                meters::set_rate_limits(desk, &name, |_| before).await.map(drop)
             }
-            Undo::Bdev { method, name } => control.delete_bdev(method, &name),
-            Undo::Target { name } => control.delete_target(&name),
-            Undo::Lun { target, lun } => control.unmap_lun(&target, lun),
-            Undo::Listener { target, listener } => control.remove_listener(&target, &listener),
-        }?)
+            Undo::Histogram { name, before } => {
+                let set = meters::enable_histogram(desk, &name, before.is_some(), before.flatten());
+                set.await.map(drop)
+            }
+            Undo::Bdev { method, name } => control::bdevs::delete(desk, method, &name).await,
+            Undo::Target { name } => desk.delete_target(&name).await,
+            Undo::Lun { target, lun } => desk.unmap_lun(&target, lun).await,
+            Undo::Listener { target, listener } => desk.remove_listener(&target, &listener).await,
+        }
+        .map_err(RpcError::from)
     }
 }
 
@@ -125,7 +132,10 @@ const fn locked(name: &'static str, run: fn(&mut Control, Params<'_>) -> Outcome
     Method { name, run: Run::Locked(run), about: About::new(None) }
 }
 
-const fn shared(name: &'static str, run: fn(&Shared, Params<'_>) -> Outcome) -> Method {
+const fn shared(
+    name: &'static str,
+    run: for<'a> fn(&'a Desk, Params<'a>) -> LocalBoxFuture<'a, Outcome>,
+) -> Method {
     Method { name, run: Run::Shared(run), about: About::new(None) }
 }
 
@@ -174,8 +184,11 @@ const NO_SUCH_BDEV: Fails =
 const NO_TARGET: Fails = fails(Errno::NODEV, "There is no target of that name.");
 /// Of methods that ask every core.
 const CORE_SILENT: Fails = fails(Errno::TIMEDOUT, "A core has not answered within 10 s.");
-/// Of methods that ask every core.
-const CORE_STOPPED: Fails = fails(Errno::SRCH, "A core has stopped: the target is about to end.");
+/// Of methods that change an object.
+const BUSY: Fails = fails(
+    Errno::BUSY,
+    "Another operation changes the same object for more than a second, or commands still use it.",
+);
 
 /// Methods that belong together.
 struct Group {
@@ -240,16 +253,16 @@ pub fn changes() -> impl Iterator<Item = &'static str> {
 }
 
 /// Runs a method.
-pub fn call(on: &Shared, name: &str, params: Params<'_>) -> Outcome {
+pub async fn call(desk: &Desk, name: &str, params: Params<'_>) -> Outcome {
     let method = methods()
         .find(|method| method.name == name)
         .ok_or_else(|| RpcError::method_not_found(name))?;
     match method.run {
-        Run::Locked(run) => run(&mut on.control(), params),
-        Run::Shared(run) => run(on, params),
+        Run::Locked(run) => desk.with(|control| run(control, params)),
+        Run::Shared(run) => run(desk, params).await,
         Run::Change(change) => {
-            let (result, _) = change(&mut on.control(), params)?;
-            on.announce_change();
+            let (result, _) = change(desk, params).await?;
+            desk.announce_change();
             Ok(result)
         }
     }

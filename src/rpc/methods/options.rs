@@ -8,14 +8,14 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use transport::rdma::{RdmaOptions, RdmaValues, range};
 
-use super::{CORE_SILENT, CORE_STOPPED, Method, Outcome, Undo, change, locked};
-use crate::control::{Control, Options};
+use super::{BUSY, CORE_SILENT, Changed, Method, Outcome, Undo, change, locked};
+use crate::control::{Control, Desk, Options};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Guid, Params};
 use crate::rpc::schema::{Rank, fails, gives, member};
 
 pub(super) const METHODS: [Method; 2] = [
-    change("srpt_set_options", Rank::Options, set)
+    change("srpt_set_options", Rank::Options, |desk, params| Box::pin(set(desk, params)))
         .doc(
             "Sets parameters of ib_srpt. What is absent stays as it is. Sizes can be set only \
              before the first rdma listener, and hold for logins that come after.",
@@ -24,7 +24,7 @@ pub(super) const METHODS: [Method; 2] = [
         .fails(&[
             fails(Errno::BUSY, "There is an rdma listener already, and a size would change."),
             CORE_SILENT,
-            CORE_STOPPED,
+            BUSY,
         ])
         .example(r#"{"srp_max_req_size":8192,"use_srq":true}"#),
     locked("srpt_get_options", get).doc("Shows the parameters of ib_srpt.").gives(
@@ -113,9 +113,13 @@ struct SetParams {
     rdma_cm_port: Option<Bounded<0, 65535>>,
 }
 
-fn set(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn set(desk: &Desk, params: Params<'_>) -> Changed {
     let params: SetParams = params::parse(params)?;
-    let before = *control.options();
+    let before = desk.set_options(|before| changed(before, params)).await?;
+    Ok((json!(true), Undo::Options(before)))
+}
+
+fn changed(before: &Options, params: SetParams) -> Result<Options, RpcError> {
     let old = *before.rdma;
     let values = RdmaValues {
         srp_max_req_size: params.srp_max_req_size.map_or(old.srp_max_req_size, |v| v.0 as u32),
@@ -126,13 +130,11 @@ fn set(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcEr
         srpt_sq_size: params.srpt_sq_size.map_or(old.srpt_sq_size, |v| v.0 as u32),
         channels_in_order: params.channels_in_order.unwrap_or(old.channels_in_order),
     };
-    let options = Options {
+    Ok(Options {
         rdma: RdmaOptions::new(values).map_err(RpcError::invalid_params)?,
         srpt_service_guid: params.srpt_service_guid.map_or(before.srpt_service_guid, |v| v.0),
         rdma_cm_port: params.rdma_cm_port.map_or(before.rdma_cm_port, |v| v.0 as u16),
-    };
-    control.set_options(options)?;
-    Ok((json!(true), Undo::Options(before)))
+    })
 }
 
 fn get(control: &mut Control, params: Params<'_>) -> Outcome {

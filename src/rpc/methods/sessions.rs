@@ -7,14 +7,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{CORE_SILENT, CORE_STOPPED, Method, NO_TARGET, Outcome, locked};
-use crate::control::{Control, Refused};
+use super::{CORE_SILENT, Method, NO_TARGET, Outcome, shared};
+use crate::control::{Desk, Refused};
 use crate::rpc::params::{self, Bounded, Params, TargetName};
 use crate::rpc::schema::{fails, gives, member};
 use crate::shard::message::{ChannelReport, PortId};
 
 pub(super) const METHODS: [Method; 2] = [
-    locked("srpt_get_sessions", list)
+    shared("srpt_get_sessions", |desk, params| Box::pin(list(desk, params)))
         .doc("Shows the sessions of all targets, or of one, with their channels.")
         .takes::<ListParams>()
         .gives(gives("array", "The sessions.").of(&[
@@ -38,12 +38,12 @@ pub(super) const METHODS: [Method; 2] = [
             member("[].channels[].bytes_read", "integer", "Bytes read so far."),
             member("[].channels[].bytes_written", "integer", "Bytes written so far."),
         ]))
-        .fails(&[NO_TARGET, CORE_SILENT, CORE_STOPPED])
+        .fails(&[NO_TARGET, CORE_SILENT])
         .example(r#"{"target":"target0"}"#),
-    locked("srpt_disconnect_session", disconnect)
+    shared("srpt_disconnect_session", |desk, params| Box::pin(disconnect(desk, params)))
         .doc("Ends a session. The initiator may log in again.")
         .takes::<DisconnectParams>()
-        .fails(&[fails(Errno::NODEV, "There is no such session."), CORE_SILENT, CORE_STOPPED])
+        .fails(&[fails(Errno::NODEV, "There is no such session."), CORE_SILENT])
         .example(r#"{"session":3}"#),
 ];
 
@@ -55,14 +55,14 @@ struct ListParams {
     target: Option<TargetName>,
 }
 
-fn list(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn list(desk: &Desk, params: Params<'_>) -> Outcome {
     let ListParams { target } = params::parse(params)?;
     if let Some(TargetName { 0: name }) = &target
-        && !control.targets().iter().any(|target| target.name() == name)
+        && !desk.with(|control| control.targets().iter().any(|target| target.name() == name))
     {
         return Err(Refused::missing(format!("target {name}")).into());
     }
-    let reports = control.reports()?;
+    let reports = desk.reports().await?;
     let mut sessions: BTreeMap<u64, Vec<(usize, &ChannelReport)>> = BTreeMap::new();
     for (core, report) in reports.iter().enumerate() {
         for channel in &report.channels {
@@ -116,8 +116,8 @@ struct DisconnectParams {
     session: Bounded<0, { u64::MAX }>,
 }
 
-fn disconnect(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn disconnect(desk: &Desk, params: Params<'_>) -> Outcome {
     let DisconnectParams { session } = params::parse(params)?;
-    control.disconnect_session(session.0)?;
+    desk.disconnect_session(session.0).await?;
     Ok(json!(true))
 }

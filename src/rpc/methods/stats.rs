@@ -4,14 +4,14 @@ use reactor::stats::{CoreStats, turn_ns_end};
 use serde_json::{Map, Value, json};
 use transport::CloseReason;
 
-use super::{CORE_SILENT, CORE_STOPPED, Method, Outcome, locked};
-use crate::control::Control;
+use super::{CORE_SILENT, Method, Outcome, shared};
+use crate::control::Desk;
 use crate::rpc::params::{self, Params};
 use crate::rpc::schema::{gives, member};
 use crate::shard::message::Report;
 
 pub(super) const METHODS: [Method; 2] = [
-    locked("iobuf_get_stats", iobuf)
+    shared("iobuf_get_stats", |desk, params| Box::pin(iobuf(desk, params)))
         .doc("Shows free I/O buffers of all cores together.")
         .gives(gives("array", "One entry.").of(&[
             member("[].module", "string", "Always `srpt`."),
@@ -26,8 +26,8 @@ pub(super) const METHODS: [Method; 2] = [
             member("[].large_pool.retry", "integer", "Always 0."),
             member("[].large_pool.cache_size", "integer", "Always 0."),
         ]))
-        .fails(&[CORE_SILENT, CORE_STOPPED]),
-    locked("srpt_get_stats", stats)
+        .fails(&[CORE_SILENT]),
+    shared("srpt_get_stats", |desk, params| Box::pin(stats(desk, params)))
         .doc("Shows buffers, slots and counters of every core.")
         .gives(gives("object", "The cores.").of(&[
             member("cores", "array", "One entry per core."),
@@ -50,14 +50,14 @@ pub(super) const METHODS: [Method; 2] = [
             member("cores[].counters", "object", "What went wrong."),
             member("cores[].counters.*", "integer", "How often."),
         ]))
-        .fails(&[CORE_SILENT, CORE_STOPPED]),
+        .fails(&[CORE_SILENT]),
 ];
 
 /// Buffers in SPDK's shape: `small_pool` is the smallest size class, `large_pool` all others.
 /// `main` counts free buffers (each core has its own: nothing is cached apart), `retry` what waits.
-fn iobuf(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn iobuf(desk: &Desk, params: Params<'_>) -> Outcome {
     params::none("iobuf_get_stats", params)?;
-    let reports = control.reports()?;
+    let reports = desk.reports().await?;
     let free = |from: usize, to: usize| -> u64 {
         let classes = |report: &Report| -> u64 {
             let classes = report.buffers.iter().skip(from).take(to - from);
@@ -76,14 +76,15 @@ fn iobuf(control: &mut Control, params: Params<'_>) -> Outcome {
 /// Per core: turns that moved something by their length, buffers of each size, request slots,
 /// information units that wait for either, connections closed by reason, and named counters of
 /// what went wrong.
-fn stats(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn stats(desk: &Desk, params: Params<'_>) -> Outcome {
     params::none("srpt_get_stats", params)?;
-    let reports = control.reports()?;
+    let reports = desk.reports().await?;
+    let counters = desk.with(|control| control.stats().to_vec());
     let cores: Vec<Value> = reports
         .iter()
         .enumerate()
         .map(|(core, report)| {
-            let (cpu, stats) = control.stats().get(core).map(|(cpu, stats)| (*cpu, stats)).unzip();
+            let (cpu, stats) = counters.get(core).map(|(cpu, stats)| (*cpu, stats)).unzip();
             let turns = stats.map_or_else(Vec::new, |stats| busy_turns(stats));
             self::core(core, cpu, turns, report)
         })

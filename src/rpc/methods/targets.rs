@@ -7,28 +7,28 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{CORE_SILENT, CORE_STOPPED, Method, NO_TARGET, Outcome, Undo, change, locked};
+use super::{BUSY, CORE_SILENT, Changed, Method, NO_TARGET, Outcome, Undo, change, locked, shared};
 use crate::control::listeners::TRTYPES;
-use crate::control::{Control, Listener, Target, TargetRequest, logins, ports};
+use crate::control::{Control, Desk, Listener, Target, TargetRequest, logins, ports};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Guid, Params, TargetName, Text};
 use crate::rpc::schema::{Rank, fails, gives, member, system_fails};
 
 pub(super) const METHODS: [Method; 6] = [
-    change("srpt_create_target", Rank::Targets, create)
+    change("srpt_create_target", Rank::Targets, |desk, params| Box::pin(create(desk, params)))
         .doc("Creates a target. Initiators can't reach it before srpt_add_listener.")
         .takes::<CreateParams>()
         .fails(&[
             fails(Errno::EXIST, "The name, service GUID or relative port is taken."),
             fails(Errno::NOSPC, "All 65535 relative ports are in use."),
             CORE_SILENT,
-            CORE_STOPPED,
+            BUSY,
         ])
         .example(r#"{"name":"target9","service_guid":"0002c903000e8acd"}"#),
-    locked("srpt_delete_target", delete)
+    shared("srpt_delete_target", |desk, params| Box::pin(delete(desk, params)))
         .doc("Deletes a target: ends its listeners and sessions, and takes its LUNs away.")
         .takes::<NameParams>()
-        .fails(&[NO_TARGET, CORE_SILENT, CORE_STOPPED])
+        .fails(&[NO_TARGET, CORE_SILENT, BUSY])
         .example(r#"{"name":"target0"}"#),
     locked("srpt_get_targets", list)
         .doc("Shows all targets, or one.")
@@ -51,18 +51,20 @@ pub(super) const METHODS: [Method; 6] = [
         ]))
         .fails(&[NO_TARGET])
         .example(r#"{"name":"target0"}"#),
-    change("srpt_add_listener", Rank::Listeners, add_listener)
-        .doc("Lets initiators reach a target at an address.")
-        .takes::<ListenerParams>()
-        .fails(&[
-            NO_TARGET,
-            fails(Errno::ADDRINUSE, "The address is that of another listener or program."),
-            fails(Errno::BUSY, "The target is being deleted."),
-            fails(Errno::PROTONOSUPPORT, "This machine has no such transport."),
-            system_fails("The address could not be listened at."),
-        ])
-        .example(r#"{"target":"target0","trtype":"shm","traddr":"/run/target9.sock"}"#),
-    locked("srpt_remove_listener", remove_listener)
+    change("srpt_add_listener", Rank::Listeners, |desk, params| {
+        Box::pin(add_listener(desk, params))
+    })
+    .doc("Lets initiators reach a target at an address.")
+    .takes::<ListenerParams>()
+    .fails(&[
+        NO_TARGET,
+        fails(Errno::ADDRINUSE, "The address is that of another listener or program."),
+        fails(Errno::BUSY, "The target is being deleted."),
+        fails(Errno::PROTONOSUPPORT, "This machine has no such transport."),
+        system_fails("The address could not be listened at."),
+    ])
+    .example(r#"{"target":"target0","trtype":"shm","traddr":"/run/target9.sock"}"#),
+    shared("srpt_remove_listener", |desk, params| Box::pin(remove_listener(desk, params)))
         .doc("Ends a listener. Sessions that came through it stay.")
         .takes::<ListenerParams>()
         .fails(&[fails(Errno::NODEV, "There is no such target, or it has no such listener.")])
@@ -99,14 +101,14 @@ struct CreateParams {
     relative_port: Option<Bounded<1, 65535>>,
 }
 
-fn create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn create(desk: &Desk, params: Params<'_>) -> Changed {
     let params: CreateParams = params::parse(params)?;
     let request = TargetRequest {
         name: params.name.0,
         service_guid: params.service_guid.map(|guid| guid.0),
         relative_port: params.relative_port.map(|port| port.0 as u16),
     };
-    control.create_target(&request)?;
+    desk.create_target(&request).await?;
     Ok((json!(true), Undo::Target { name: request.name }))
 }
 
@@ -117,9 +119,9 @@ struct NameParams {
     name: TargetName,
 }
 
-fn delete(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn delete(desk: &Desk, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
-    control.delete_target(&name.0)?;
+    desk.delete_target(&name.0).await?;
     Ok(json!(true))
 }
 
@@ -212,15 +214,15 @@ fn listener(control: &Control, params: Params<'_>) -> Result<(String, Listener),
     Ok((params.target.0, control.with_default_port(listener)))
 }
 
-fn add_listener(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
-    let (target, listener) = listener(control, params)?;
-    control.add_listener(&target, &listener)?;
+async fn add_listener(desk: &Desk, params: Params<'_>) -> Changed {
+    let (target, listener) = desk.with(|control| listener(control, params))?;
+    desk.add_listener(&target, &listener).await?;
     Ok((json!(true), Undo::Listener { target, listener }))
 }
 
-fn remove_listener(control: &mut Control, params: Params<'_>) -> Outcome {
-    let (target, listener) = listener(control, params)?;
-    control.remove_listener(&target, &listener)?;
+async fn remove_listener(desk: &Desk, params: Params<'_>) -> Outcome {
+    let (target, listener) = desk.with(|control| listener(control, params))?;
+    desk.remove_listener(&target, &listener).await?;
     Ok(json!(true))
 }
 

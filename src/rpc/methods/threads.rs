@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use reactor::stats::{CoreStats, Counter};
 use serde_json::{Value, json};
 
-use super::{CORE_SILENT, CORE_STOPPED, Method, Outcome, locked};
-use crate::control::Control;
+use super::{CORE_SILENT, Method, Outcome, locked, shared};
+use crate::control::{Control, Desk};
 use crate::rpc::params::{self, Params};
 use crate::rpc::schema::{Member, gives, member};
 
@@ -63,7 +63,7 @@ pub(super) const METHODS: [Method; 4] = [
             member("threads[].paused_pollers", "array", "Always empty."),
         ]),
     ),
-    locked("thread_get_io_channels", io_channels)
+    shared("thread_get_io_channels", |desk, params| Box::pin(io_channels(desk, params)))
         .doc("Shows the I/O channels of the threads.")
         .gives(gives("object", "The threads.").of(&[
             TICKS,
@@ -73,7 +73,7 @@ pub(super) const METHODS: [Method; 4] = [
             member("threads[].io_channels[].name", "string", "Name of the device."),
             member("threads[].io_channels[].ref", "integer", "Always 1."),
         ]))
-        .fails(&[CORE_SILENT, CORE_STOPPED]),
+        .fails(&[CORE_SILENT]),
 ];
 
 /// Of answers with times.
@@ -201,10 +201,11 @@ fn busy_turns(stats: &CoreStats) -> u64 {
     stats.busy_turns.iter().map(Counter::value).sum()
 }
 
-fn io_channels(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn io_channels(desk: &Desk, params: Params<'_>) -> Outcome {
     params::none("thread_get_io_channels", params)?;
-    let threads: Vec<Value> = control
-        .reports()?
+    let threads: Vec<Value> = desk
+        .reports()
+        .await?
         .iter()
         .enumerate()
         .map(|(core, report)| {

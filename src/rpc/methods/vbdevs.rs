@@ -6,34 +6,36 @@ use bdev::Bdev;
 use bdev::delay::{DelayOptions, LATENCY_US_MAX, Latencies, LatencyType};
 use bdev::error::{Corruption, ErrorOptions, Fault, Injection, IoType};
 use bdev::passthru::PassthruOptions;
+use bdev::registry::{BdevError, Registry};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::bdevs::{BDEV_EXISTS, BDEV_IN_USE, NAME, NameParams, delete, made, refused};
-use super::{
-    CORE_SILENT, CORE_STOPPED, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, Undo, change, locked,
-};
-use crate::control::Control;
+use super::bdevs::{BDEV_EXISTS, BDEV_IN_USE, NAME, NameParams, delete, made};
+use super::{CORE_SILENT, Changed, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, change, locked, shared};
+use crate::control::bdevs::{self, MakeError};
+use crate::control::{Control, Desk};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params, UuidText};
 use crate::rpc::schema::Rank;
 
 pub(super) const METHODS: [Method; 9] = [
-    change("bdev_passthru_create", Rank::Bdevs, passthru_create)
-        .doc("Creates a bdev that hands everything on to another one.")
-        .takes::<PassthruParams>()
-        .gives(NAME)
-        .fails(&[NO_BDEV, BDEV_EXISTS, BDEV_IN_USE])
-        .example(r#"{"base_bdev_name":"Malloc1","name":"Passthru9"}"#),
-    locked("bdev_passthru_delete", |control, params| {
-        delete(control, "bdev_passthru_delete", params)
+    change("bdev_passthru_create", Rank::Bdevs, |desk, params| {
+        Box::pin(passthru_create(desk, params))
+    })
+    .doc("Creates a bdev that hands everything on to another one.")
+    .takes::<PassthruParams>()
+    .gives(NAME)
+    .fails(&[NO_BDEV, BDEV_EXISTS, BDEV_IN_USE])
+    .example(r#"{"base_bdev_name":"Malloc1","name":"Passthru9"}"#),
+    shared("bdev_passthru_delete", |desk, params| {
+        Box::pin(delete(desk, "bdev_passthru_delete", params))
     })
     .doc("Deletes a passthru bdev. The bdev below stays.")
     .takes::<NameParams>()
     .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
     .example(r#"{"name":"Passthru0"}"#),
-    change("bdev_delay_create", Rank::Bdevs, delay_create)
+    change("bdev_delay_create", Rank::Bdevs, |desk, params| Box::pin(delay_create(desk, params)))
         .doc("Creates a bdev that makes another one slow.")
         .takes::<DelayParams>()
         .gives(NAME)
@@ -42,22 +44,22 @@ pub(super) const METHODS: [Method; 9] = [
             r#"{"base_bdev_name":"Malloc1","name":"Delay9","avg_read_latency":100,
                 "p99_read_latency":1000,"avg_write_latency":200,"p99_write_latency":2000}"#,
         ),
-    locked("bdev_delay_delete", |control, params| delete(control, "bdev_delay_delete", params))
+    shared("bdev_delay_delete", |desk, params| Box::pin(delete(desk, "bdev_delay_delete", params)))
         .doc("Deletes a delay bdev. The bdev below stays.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
         .example(r#"{"name":"Delay0"}"#),
-    locked("bdev_delay_update_latency", update_latency)
+    shared("bdev_delay_update_latency", |desk, params| Box::pin(update_latency(desk, params)))
         .doc("Changes one latency of a delay bdev.")
         .takes::<UpdateParams>()
         .fails(&[NO_SUCH_BDEV])
         .example(r#"{"delay_bdev_name":"Delay0","latency_type":"p99_read","latency_us":5000}"#),
-    change("bdev_error_create", Rank::Bdevs, error_create)
+    change("bdev_error_create", Rank::Bdevs, |desk, params| Box::pin(error_create(desk, params)))
         .doc("Creates a bdev EE_NAME that makes another one, NAME, fail on demand.")
         .takes::<ErrorParams>()
         .fails(&[NO_BDEV, BDEV_EXISTS, BDEV_IN_USE])
         .example(r#"{"base_name":"Malloc1"}"#),
-    locked("bdev_error_delete", |control, params| delete(control, "bdev_error_delete", params))
+    shared("bdev_error_delete", |desk, params| Box::pin(delete(desk, "bdev_error_delete", params)))
         .doc("Deletes an error bdev. The bdev below stays.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
@@ -70,10 +72,10 @@ pub(super) const METHODS: [Method; 9] = [
             r#"{"name":"EE_Null3","io_type":"read","error_type":"corrupt_data","num":5,
                 "queue_depth":1,"corrupt_offset":3,"corrupt_value":255}"#,
         ),
-    locked("bdev_error_resume_pending", resume_pending)
+    shared("bdev_error_resume_pending", |desk, params| Box::pin(resume_pending(desk, params)))
         .doc("Lets the pending operations of an error bdev go on.")
         .takes::<NameParams>()
-        .fails(&[NO_SUCH_BDEV, CORE_SILENT, CORE_STOPPED])
+        .fails(&[NO_SUCH_BDEV, CORE_SILENT])
         .example(r#"{"name":"EE_Null3"}"#),
 ];
 
@@ -92,14 +94,13 @@ struct PassthruParams {
     uuid: Option<UuidText>,
 }
 
-fn passthru_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn passthru_create(desk: &Desk, params: Params<'_>) -> Changed {
     let PassthruParams { base_bdev_name, name, uuid } = params::parse(params)?;
-    let options = PassthruOptions {
-        name: name.0,
-        base: free_base(control, base_bdev_name)?,
-        uuid: uuid.map(|uuid| uuid.0),
-    };
-    Ok(made(&control.bdevs_mut().create_passthru(options).map_err(refused)?))
+    let options =
+        PassthruOptions { name: name.0, base: base_bdev_name.0, uuid: uuid.map(|uuid| uuid.0) };
+    let (base, name) = (options.base.clone(), options.name.clone());
+    let make = |registry: &mut Registry| registry.create_passthru(options);
+    Ok(made(&over(desk, &base, &name, make).await?))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -126,11 +127,11 @@ struct DelayParams {
     p99_write_latency: LatencyUs,
 }
 
-fn delay_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn delay_create(desk: &Desk, params: Params<'_>) -> Changed {
     let params: DelayParams = params::parse(params)?;
     let options = DelayOptions {
         name: params.name.0,
-        base: free_base(control, params.base_bdev_name)?,
+        base: params.base_bdev_name.0,
         uuid: params.uuid.map(|uuid| uuid.0),
         latencies: Latencies {
             avg_read_us: params.avg_read_latency.0,
@@ -139,7 +140,9 @@ fn delay_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Und
             p99_write_us: params.p99_write_latency.0,
         },
     };
-    Ok(made(&control.bdevs_mut().create_delay(options).map_err(refused)?))
+    let (base, name) = (options.base.clone(), options.name.clone());
+    let make = |registry: &mut Registry| registry.create_delay(options);
+    Ok(made(&over(desk, &base, &name, make).await?))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -159,10 +162,12 @@ fn latency_type(_: &mut SchemaGenerator) -> Schema {
     json_schema!({ "type": "string", "enum": ["avg_read", "p99_read", "avg_write", "p99_write"] })
 }
 
-fn update_latency(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn update_latency(desk: &Desk, params: Params<'_>) -> Outcome {
     let UpdateParams { delay_bdev_name: name, latency_type, latency_us } = params::parse(params)?;
-    let updated = control.bdevs().update_latency(&name.0, latency_type, latency_us.0);
-    updated.map_err(refused)?;
+    let update = |control: &mut Control| {
+        Ok(control.bdevs().update_latency(&name.0, latency_type, latency_us.0)?)
+    };
+    bdevs::change(desk, &name.0, update).await?;
     Ok(json!(true))
 }
 
@@ -177,19 +182,27 @@ struct ErrorParams {
 }
 
 /// Answers `true` and not the name, as SPDK does.
-fn error_create(control: &mut Control, params: Params<'_>) -> Result<(Value, Undo), RpcError> {
+async fn error_create(desk: &Desk, params: Params<'_>) -> Changed {
     let ErrorParams { base_name, uuid } = params::parse(params)?;
-    let options =
-        ErrorOptions { base: free_base(control, base_name)?, uuid: uuid.map(|uuid| uuid.0) };
-    let bdev: Arc<dyn Bdev> = control.bdevs_mut().create_error(options).map_err(refused)?;
-    let (_, undo) = made(&bdev);
+    let (base, name) = (base_name.0.clone(), format!("EE_{}", base_name.0));
+    let options = ErrorOptions { base: base_name.0, uuid: uuid.map(|uuid| uuid.0) };
+    let make = |registry: &mut Registry| registry.create_error(options);
+    let (_, undo) = made(&over(desk, &base, &name, make).await?);
     Ok((json!(true), undo))
 }
 
-/// A base that no LUN shows; whether another bdev has it, the registry knows.
-fn free_base(control: &Control, base: BdevName) -> Result<String, RpcError> {
-    control.refuse_mapped(control.bdev(&base.0)?.name())?;
-    Ok(base.0)
+/// Makes a bdev over a base that no LUN shows; whether another bdev has it, the registry knows.
+async fn over(
+    desk: &Desk,
+    base: &str,
+    name: &str,
+    make: impl FnOnce(&mut Registry) -> Result<Arc<dyn Bdev>, BdevError>,
+) -> Result<Arc<dyn Bdev>, MakeError> {
+    bdevs::make_over(desk, base, name, |control| {
+        control.refuse_mapped(control.bdev(base)?.name())?;
+        Ok(make(control.bdevs_mut())?)
+    })
+    .await
 }
 
 #[derive(Deserialize, JsonSchema, Clone, Copy)]
@@ -276,12 +289,13 @@ fn inject_error(control: &mut Control, params: Params<'_>) -> Outcome {
         queue_depth: params.queue_depth.map_or(0, |depth| depth.0),
     };
     let injection = (!matches!(params.io_type, Injected::Clear)).then_some(injection);
-    control.bdevs().inject_error(&params.name.0, io_types, injection).map_err(refused)?;
+    let injected = control.bdevs().inject_error(&params.name.0, io_types, injection);
+    injected.map_err(MakeError::from)?;
     Ok(json!(true))
 }
 
-fn resume_pending(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn resume_pending(desk: &Desk, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
-    control.resume_pending(&name.0)?;
+    bdevs::resume_pending(desk, &name.0).await?;
     Ok(json!(true))
 }

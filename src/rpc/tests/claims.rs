@@ -88,11 +88,10 @@ fn two_targets_on_one_bdev_are_one_user() {
     let bench = with_base();
     bench.ok("srpt_map_lun", MAP);
     bench.ok("srpt_map_lun", r#"{"target":"t1","bdev_name":"B","lun":5}"#);
-    {
-        let control = bench.shared.control();
-        let unit = |target: usize, lun| control.targets()[target].luns()[&lun].unit().id;
-        assert_eq!(unit(0, 0), unit(1, 5));
-    }
+    let unit = |target: usize, lun: u16| {
+        bench.with(move |control| control.targets()[target].luns()[&lun].unit().id)
+    };
+    assert_eq!(unit(0, 0), unit(1, 5));
     for (target, lun) in [("t0", 0), ("t1", 5)] {
         assert_eq!(bench.fail("bdev_passthru_create", OVER[0].1).code, -16);
         let place = json!({ "target": target, "lun": lun });

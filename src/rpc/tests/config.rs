@@ -186,7 +186,9 @@ fn load_text(bench: &Bench, text: &str) -> Result<(), String> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("a.json");
     fs::write(&path, text).expect("written");
-    load::load_file(&mut bench.shared.control(), &path).map_err(|error| {
+    let file = path.clone();
+    let loaded = bench.run(|desk| async move { load::load_file(&desk, &file).await });
+    loaded.map_err(|error| {
         let text = error.to_string();
         text.strip_prefix(&path.display().to_string()).expect("the file is named").to_owned()
     })
@@ -221,10 +223,10 @@ fn a_failure_takes_everything_back_and_names_the_line() {
             "0: close M",
             "0: unmap t 0",
             "1: unmap t 0",
-            "0: changed t",
-            "1: changed t",
             "0: close N",
             "1: close N",
+            "0: changed t",
+            "1: changed t",
             "0: delete t",
             "1: delete t",
         ]
@@ -295,6 +297,7 @@ fn errors_name_line_and_reason() {
         assert_eq!(bench.saved(), empty());
     }
     let bench = Bench::new();
-    let missing = load::load_file(&mut bench.shared.control(), "/no/such/file".as_ref());
+    let load = |desk| async move { load::load_file(&desk, "/no/such/file".as_ref()).await };
+    let missing = bench.run(load);
     assert!(missing.expect_err("missing").to_string().starts_with("/no/such/file: No such file"));
 }

@@ -5,7 +5,6 @@ use serde_json::Value;
 use tempfile::TempDir;
 use transport::{CloseReason, ConnId, PeerInfo};
 
-use crate::rpc::methods;
 use crate::rpc::testing::Bench;
 use crate::shard::message::{ChannelReport, IoCounts, Report};
 
@@ -76,7 +75,7 @@ impl Furnished {
     /// configuration and what the methods show that only show, without counters.
     pub(super) fn state(&self) -> Vec<Value> {
         let shown = ["bdev_get_bdevs", "srpt_get_targets", "srpt_get_dm_agents", "log_get_level"];
-        let mut state = vec![methods::saved(&self.bench.shared.control())];
+        let mut state = vec![self.bench.saved()];
         state.extend(shown.map(|method| self.bench.ok(method, "")));
         state.push(self.bench.ok("log_get_print_level", ""));
         state

@@ -48,8 +48,8 @@ fn limits_of_a_base_hold_for_the_bdev_over_it() {
     bench.actions();
     bench.ok("bdev_set_qos_limit", r#"{"name":"N","rw_ios_per_sec":10}"#);
     assert_eq!(bench.actions()[0], r#"0: RateLimits { bdev: "P", limited: true }"#);
-    let control = bench.shared.control();
-    assert_eq!(control.targets()[0].luns()[&0].unit().limiter.limits().rw_ios, 10);
+    let limits = bench.with(|control| control.targets()[0].luns()[&0].unit().limiter.limits());
+    assert_eq!(limits.rw_ios, 10);
 }
 
 #[test]

@@ -11,4 +11,5 @@ mod parameters;
 mod reference;
 mod schema;
 mod server;
+mod waits;
 mod wrong;

@@ -37,8 +37,11 @@ answer. An array of up to 1024 requests is answered by an array. A request has a
 `scripts/rpc.py METHOD --help` shows how to call a method from a shell.
 
 - A call with wrong parameters, or one that does not fit the present state, changes nothing. When a
-  core does not answer (-110), a deletion or a change of size may be done in part; the call can be
-  repeated.
+  core does not answer (-110), a change of size may be done in part; the call can be repeated.
+- What takes something away is not refused once it has begun. While a device keeps a command, the
+  call is answered after 5 s; what the command uses is busy (-16) until it ends.
+- One change at a time and object: the next one waits for a second, and is then refused (-16) with
+  what the first one does, and for how long.
 - An optional parameter without a default may also be `null`, which counts as absent.
 - A method that is given a parameter that it does not know, not given one that it needs, or given
   a value that is not accepted answers the code -32602; the message names the parameter and what is

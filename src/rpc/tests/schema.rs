@@ -133,7 +133,7 @@ fn is_a(value: &Value, kind: &str) -> bool {
 
 #[test]
 fn answers_have_the_members_that_are_described_and_no_others() {
-    let optional = ["claim_type", "numa_id", "trsvcid", "add_target", "example", "rank"];
+    let optional = ["busy", "claim_type", "numa_id", "trsvcid", "add_target", "example", "rank"];
     let only_per_channel = ["name", "channels"];
     for method in methods::described(None) {
         let name = text(&method, "name");

@@ -4,14 +4,14 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::control::WAITING_MAX;
 use crate::rpc::server::CLIENTS_MAX;
 use crate::rpc::testing::{Bench, Served};
-use crate::rpc::{BindError, Server, WAITING_MAX};
+use crate::rpc::{BindError, Server};
 
 const VERSION: &str = r#"{"jsonrpc":"2.0","id":1,"method":"spdk_get_version"}"#;
 
@@ -223,7 +223,7 @@ fn a_client_that_waits_for_an_answer_keeps_its_place() {
         client.write_all(wait("late", 600_000).as_bytes()).expect("open");
     }
     let started = Instant::now();
-    while served.bench.shared.waiting.load(Ordering::Relaxed) < WAITING_MAX {
+    while served.bench.run(|desk| async move { desk.waiting() }) < WAITING_MAX {
         assert!(started.elapsed() < Duration::from_secs(60), "they do not wait");
         std::thread::yield_now();
     }
@@ -300,6 +300,7 @@ fn waiting_for_a_bdev_holds_nobody_up_and_ends_with_the_bdev() {
 fn a_control_plane_that_has_stopped_holds_no_listener() {
     let bench = Bench::new();
     let holders = Arc::strong_count(&bench.seen);
-    bench.shared.control().stop(Duration::from_secs(1)).expect("the cores answer");
+    bench.run(|desk| async move { desk.stop(Duration::from_secs(1)).await }).expect("they answer");
+    bench.with(|control| control.drop_listeners());
     assert_eq!(Arc::strong_count(&bench.seen), holders - 1);
 }

@@ -3,17 +3,19 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use bdev::registry::Registry;
 use reactor::stats::CoreStats;
 use serde_json::Value;
-use srpt_tgt::control::cores::CoreError;
-use srpt_tgt::control::{AgentPort, Agents, Control, Cores, ListenError, Listeners, Parts};
+use srpt_tgt::control::{
+    AgentPort, Agents, Control, Cores, Desk, ListenError, Listeners, Mail, Office, Parts, Post,
+};
 use srpt_tgt::logs::{Level, Logs};
 use srpt_tgt::rpc::dispatch::{self, Then};
 use srpt_tgt::rpc::{Documents, Next, Shared, load, methods};
-use srpt_tgt::shard::message::{Action, Report};
+use srpt_tgt::shard::message::{Action, Answer, Report, Token};
 use transport::dm::Controller;
 
 use super::Input;
@@ -21,33 +23,28 @@ use super::Input;
 /// Where no file is.
 const NOWHERE: &str = "/nowhere/";
 
-struct NoCores;
+/// They answer before they have read.
+struct NoCores(Post);
 
 impl Cores for NoCores {
     fn count(&self) -> usize {
         2
     }
 
-    fn ask_within(
-        &mut self,
-        cores: &[usize],
-        _: &Action,
-        _: Duration,
-    ) -> Vec<Result<Report, CoreError>> {
-        cores.iter().map(|_| Ok(Report::default())).collect()
+    fn send(&mut self, core: usize, token: Token, _: &Action) -> bool {
+        self.0.send(Mail::Answer(Answer { core, token, result: Ok(Report::default()) }));
+        true
     }
-
-    fn tell(&mut self, _: &[usize], _: &Action) {}
 }
 
 struct NoListeners;
 
 impl Listeners for NoListeners {
-    fn add(&mut self, _: &str, _: &str, _: Option<&str>) -> Result<(), ListenError> {
+    fn add(&self, _: &str, _: &str, _: Option<&str>) -> Result<(), ListenError> {
         Ok(())
     }
 
-    fn remove(&mut self, _: &str, _: &str, _: Option<&str>) -> Result<(), ListenError> {
+    fn remove(&self, _: &str, _: &str, _: Option<&str>) -> Result<(), ListenError> {
         Ok(())
     }
 }
@@ -68,19 +65,35 @@ impl Agents for NoAgents {
     fn show(&mut self, _: Vec<Controller>) {}
 }
 
-fn control() -> Control {
+fn control() -> (Control, Post, Receiver<Mail>) {
+    let (post, inbox) = Post::new();
     let mut control = Control::new(Parts {
-        cores: Box::new(NoCores),
+        cores: Box::new(NoCores(post.clone())),
         stats: vec![(0, Arc::new(CoreStats::default())), (5, Arc::new(CoreStats::default()))],
         bdevs: Registry::with_host("fuzz"),
         host_id: "fuzz".to_owned(),
         logs: Logs::new(Level::Notice, |_| {}),
         raise: Box::new(|_| Ok(())),
     });
-    control.offer("shm", Box::new(NoListeners));
-    control.offer("rdma", Box::new(NoListeners));
+    control.offer("shm", Arc::new(NoListeners));
+    control.offer("rdma", Arc::new(NoListeners));
     control.offer_agents(Box::new(NoAgents));
-    control
+    (control, post, inbox)
+}
+
+fn office() -> Office {
+    let (control, post, inbox) = control();
+    Office::new(control, post, inbox)
+}
+
+/// Loads a configuration.
+fn load_into(office: &mut Office, text: &str) -> Result<(), load::LoadError> {
+    let text = text.to_owned();
+    office.block_on(|desk| async move { load::load(&desk, &text).await })
+}
+
+fn saved(office: &Office) -> Value {
+    office.desk().with(|control| methods::saved(control))
 }
 
 /// A configuration with something of each kind.
@@ -96,10 +109,10 @@ const FURNISHED: &str = r#"{"subsystems": [
         {"method": "srpt_add_listener",
             "params": {"target": "t", "trtype": "shm", "traddr": "/nowhere/t"}}]}]}"#;
 
-fn furnished() -> Control {
-    let mut control = control();
-    load::load(&mut control, FURNISHED).expect("a configuration in order");
-    control
+fn furnished() -> Office {
+    let mut office = office();
+    load_into(&mut office, FURNISHED).expect("a configuration in order");
+    office
 }
 
 /// False for text that could name a file.
@@ -129,12 +142,11 @@ fn entries(saved: &Value) -> BTreeSet<String> {
 }
 
 /// The configuration makes the same state again.
-fn check_saved(control: &Control) {
-    let saved = methods::saved(control);
-    let mut again = self::control();
-    load::load(&mut again, &saved.to_string())
+fn check_saved(saved: &Value) {
+    let mut again = office();
+    load_into(&mut again, &saved.to_string())
         .unwrap_or_else(|error| panic!("{}: {saved:#}", error.why));
-    assert_eq!(entries(&methods::saved(&again)), entries(&saved));
+    assert_eq!(entries(&self::saved(&again)), entries(saved));
 }
 
 /// Whether there is something to begin with, how the bytes arrive, and the bytes.
@@ -149,7 +161,14 @@ pub(super) fn stream(input: &[u8]) {
             return;
         }
     }
-    let shared = Shared::new(if begin & 1 == 0 { control() } else { furnished() });
+    let (control, post, inbox) = control();
+    let shared = Shared::start(control, post, inbox).expect("a thread");
+    let run = Duration::from_secs(60);
+    if begin & 1 != 0 {
+        let furnish = |desk| async move { load::load(&desk, FURNISHED).await };
+        let loaded = shared.post().run(run, furnish).expect("an end");
+        loaded.expect("a configuration in order");
+    }
     shared.stop_waiting();
     let mut documents = Documents::default();
     let mut answers = Vec::new();
@@ -166,7 +185,8 @@ pub(super) fn stream(input: &[u8]) {
     for answer in serde_json::Deserializer::from_slice(&answers).into_iter::<Value>() {
         check_answer(&answer.expect("answers are JSON"));
     }
-    check_saved(&shared.control());
+    let saved = |desk: Desk| async move { desk.with(|control| methods::saved(control)) };
+    check_saved(&shared.post().run(run, saved).expect("an end"));
 }
 
 fn check_answer(answer: &Value) {
@@ -188,13 +208,13 @@ pub(super) fn configuration(input: &[u8]) {
     if !is_harmless(text) {
         return;
     }
-    let mut control = if begin & 1 == 0 { control() } else { furnished() };
-    let before = methods::saved(&control);
-    match load::load(&mut control, text) {
-        Ok(()) => check_saved(&control),
+    let mut office = if begin & 1 == 0 { office() } else { furnished() };
+    let before = saved(&office);
+    match load_into(&mut office, text) {
+        Ok(()) => check_saved(&saved(&office)),
         Err(error) => {
             assert!(error.line.is_none_or(|line| line <= 1 + text.lines().count()), "{error:?}");
-            assert_eq!(methods::saved(&control), before, "half of it is there: {error:?}");
+            assert_eq!(saved(&office), before, "half of it is there: {error:?}");
         }
     }
 }

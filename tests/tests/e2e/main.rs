@@ -3,6 +3,7 @@
 mod configuration;
 mod data;
 mod death;
+mod frozen;
 mod idle;
 mod interrupted;
 mod log;
@@ -14,5 +15,6 @@ mod sockets;
 mod stacked;
 mod startup;
 mod stop;
+mod stuck;
 mod syscalls;
 mod units;
