@@ -2,7 +2,7 @@
 
 use transport::PeerInfo;
 use transport::srp::{
-    BUF_FMT_DIRECT, BUF_FMT_INDIRECT, LoginRej, LoginReq, LoginRsp, OtherChannels,
+    BUF_FMT_DIRECT, BUF_FMT_INDIRECT, Cmd, LoginRej, LoginReq, LoginRsp, OtherChannels,
     REQ_IT_IU_LEN_MIN, RejectReason,
 };
 
@@ -11,8 +11,9 @@ use crate::limits::Limits;
 use crate::shard::names::SrpTag;
 use crate::shard::names::TargetSpec;
 
-/// Immediate data begins behind the shortest command.
-const IMM_DATA_OFFSET_MIN: u16 = 48;
+/// Immediate data begins behind the shortest command and the length of its data, 4 bytes, which
+/// stands in place of a descriptor.
+const IMM_DATA_OFFSET_MIN: u16 = Cmd::LEN_MIN as u16 + 4;
 
 const BUF_FMT: u16 = BUF_FMT_DIRECT | BUF_FMT_INDIRECT;
 

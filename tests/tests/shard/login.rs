@@ -33,13 +33,22 @@ fn both_forms_are_accepted_with_what_was_agreed() {
 
 #[test]
 fn immediate_data_is_agreed_on_only_where_it_can_be() {
-    let (mut world, _gate) = gated(&Options::default());
-    for (offset, agreed) in [(47, false), (48, true), (8275, true), (8276, false)] {
+    let (mut world, gate) = gated(&Options::default());
+    for (offset, agreed) in
+        [(47, false), (48, false), (51, false), (52, true), (8275, true), (8276, false)]
+    {
         let mut login = Login::of(1);
         login.req.imm_data_offset = offset;
         let port = world.login(0, &login);
         assert_eq!(port.inner().rsp.immediate_data, agreed, "offset {offset}");
     }
+    let mut login = Login::of(1);
+    login.req.imm_data_offset = 52;
+    let port = world.login(0, &login);
+    while code(&world.run(&port, 0, &TUR, Data::None)).is_some() {}
+    let written = world.run(&port, 0, &cdb::write10(0, 1, false), Data::OutImmediate(&[7; 512]));
+    assert_eq!(code(&written), None, "what was agreed on works");
+    assert_eq!(gate.medium(0, 1), [7; 512]);
     let mut login = Login::of(1);
     login.req.req_flags = 0;
     assert!(!world.login(0, &login).inner().rsp.immediate_data);
