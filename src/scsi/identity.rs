@@ -6,8 +6,18 @@ pub const VENDOR_DEFAULT: &[u8; 8] = b"SRPT_TGT";
 const REVISION: &[u8; 4] = b"0.1 ";
 /// Most bytes of a serial number.
 const SERIAL_BYTES_MAX: usize = 36;
-/// NAA "locally assigned" in the top half byte (SPC-4 7.8.5.2.5.5).
-const NAA_LOCAL: u64 = 0x3 << 60;
+/// NAA 6h, IEEE Registered Extended, in the top half byte (SPC-4 7.8.6.6.5), and behind it the IEEE
+/// company ID 52-50-54h.
+///
+/// Form 6h is the one that all tools take for the name of the disk: udev's `scsi_id`, the rules of
+/// sg3-utils, the kernel's `wwid`, and multipath all rank it before the other names that we show.
+/// Form 3h, locally assigned, needs no company ID, but the rules of sg3-utils rank it behind the
+/// T10 vendor ID and `scsi_id` before it, so a disk had two names.
+///
+/// Nobody has assigned a company ID to this project. The one here has the bit of locally
+/// administered identifiers (bit 1 of the first byte), as the addresses of virtual machines do: the
+/// IEEE gives no such ID to a maker of devices, so no device of theirs has one of these names.
+const NAA_REGISTERED_EXTENDED: u128 = 0x652_5054 << 100;
 
 /// Who a logical unit says it is (SPC-4 INQUIRY and VPD). Stable across restarts.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,8 +30,8 @@ pub struct Identity {
     pub revision: [u8; 4],
     /// Unit serial number, 1 to 36 bytes of printable ASCII.
     pub serial: String,
-    /// NAA designator: locally assigned (3h) 64 bits.
-    pub naa: u64,
+    /// NAA designator: IEEE Registered Extended (6h), of a company ID that is locally administered.
+    pub naa: [u8; 16],
     /// UUID of the device, as a designator of its own.
     pub uuid: [u8; 16],
 }
@@ -38,21 +48,25 @@ pub struct IdentityError {
 
 impl Identity {
     /// The identity that follows from the device: vendor `SRPT_TGT`, `product` made to fit (other
-    /// characters become `_`), serial number the UUID in 32 hex digits, NAA the first 60 bits that
-    /// a fold of the UUID gives.
+    /// characters become `_`), serial number the UUID in 32 hex digits, and in the NAA designator
+    /// the UUID folded to 100 bits.
     pub fn new(product: &str, uuid: [u8; 16]) -> Identity {
         let mut padded = [b' '; 16];
         for (to, from) in padded.iter_mut().zip(product.bytes()) {
             *to = if is_printable(from) { from } else { b'_' };
         }
         let number = u128::from_be_bytes(uuid);
-        let folded = (number >> 64) as u64 ^ (number as u64).rotate_left(17);
+        // Some tools show the first 64 bits of the designator alone, of which 36 are ours: each bit
+        // of the UUID counts there.
+        let upper = number ^ (number >> 36) ^ (number >> 72) ^ (number >> 108);
+        let lower = (number >> 64) as u64 ^ (number as u64).rotate_left(17);
+        let folded = (upper & ((1 << 36) - 1)) << 64 | u128::from(lower);
         Identity {
             vendor: *VENDOR_DEFAULT,
             product: padded,
             revision: *REVISION,
             serial: format!("{number:032x}"),
-            naa: NAA_LOCAL | (folded & !(0xf << 60)),
+            naa: (NAA_REGISTERED_EXTENDED | folded).to_be_bytes(),
             uuid,
         }
     }
@@ -103,8 +117,13 @@ mod tests {
         assert_eq!(&identity.vendor, b"SRPT_TGT");
         assert_eq!(&identity.product, b"Malloc disk     ");
         assert_eq!(identity.serial, "30313233343536373839616263646566");
-        assert_eq!(identity.naa >> 60, 3);
-        assert_ne!(identity.naa, Identity::new("Malloc disk", *b"0123456789abcdeg").naa);
+        assert_eq!((&identity.naa[..3], identity.naa[3] >> 4), (&[0x65, 0x25, 0x05][..], 4));
+        for bit in 0..128 {
+            let other = u128::from_be_bytes(*b"0123456789abcdef") ^ (1 << bit);
+            let other = Identity::new("Malloc disk", other.to_be_bytes());
+            assert_ne!(identity.naa[..8], other.naa[..8], "bit {bit}");
+            assert_ne!(identity.naa[8..], other.naa[8..], "bit {bit}");
+        }
         assert_eq!(
             &Identity::new("a\u{e9}b and much more text", [0; 16]).product,
             b"a__b and much mo"

@@ -78,7 +78,7 @@ impl LuView<'static> {
             product: [b' '; 16],
             revision: [b' '; 4],
             serial: String::new(),
-            naa: 0,
+            naa: [0; 16],
             uuid: [0; 16],
         };
         LuView {

@@ -65,13 +65,13 @@ fn device_identification() {
     let data = vpd_page(0x83, &lu());
     let mut expected = vec![0x02, 0x01, 0, 40];
     expected.extend(b"SRPT_TGT00112233445566778899aabbccddeeff");
-    expected.extend([0x01, 0x03, 0, 8]);
-    expected.extend(fixtures::IDENTITY.naa.to_be_bytes());
+    expected.extend([0x01, 0x03, 0, 16]);
+    expected.extend(fixtures::IDENTITY.naa);
     expected.extend([0x01, 0x0a, 0, 18, 0x10, 0x00]);
     expected.extend(fixtures::IDENTITY.uuid);
     expected.extend([0x41, 0x94, 0, 4, 0, 0, 0, 7]);
     assert_eq!(data[4..], expected);
-    assert_eq!(data[52] >> 4, 3, "the NAA is locally assigned");
+    assert_eq!(data[52] >> 4, 6, "the name that every tool ranks first");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn longest_names_fit() {
     let identity = fixtures::IDENTITY.clone().with_serial(&"s".repeat(36)).unwrap();
     let view = LuView { identity: &identity, ..lu() };
     assert_eq!(vpd_page(0x80, &view).len(), 40);
-    assert_eq!(vpd_page(0x83, &view).len(), 4 + 4 + 44 + 12 + 22 + 8);
+    assert_eq!(vpd_page(0x83, &view).len(), 4 + 4 + 44 + 20 + 22 + 8);
 }
 
 #[test]

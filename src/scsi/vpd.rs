@@ -89,8 +89,8 @@ fn device_identification(lu: &LuView<'_>, out: &mut Page) {
     out.bytes(&identity.vendor);
     out.bytes(identity.serial.as_bytes());
 
-    out.bytes(&[designator::BINARY, designator::NAA, 0, 8]);
-    out.u64(identity.naa);
+    out.bytes(&[designator::BINARY, designator::NAA, 0, 16]);
+    out.bytes(&identity.naa);
 
     out.bytes(&[designator::BINARY, designator::UUID, 0, 18, 0x10, 0]);
     out.bytes(&identity.uuid);

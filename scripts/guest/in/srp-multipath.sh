@@ -49,6 +49,24 @@ until_true 20 has_map || { multipath -ll; fail "no multipath device"; }
 until_true 20 both_paths || { multipath -ll; fail "2 paths"; }
 multipath -ll
 
+# One name, whoever is asked: the tool of udev, the rules of sg3-utils (which udev has asked first),
+# lsblk, the kernel and multipath.
+for path in $(srp_disks); do
+    name=$(basename "$path")
+    wwid=$(sed 's/^naa\./3/' "$path/device/wwid")
+    [ "${wwid:0:2}" = 36 ] || fail "$name: the kernel calls it $wwid"
+    grep --quiet "^E:SCSI_IDENT_LUN_NAA_REGEXT=${wwid:1}$" "/run/udev/data/b$(cat "$path/dev")" ||
+        fail "the rules of sg3-utils were not asked"
+    for other in "$(/lib/udev/scsi_id --whitelisted --device="/dev/$name")" \
+        "$(udevadm info --query=property --property=ID_SERIAL --value --name="$name")" \
+        "$(lsblk --nodeps --noheadings --output WWN "/dev/$name" | sed 's/^0x/3/')" \
+        "$(multipathd show paths raw format '%d %w' | awk --assign name="$name" '$1 == name { print $2 }')" \
+        "$(multipathd show maps raw format '%w')"; do
+        [ "$other" = "$wwid" ] || fail "$name: $wwid and $other"
+    done
+done
+say "WWID $wwid: scsi_id, the rules of sg3-utils, lsblk, the kernel, multipath"
+
 disk=/dev/mapper/$(map)
 completed() { awk '{ print $1 + $5 }' "/sys/block/$(basename "$(readlink --canonicalize "$disk")")/stat"; }
 progressed() { [ "$(completed)" -gt "$1" ]; }
