@@ -45,10 +45,11 @@ impl<F: Fabric> Shard<F> {
         let scope = match (request.tmf(), unit) {
             (Some(Tmf::AbortTask), _) => {
                 let (tag, core) = (request.task_tag, self.out.core());
-                let has = self.commands.requests().has(conn, tag)
-                    || has_waiting(&self.connections, &self.queues, conn, tag);
+                let lun = request.lun.number();
+                let has = self.commands.requests().has(conn, lun, tag)
+                    || has_waiting(&self.connections, &self.queues, conn, (lun, tag));
                 let only = has.then_some(ChannelAt { core, conn });
-                AbortScope::Task { session, tag, only }
+                AbortScope::Task { session, lun, tag, only }
             }
             (Some(Tmf::AbortTaskSet), Some(unit)) => AbortScope::TaskSet { session, lun, unit },
             (Some(Tmf::ClearTaskSet | Tmf::LunReset), Some(unit)) => {
@@ -147,17 +148,17 @@ fn subject(core: usize, luns: &Luns, connection: &Connection, iu: &[u8]) -> Opti
     })
 }
 
-/// True when a command of a connection has the tag and waits.
+/// True when a command of a connection has the LUN and the tag and waits.
 fn has_waiting<F: Fabric>(
     connections: &Connections<F>,
     queues: &RateQueues,
     conn: ConnId,
-    tag: SrpTag,
+    (lun, tag): (Option<u16>, SrpTag),
 ) -> bool {
     let connection = connections.get(conn);
     let offset = connection.agreed().imm_data_offset;
     connection.queue().iter().chain(queues.of(conn)).any(|recv| {
         let cmd = Cmd::parse(connections.iu(conn, recv), offset);
-        cmd.is_ok_and(|cmd| cmd.tag == tag)
+        cmd.is_ok_and(|cmd| cmd.lun.number() == lun && cmd.tag == tag)
     })
 }

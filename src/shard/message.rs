@@ -200,7 +200,7 @@ pub struct LoginAsk {
 /// Which commands a task management function ends (SAM-5 7.2 to 7.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AbortScope {
-    /// ABORT TASK: one command of a session, by its tag.
+    /// ABORT TASK: one command of a session, by its LUN and tag (SAM-5 7.2: the I_T_L_Q nexus).
     Task {
         /// The session.
         session: u64,
@@ -215,6 +215,8 @@ pub enum AbortScope {
         /// The session.
         session: u64,
         /// The LUN that it named. Its commands to it are meant even if the map has changed since.
+        /// LUN of the command; `None` for the forms that name none.
+        lun: Option<u16>,
         lun: u16,
         /// [`LogicalUnit::id`].
         unit: u32,

@@ -131,9 +131,10 @@ impl Requests {
     }
 
     /// True when a command of this connection has the tag and has not been answered.
-    pub(crate) fn has(&self, conn: ConnId, tag: SrpTag) -> bool {
+    pub(crate) fn has(&self, conn: ConnId, lun: Option<u16>, tag: SrpTag) -> bool {
         self.slots.iter().any(|(_, request)| {
-            request.conn() == conn && request.tag() == tag && request.phase() != Phase::Replying
+            let named = request.lun() == lun && request.tag() == tag;
+            request.conn() == conn && named && request.phase() != Phase::Replying
         })
     }
 

@@ -90,8 +90,9 @@ impl Subject {
     /// True when the command is meant.
     pub(crate) fn is_in(&self, scope: AbortScope) -> bool {
         match scope {
-            AbortScope::Task { session, tag, only } => {
+            AbortScope::Task { session, lun, tag, only } => {
                 self.session == Some(session)
+                    && self.lun == lun
                     && self.tag == tag
                     && only.is_none_or(|channel| channel == self.channel)
             }

@@ -115,6 +115,43 @@ fn abort_takes_the_command_of_its_own_channel_before_a_namesake() {
     settled(&mut world, &[&first, &second]);
 }
 
+/// A tag names a command together with its LUN: that of a command which was answered already is
+/// not taken for the namesake of another channel.
+#[test]
+fn abort_of_an_answered_command_spares_its_namesake_at_another_lun() {
+    let (mut world, gate) = gated(&Options::cores(2));
+    world.add(1, Arc::new(Gate::new("other", 64)));
+    let first = world.ready(0, &Login::of(1), &[0, 1]);
+    let second = world.login(1, &Login::multi(1));
+    // Tags are numbered per channel: bring the next one of the second channel to that number.
+    let mut answered = Tag::new(0, 0);
+    for _ in 0..20 {
+        answered = first.submit(1, &TUR, Data::None);
+        world.wait(&first, answered);
+    }
+    for _ in 0..100 {
+        let tag = second.submit(0, &TUR, Data::None);
+        world.wait(&second, tag);
+        if tag.generation() + 1 == answered.generation() {
+            break;
+        }
+    }
+    gate.shut();
+    let namesake = read(&second, 0);
+    assert_eq!(namesake, answered, "namesakes on two channels");
+    world.until("at the device", |_| gate.held() == 1);
+    for lun in [1, 2] {
+        let abort = first.abort(lun, answered);
+        assert_eq!(world.wait(&first, abort), SUCCESS);
+        world.steps(100);
+    }
+    gate.open();
+    assert!(
+        matches!(world.wait(&second, namesake), End::Answered(outcome) if outcome.status == GOOD)
+    );
+    settled(&mut world, &[&first, &second]);
+}
+
 #[test]
 fn abort_of_a_waiting_command_needs_no_device() {
     let mut options = Options::tight(1, &[(4096, 4), (1 << 20, 3)]);
