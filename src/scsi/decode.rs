@@ -68,16 +68,17 @@ pub fn decode_absent(cdb: &[u8], lun: u16) -> Result<Decoded, Sense> {
     match command.kind {
         Kind::Inquiry => {
             command.check_reserved(cdb)?;
-            if cdb[1] & 0x01 != 0 || cdb[2] != 0 {
-                return Err(Sense::invalid_field_in_cdb(if cdb[1] & 0x01 != 0 { 1 } else { 2 }));
-            }
-            let unconnected = lun == 0;
-            let peripheral = if unconnected {
-                inquiry::PERIPHERAL_UNCONNECTED
-            } else {
-                inquiry::PERIPHERAL_NONE
+            let peripheral = match lun {
+                0 => inquiry::PERIPHERAL_UNCONNECTED,
+                _ => inquiry::PERIPHERAL_NONE,
             };
-            Ok(answer(Answer::Inquiry(peripheral), u64::from(be16(cdb, 3))))
+            if cdb[2] != 0 {
+                return Err(Sense::invalid_field_in_cdb(2));
+            }
+            let evpd = cdb[1] & 0x01 != 0;
+            let data =
+                if evpd { Answer::AbsentVpd(peripheral) } else { Answer::Inquiry(peripheral) };
+            Ok(answer(data, u64::from(be16(cdb, 3))))
         }
         Kind::ReportLuns => {
             command.check_reserved(cdb)?;

@@ -5,10 +5,11 @@ use super::page::Page;
 
 /// Qualifier 000b, device type 00h: a disk is there.
 pub const PERIPHERAL_DISK: u8 = 0x00;
-/// Qualifier 001b, device type 00h: a disk could be there, but is not.
-pub const PERIPHERAL_UNCONNECTED: u8 = 0x20;
-/// Qualifier 001b, device type 1Fh: what SCST says of a dummy.
-pub const PERIPHERAL_PLACEHOLDER: u8 = 0x3f;
+/// Qualifier 001b, device type 1Fh: nothing is connected, but may be one day. LUN 0 without a unit
+/// says so, because initiators find the other LUNs through LUN 0, and so does a device that only
+/// holds the place of a LUN. A known device type in place of 1Fh would make Linux keep a device
+/// without a disk, and never look again.
+pub const PERIPHERAL_UNCONNECTED: u8 = 0x3f;
 /// Qualifier 011b, device type 1Fh: no logical unit can be there.
 pub const PERIPHERAL_NONE: u8 = 0x7f;
 

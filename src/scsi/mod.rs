@@ -197,6 +197,9 @@ pub enum Answer {
     Mode(mode::ModeSense),
     /// REPORT SUPPORTED OPERATION CODES.
     Opcodes(opcodes::OpcodeQuery),
+    /// The only vital product data page where no logical unit is: the list of pages. The byte is
+    /// peripheral qualifier and device type.
+    AbsentVpd(u8),
     /// REQUEST SENSE data that doesn't depend on the nexus.
     Sense {
         /// What it says.
@@ -223,13 +226,14 @@ impl Answer {
                 let mut bytes = [0; sense::SENSE_BYTES_MAX];
                 let length = sense.emit(*descriptor, &mut bytes);
                 whole.bytes(&bytes[..length]);
+            Answer::AbsentVpd(peripheral) => vpd::absent(*peripheral, &mut whole),
             }
         }
         let whole = whole.as_bytes();
         let length = whole.len().min(out.len());
         out[..length].copy_from_slice(&whole[..length]);
         if lu.placeholder && matches!(self, Answer::Inquiry(_) | Answer::Vpd(_)) && length > 0 {
-            out[0] = inquiry::PERIPHERAL_PLACEHOLDER;
+            out[0] = inquiry::PERIPHERAL_UNCONNECTED;
         }
         length
     }

@@ -236,12 +236,20 @@ fn a_placeholder_is_not_connected() {
 #[test]
 fn absent_logical_units_say_so() {
     let mut out = [0xee; 128];
-    for (lun, peripheral) in [(0, 0x20), (1, 0x7f), (u16::MAX, 0x7f)] {
+    for (lun, peripheral) in [(0, 0x3f), (1, 0x7f), (u16::MAX, 0x7f)] {
         let decoded = decode_absent(&cdb(&[0x12, 0, 0, 0, 96]), lun).unwrap();
         let Work::Answer(answer) = decoded.work else { panic!("{decoded:?}") };
         assert_eq!((answer.fill(&LuView::absent(), &mut out), decoded.bytes), (96, 96));
         assert_eq!(out[0], peripheral);
         assert_eq!(&out[8..16], b"SRPT_TGT");
+        let decoded = decode_absent(&cdb(&[0x12, 1, 0, 0, 96]), lun).unwrap();
+        let Work::Answer(answer) = decoded.work else { panic!("{decoded:?}") };
+        assert_eq!(answer.fill(&LuView::absent(), &mut out), 5);
+        assert_eq!(out[..5], [peripheral, 0, 0, 1, 0], "no page but the list of pages");
+        for evpd in [0, 1] {
+            let page = cdb(&[0x12, evpd, 0x83, 0, 96]);
+            assert_eq!(decode_absent(&page, lun), Err(Sense::invalid_field_in_cdb(2)));
+        }
     }
     let decoded = decode_absent(&cdb(&[0x03, 0, 0, 0, 18]), 1).unwrap();
     let Work::Answer(answer) = decoded.work else { panic!("{decoded:?}") };

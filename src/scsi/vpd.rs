@@ -81,6 +81,12 @@ pub(super) fn page(which: VpdPage, lu: &LuView<'_>, out: &mut Page) {
     out.patch_u16(2, out.len() - 4);
 }
 
+/// Appends page 00h of a LUN without a logical unit: there are no other pages.
+pub(super) fn absent(peripheral: u8, out: &mut Page) {
+    let page = VpdPage::Supported as u8;
+    out.bytes(&[peripheral, page, 0, 1, page]);
+}
+
 /// Who the logical unit is (T10 vendor ID, NAA, UUID), and through which port it is seen.
 fn device_identification(lu: &LuView<'_>, out: &mut Page) {
     let identity = lu.identity;

@@ -275,7 +275,7 @@ fn absent_units_refuse_all_else() {
         }
     }
     assert_eq!(decode_absent(&[], 0), Err(Sense::LUN_NOT_SUPPORTED));
-    assert_eq!(decode_absent(&cdb(&[0x12, 1, 0, 0, 255]), 1), Err(in_cdb(1)));
+    assert_eq!(decode_absent(&cdb(&[0x12, 1, 0x80, 0, 255]), 1), Err(in_cdb(2)));
 }
 
 #[test]

@@ -305,7 +305,7 @@ fn a_lun_goes_when_its_last_command_has_ended() {
         assert_eq!(code(&world.run(port, 0, &TUR, Data::None)), Some(NO_LUN));
         let data = Data::In(&seg(port, 0, 96));
         assert_eq!(world.run(port, 0, &cdb::inquiry(None, 96), data).status, GOOD);
-        assert_eq!(port.bytes(0, 1), [0x20], "LUN 0 always answers");
+        assert_eq!(port.bytes(0, 1), [0x3f], "LUN 0 always answers");
     }
     let number = gate.seen().len() - 1;
     gate.release(number);
