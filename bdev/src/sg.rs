@@ -48,6 +48,9 @@ const OTHER_TIMEOUT_MS: u32 = 900_000;
 /// The longest timeout: a day, in ms.
 pub const TIMEOUT_MS_MAX: u32 = 86_400_000;
 
+/// Bytes of the longest serial number that a logical unit shows.
+const SERIAL_BYTES_MAX: usize = 36;
+
 /// How often a device that has gone is looked for.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the driver is asked for the rest of what a device had when it went.
@@ -174,6 +177,12 @@ impl Bdev for Sg {
 
     fn uuid(&self) -> Uuid {
         self.uuid
+    }
+
+    /// Its own, so that another device behind the same name is told apart.
+    fn serial(&self) -> Option<&str> {
+        let serial = self.inquiry.serial.as_str();
+        (1..=SERIAL_BYTES_MAX).contains(&serial.len()).then_some(serial)
     }
 
     fn geometry(&self) -> Geometry {

@@ -16,7 +16,7 @@ use bdev::Bdev;
 use rustix::io::Errno;
 
 use super::busy::told;
-use super::cores::ANSWER_WAIT_MAX;
+use super::cores::{ANSWER_WAIT_MAX, Partial};
 use super::meters;
 use super::{Control, Desk, Refused, refusal};
 use crate::scsi::{Identity, IdentityError};
@@ -117,8 +117,7 @@ impl Desk {
         let (lun, lu, is_new) = self.with(|control| control.begin_map(request))?;
         let name = lu.bdev.name().to_owned();
         let read_only = request.read_only;
-        let map = Action::MapLun { target: target.clone(), lun, lu: Arc::clone(&lu), read_only };
-        if let Err(partial) = self.all_within(&map, ANSWER_WAIT_MAX).await {
+        if let Err(partial) = show(self, (target, lun), &lu, read_only).await {
             self.undo(&partial, &Action::UnmapLun { target: target.clone(), lun }).await;
             if is_new {
                 let close = Action::CloseBdev { bdev: Arc::clone(&lu.bdev) };
@@ -371,6 +370,22 @@ impl Control {
         self.keep_counts(name, reports);
         self.bdevs.release(name).expect("a claimed bdev is not deleted");
     }
+}
+
+/// Shows a logical unit on every core, once every session that knows another one under the LUN must
+/// ask first.
+async fn show(
+    desk: &Desk,
+    (target, lun): (&str, u16),
+    lu: &Arc<LogicalUnit>,
+    read_only: bool,
+) -> Result<(), Partial> {
+    let (target, lu) = (target.to_owned(), Arc::clone(lu));
+    let announce = Action::AnnounceLun { target: target.clone(), lun, lu: Arc::clone(&lu) };
+    desk.all_within(&announce, ANSWER_WAIT_MAX).await?;
+    let map = Action::MapLun { target, lun, lu, read_only };
+    desk.all_within(&map, ANSWER_WAIT_MAX).await?;
+    Ok(())
 }
 
 /// Who a logical unit says it is.

@@ -26,6 +26,8 @@ use crate::shard::message::{Action, ActionError, Answer, Report, Token};
 pub(crate) struct Seen {
     /// Actions in words, each with its core.
     pub actions: Vec<String>,
+    /// Units that were announced before they were mapped, in words.
+    pub announced: Vec<String>,
     /// Listener calls in words.
     pub listeners: Vec<String>,
     /// Signals raised.
@@ -57,6 +59,9 @@ fn words(action: &Action) -> String {
         Action::MapLun { target, lun, lu, read_only } => {
             format!("map {target} {lun} {} unit {} read_only {read_only}", lu.bdev.name(), lu.id)
         }
+        Action::AnnounceLun { target, lun, lu } => {
+            format!("announce {target} {lun} {} unit {}", lu.bdev.name(), lu.id)
+        }
         Action::UnmapLun { target, lun } => format!("unmap {target} {lun}"),
         Action::LunsChanged { target } => format!("changed {target}"),
         Action::CloseBdev { bdev } => format!("close {}", bdev.name()),
@@ -75,6 +80,12 @@ impl Cores for FakeCores {
 
     fn send(&mut self, core: usize, token: Token, action: &Action) -> bool {
         let mut seen = self.0.lock().unwrap();
+        if let Action::AnnounceLun { .. } = action {
+            seen.announced.push(format!("{core}: {}", words(action)));
+            let result = Ok(Report::default());
+            self.1.send(Mail::Answer(Answer { core, token, result }));
+            return true;
+        }
         let words = words(action);
         seen.actions.push(format!("{core}: {words}"));
         let is = |begin: &Option<String>| {

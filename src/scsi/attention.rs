@@ -1,4 +1,5 @@
 //! Unit attentions of one nexus at one logical unit (SAM-5 5.14): a set of bits with a fixed order.
+//! One more bit of the set is no unit attention: [`ASK_FIRST`].
 
 use super::opcodes::opcode;
 use super::sense::Sense;
@@ -47,6 +48,12 @@ impl Attention {
     }
 }
 
+/// Under the LUN is another logical unit than the nexus knows there. Every command ends with
+/// LOGICAL UNIT NOT SUPPORTED but those of [`bypasses_attention`], until INQUIRY or REPORT LUNS has
+/// told the nexus what is there. It is no unit attention, because an initiator that repeats its
+/// command after one would then read and write the new unit as if it were the one before.
+pub const ASK_FIRST: u8 = 1 << 7;
+
 /// True for commands that are served while a unit attention is pending and leave it pending
 /// (SPC-4 5.2: INQUIRY, REPORT LUNS; REQUEST SENSE reports it as data, and the caller clears it).
 #[inline]
@@ -85,7 +92,7 @@ mod tests {
         }
         let expected = [(0x29, 0), (0x28, 0), (0x3f, 0x0e), (0x2a, 9), (0x2f, 0)];
         assert_eq!(reported, expected.map(|(asc, ascq)| (6, asc, ascq)));
-        assert_eq!(highest(0x80), None);
+        assert_eq!(highest(ASK_FIRST), None, "no unit attention");
     }
 
     #[test]

@@ -15,7 +15,8 @@ use super::vpd::VpdPage;
 use super::{Answer, Decoded, Direction, LuView, Work};
 use super::{capacity, inquiry};
 
-/// DPO is accepted and has no effect; FUA of a write goes to the device.
+/// DPO is accepted and has no effect. FUA of a write goes to the device; with FUA of a read the
+/// device writes its volatile cache to the medium first.
 const FUA: u8 = 0x08;
 
 /// The operation and the bytes of a READ or WRITE (10) or (16) that nothing is wrong with. `None`:
@@ -36,6 +37,7 @@ pub fn transfer(
         _ => return None,
     };
     let is_write = cdb[0] & WRITE_BIT != 0;
+    let reads_medium = !is_write & (cdb[1] & FUA != 0) & geometry.write_cache;
     let bytes = u64::from(blocks) * u64::from(geometry.block_bytes);
     let [first, second] = halves(cdb);
     let good = (first & reserved[0]) | (second & reserved[1]) == 0
@@ -43,6 +45,7 @@ pub fn transfer(
         && bytes <= u64::from(io_bytes_max)
         && lba < geometry.blocks
         && u64::from(blocks) <= geometry.blocks - lba
+        && !reads_medium
         && !(is_write && (read_only | geometry.read_only));
     let op = match is_write {
         true => IoOp::Write { lba, blocks, fua: cdb[1] & FUA != 0 },
@@ -122,10 +125,10 @@ fn decode_any(cdb: &Cdb, lu: &LuView<'_>) -> Result<Decoded, Sense> {
     let fua = cdb[1] & FUA != 0;
     let lba_10 = u64::from(be32(cdb, 2));
     match command.kind {
-        Kind::Read6 => read(lu, lba_6(cdb), blocks_6(cdb), 4),
-        Kind::Read10 => read(lu, lba_10, u32::from(be16(cdb, 7)), 7),
-        Kind::Read12 => read(lu, lba_10, be32(cdb, 6), 6),
-        Kind::Read16 => read(lu, be64(cdb, 2), be32(cdb, 10), 10),
+        Kind::Read6 => read(lu, lba_6(cdb), blocks_6(cdb), 4, false),
+        Kind::Read10 => read(lu, lba_10, u32::from(be16(cdb, 7)), 7, fua),
+        Kind::Read12 => read(lu, lba_10, be32(cdb, 6), 6, fua),
+        Kind::Read16 => read(lu, be64(cdb, 2), be32(cdb, 10), 10, fua),
         Kind::Write6 => write(lu, lba_6(cdb), blocks_6(cdb), 4, false),
         Kind::Write10 => write(lu, lba_10, u32::from(be16(cdb, 7)), 7, fua),
         Kind::Write12 => write(lu, lba_10, be32(cdb, 6), 6, fua),
@@ -207,13 +210,22 @@ fn check_writable(lu: &LuView<'_>) -> Result<(), Sense> {
 }
 
 #[inline]
-fn read(lu: &LuView<'_>, lba: u64, blocks: u32, length_at: u16) -> Result<Decoded, Sense> {
+fn read(
+    lu: &LuView<'_>,
+    lba: u64,
+    blocks: u32,
+    length_at: u16,
+    fua: bool,
+) -> Result<Decoded, Sense> {
     check_range(lu, lba, u64::from(blocks))?;
     let bytes = data_bytes(lu, blocks, length_at)?;
     if blocks == 0 {
         return Ok(no_data(Work::Good));
     }
-    let work = Work::Io(IoOp::Read { lba, blocks });
+    let work = match fua && lu.geometry.write_cache {
+        true => Work::ReadMedium { lba, blocks },
+        false => Work::Io(IoOp::Read { lba, blocks }),
+    };
     Ok(Decoded { work, direction: Direction::In, bytes })
 }
 

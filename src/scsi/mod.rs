@@ -171,6 +171,14 @@ pub enum Work {
     Answer(Answer),
     /// One operation of the device; `Read` and `Write` move exactly `Decoded::bytes`.
     Io(IoOp),
+    /// A read with FUA of a device with a volatile cache (SBC-3 5.8): what the cache holds goes to
+    /// the medium first, then the blocks are read. Moves exactly `Decoded::bytes`.
+    ReadMedium {
+        /// First block.
+        lba: u64,
+        /// Blocks.
+        blocks: u32,
+    },
     /// Several operations, depending on data.
     Steps(Steps),
     /// The LUN list of the target: [`report_luns()`] makes the data.
@@ -189,6 +197,9 @@ pub enum Answer {
     Inquiry(u8),
     /// Vital product data page.
     Vpd(vpd::VpdPage),
+    /// The only vital product data page where no logical unit is: the list of pages. The byte is
+    /// peripheral qualifier and device type.
+    AbsentVpd(u8),
     /// READ CAPACITY (10).
     Capacity10,
     /// READ CAPACITY (16).
@@ -197,9 +208,6 @@ pub enum Answer {
     Mode(mode::ModeSense),
     /// REPORT SUPPORTED OPERATION CODES.
     Opcodes(opcodes::OpcodeQuery),
-    /// The only vital product data page where no logical unit is: the list of pages. The byte is
-    /// peripheral qualifier and device type.
-    AbsentVpd(u8),
     /// REQUEST SENSE data that doesn't depend on the nexus.
     Sense {
         /// What it says.
@@ -218,6 +226,7 @@ impl Answer {
         match self {
             Answer::Inquiry(peripheral) => inquiry::standard(*peripheral, lu, &mut whole),
             Answer::Vpd(page) => vpd::page(*page, lu, &mut whole),
+            Answer::AbsentVpd(peripheral) => vpd::absent(*peripheral, &mut whole),
             Answer::Capacity10 => capacity::capacity_10(lu, &mut whole),
             Answer::Capacity16 => capacity::capacity_16(lu, &mut whole),
             Answer::Mode(query) => mode::mode_sense(query, lu, &mut whole),
@@ -226,7 +235,6 @@ impl Answer {
                 let mut bytes = [0; sense::SENSE_BYTES_MAX];
                 let length = sense.emit(*descriptor, &mut bytes);
                 whole.bytes(&bytes[..length]);
-            Answer::AbsentVpd(peripheral) => vpd::absent(*peripheral, &mut whole),
             }
         }
         let whole = whole.as_bytes();

@@ -40,6 +40,8 @@ names! {
         TooLittle,
         /// A unit attention is reported.
         Attention,
+        /// A session must ask who is under a LUN before it may use that unit.
+        UnknownUnit,
         /// A fetched table covers less than it promised.
         TableShort,
         /// An aborted command has come back.
@@ -92,6 +94,8 @@ names! {
         LimitRenewed,
         /// A rate limit is gone, and who waited for it goes on.
         LimitLifted,
+        /// A device is flushed, and a read that asked for that goes on.
+        FlushedToRead,
         /// A read or write is done in the call that took it.
         DoneAtOnce,
         /// A write whose data came with it is done in the call that took it.

@@ -7,11 +7,11 @@ use super::command::Requests;
 use super::connections::table::Connections;
 use super::coverage::Met;
 use super::log::Log;
-use super::lun::{Device, Luns};
+use super::lun::{Device, LogicalUnit, Luns, TargetSpec};
 use super::message::{
     Action, ActionError, Answer, AttentionAt, CoreMessage, Message, Report, Token,
 };
-use super::sessions::REGISTRY_CORE;
+use super::sessions::{REGISTRY_CORE, Registry};
 use crate::scsi::attention::Attention;
 
 impl<F: Fabric> Shard<F> {
@@ -69,16 +69,14 @@ impl<F: Fabric> Shard<F> {
                 self.leave_where(|connection| connection.target() == index);
                 return self.check_deletes();
             }
+            Action::AnnounceLun { target, lun, lu } => self.on_announced(&target, lun, &lu),
             Action::MapLun { target, lun, lu, read_only } => {
                 if let Err(error) = self.luns.map(&target, lun, lu, read_only) {
                     return self.refuse(token, error.to_string());
                 }
             }
             Action::UnmapLun { target, lun } => return self.on_unmap(token, &target, lun),
-            Action::LunsChanged { target } => {
-                self.connections.report_event(&target);
-                self.raise(AttentionAt::Target(target), Attention::LunsChanged);
-            }
+            Action::LunsChanged { target } => self.on_luns_changed(target),
             Action::CapacityChanged { bdev } => {
                 self.on_medium(&bdev, Some(Attention::CapacityChanged));
             }
@@ -128,6 +126,20 @@ impl<F: Fabric> Shard<F> {
         self.answer(token);
     }
 
+    /// A unit is about to be mapped.
+    fn on_announced(&mut self, target: &str, lun: u16, lu: &LogicalUnit) {
+        let tell =
+            |registry: &mut Registry, spec: &TargetSpec| registry.on_announced(spec, lun, lu);
+        tell_registry(&mut self.registry, &self.luns, target, tell);
+    }
+
+    /// The LUN map of a target has changed on every core.
+    fn on_luns_changed(&mut self, target: String) {
+        tell_registry(&mut self.registry, &self.luns, &target, Registry::on_unmapped);
+        self.connections.report_event(&target);
+        self.raise(AttentionAt::Target(target), Attention::LunsChanged);
+    }
+
     /// A device is not what it was: looks again, and tells the sessions.
     fn on_medium(&mut self, bdev: &str, attention: Option<Attention>) {
         self.luns.refresh(bdev);
@@ -146,6 +158,8 @@ impl<F: Fabric> Shard<F> {
     /// Answered when no command uses the mapping any more.
     fn on_unmap(&mut self, token: Token, target: &str, lun: u16) {
         self.commands.requests().meet(Met::Unmap, |request| request.lun() == Some(lun));
+        let tell = |registry: &mut Registry, spec: &TargetSpec| registry.on_unmap(spec, lun);
+        tell_registry(&mut self.registry, &self.luns, target, tell);
         let index = self.luns.target_index(target);
         if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
             let unit = self.luns.mapping(mapping).lu.id;
@@ -162,6 +176,18 @@ impl<F: Fabric> Shard<F> {
             registry.on_attention(&at, attention.bit(), None);
         }
         debug_assert!(self.out.core() != REGISTRY_CORE || self.registry.is_some());
+    }
+}
+
+/// On the registry's core: tells the registry of something at a target.
+fn tell_registry(
+    registry: &mut Option<Registry>,
+    luns: &Luns,
+    target: &str,
+    tell: impl FnOnce(&mut Registry, &TargetSpec),
+) {
+    if let (Some(registry), Some(index)) = (registry, luns.target_index(target)) {
+        tell(registry, &luns.target(index).spec);
     }
 }
 

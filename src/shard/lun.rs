@@ -11,6 +11,7 @@ use reactor::{Batch, Buf, Instant, Slab, Tag};
 
 use super::counts::IoCounts;
 use super::coverage::{Mark, mark};
+use super::known::UNITS_MAX;
 use super::meter::{Histogram, Meter, OpKind};
 use super::names::Token;
 
@@ -19,6 +20,8 @@ pub use super::unit::LogicalUnit;
 
 /// Mappings of all targets together: every core has a place for each.
 pub const MAPPINGS_MAX: usize = 16384;
+
+const _: () = assert!(UNITS_MAX >= 2 * MAPPINGS_MAX);
 
 /// A logical unit under a LUN of a target, on this core.
 pub struct Mapping {

@@ -40,7 +40,7 @@ impl<F: Fabric> Shard<F> {
         let connection = self.connections.get(conn);
         let session = connection.session_id().expect("live connections have a session");
         let lun = request.lun.number().unwrap_or(u16::MAX);
-        let mapping = request.lun.number().and_then(|lun| self.luns.find(connection.target(), lun));
+        let mapping = known(connection, &self.luns, request.lun.number());
         let unit = mapping.map(|mapping| self.luns.mapping(mapping).lu.id);
         let scope = match (request.tmf(), unit) {
             (Some(Tmf::AbortTask), _) => {
@@ -122,6 +122,13 @@ impl<F: Fabric> Shard<F> {
         let (tag, sol_not) = (request.tag, request.sol_not);
         self.connections.answer_function(conn, recv, tag, sol_not, code);
     }
+}
+
+/// The mapping of a LUN, unless the session knows another unit there: then a function is not for the
+/// unit that is there now.
+fn known(connection: &Connection, luns: &Luns, lun: Option<u16>) -> Option<Tag> {
+    let asks = |lun| connection.session().is_some_and(|session| session.must_ask(lun));
+    lun.filter(|lun| !asks(*lun)).and_then(|lun| luns.find(connection.target(), lun))
 }
 
 /// Unit attentions of a function (SAM-5 5.14), and the session that is not told. They are sent

@@ -27,6 +27,17 @@ pub enum Action {
         /// Its name.
         target: String,
     },
+    /// A logical unit is about to be mapped under a LUN where nothing is mapped. Answered when
+    /// every session that knows another unit there must ask first: [`Action::MapLun`] comes after
+    /// the answers, lest a core shows the new unit to a session that takes it for the one before.
+    AnnounceLun {
+        /// Target name.
+        target: String,
+        /// LUN, at most [`super::lun::LUN_MAX`].
+        lun: u16,
+        /// What will be mapped.
+        lu: Arc<LogicalUnit>,
+    },
     /// Opens the device's channel on this core and shows the logical unit under `lun`.
     MapLun {
         /// Target name.
@@ -204,6 +215,8 @@ pub enum AbortScope {
     Task {
         /// The session.
         session: u64,
+        /// LUN of the command; `None` for the forms that name none.
+        lun: Option<u16>,
         /// SRP tag of the command.
         tag: [u8; 8],
         /// The only channel to look at: the one that asked, if it has such a command. Tags of
@@ -215,8 +228,6 @@ pub enum AbortScope {
         /// The session.
         session: u64,
         /// The LUN that it named. Its commands to it are meant even if the map has changed since.
-        /// LUN of the command; `None` for the forms that name none.
-        lun: Option<u16>,
         lun: u16,
         /// [`LogicalUnit::id`].
         unit: u32,

@@ -10,6 +10,7 @@ mod connections;
 pub mod counts;
 pub mod coverage;
 mod dispatch;
+mod known;
 mod log;
 mod logins;
 pub mod lun;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use super::names::{LUN_MAX, PortId, TargetSpec};
-use crate::scsi::attention::Attention;
+use crate::scsi::attention::{ASK_FIRST, Attention};
 
 /// An I_T nexus (SAM-5 4.3.4): one initiator port logged in to one target port.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Session {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Unit attentions pending at a LUN: bits of [`Attention`].
+    /// Unit attentions pending at a LUN, and [`ASK_FIRST`]: bits of [`Attention`].
     #[inline]
     pub fn attentions(&self, lun: u16) -> u8 {
         self.attentions[usize::from(lun)].load(Ordering::Relaxed)
@@ -75,6 +75,27 @@ impl Session {
             }
         }
         true
+    }
+
+    /// True when the session must ask who is under a LUN before it may use that unit.
+    #[inline]
+    pub fn must_ask(&self, lun: u16) -> bool {
+        self.attentions(lun) & ASK_FIRST != 0
+    }
+
+    /// The session knows the unit under a LUN: it was told, or the one that it knows is back.
+    pub(crate) fn asked(&self, lun: u16) {
+        if self.must_ask(lun) {
+            self.claim_attention(lun, ASK_FIRST);
+        }
+    }
+
+    /// The session was told which LUNs have a unit. A LUN that the telling core does not show yet
+    /// is not among them, so the session still asks for that one.
+    pub(crate) fn asked_for(&self, luns: impl Iterator<Item = u16>) {
+        if self.raised.load(Ordering::Relaxed) & ASK_FIRST != 0 {
+            luns.for_each(|lun| self.asked(lun));
+        }
     }
 
     /// Raises attentions at all LUNs.

@@ -11,11 +11,14 @@ use std::sync::Arc;
 use transport::srp::{OtherChannels, RejectReason};
 
 use super::coverage::{Mark, mark};
+use super::known::{Ends, Knowledge, Known};
 use super::message::{AttentionAt, CoreMessage, LoginAsk};
-use super::names::ChannelAt;
+use super::names::{ChannelAt, LUN_MAX, TargetSpec};
 use super::outbox::Outbox;
 use super::session::Session;
+use super::unit::LogicalUnit;
 use crate::limits::CHANNELS_PER_SESSION_MAX;
+use crate::scsi::attention::ASK_FIRST;
 
 /// Core of the registry.
 pub const REGISTRY_CORE: usize = 0;
@@ -23,6 +26,8 @@ pub const REGISTRY_CORE: usize = 0;
 /// A session in the list.
 struct Entry {
     session: Arc<Session>,
+    /// What its initiator port knows of the target.
+    knowledge: Knowledge,
     channels: Vec<ChannelAt>,
     /// Arrival of the latest login that was granted.
     arrival: u64,
@@ -39,6 +44,7 @@ struct Takeover {
 pub struct Registry {
     sessions: Vec<Entry>,
     takeovers: Vec<Takeover>,
+    known: Known,
     last_id: u64,
 }
 
@@ -92,7 +98,8 @@ impl Registry {
         if !entry.channels.is_empty() {
             return None;
         }
-        let session = self.sessions.swap_remove(at).session;
+        let Entry { session, knowledge, .. } = self.sessions.swap_remove(at);
+        self.known.end(ends(&session), knowledge, |lun| session.must_ask(lun));
         let ended = session.id;
         let mut ready: Vec<_> = self.takeovers.extract_if(.., |t| t.old == ended).collect();
         // Of several logins that wait for the same session the last one holds.
@@ -130,6 +137,32 @@ impl Registry {
         }
     }
 
+    /// A unit is about to be mapped: sessions that know another one under the LUN must ask before
+    /// any core shows the new one.
+    pub fn on_announced(&mut self, target: &TargetSpec, lun: u16, lu: &LogicalUnit) {
+        let guid = target.service_guid;
+        let Some(change) = self.known.announce(guid, lun, lu.name()) else { return };
+        for Entry { session, knowledge, .. } in &mut self.sessions {
+            if session.target.service_guid != guid {
+                continue;
+            }
+            match knowledge.replace(&change, session.must_ask(lun)) {
+                true => session.raise(lun, ASK_FIRST),
+                false => session.asked(lun),
+            }
+        }
+    }
+
+    /// This core shows a LUN no more; others may.
+    pub fn on_unmap(&mut self, target: &TargetSpec, lun: u16) {
+        self.known.unmap(target.service_guid, lun);
+    }
+
+    /// No core shows a LUN of the target any more that was unmapped.
+    pub fn on_unmapped(&mut self, target: &TargetSpec) {
+        self.known.unmapped(target.service_guid, self.last_id);
+    }
+
     /// Raises unit attentions in sessions.
     pub fn on_attention(&mut self, at: &AttentionAt, bits: u8, except: Option<u64>) {
         for entry in self.sessions.iter().filter(|s| Some(s.session.id) != except) {
@@ -157,10 +190,20 @@ impl Registry {
         self.last_id += 1;
         let target = Arc::clone(&ask.target);
         let session = Arc::new(Session::new(self.last_id, target, ask.initiator_port_id));
+        let knowledge = self.known.begin(ends(&session), session.id);
+        if knowledge.is_stale() {
+            let asks = (0..=LUN_MAX).filter(|lun| knowledge.must_ask(*lun));
+            asks.for_each(|lun| session.raise(lun, ASK_FIRST));
+        }
         let (channels, arrival) = (vec![ask.channel], ask.arrival);
-        self.sessions.push(Entry { session: Arc::clone(&session), channels, arrival });
+        self.sessions.push(Entry { session: Arc::clone(&session), knowledge, channels, arrival });
         session
     }
+}
+
+/// By what the initiator and the target of a session know each other.
+fn ends(session: &Session) -> Ends {
+    (session.initiator_port_id, session.target.service_guid)
 }
 
 fn grant(ask: &LoginAsk, session: Arc<Session>, others: OtherChannels, out: &mut Outbox) {

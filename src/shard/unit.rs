@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bdev::Bdev;
 
+use super::known::UnitName;
 use super::qos::rate::Limiter;
 use crate::scsi::Identity;
 
@@ -39,6 +40,12 @@ impl LogicalUnit {
             reserved_by: AtomicU64::new(NOBODY),
             limiter: Arc::default(),
         }
+    }
+
+    /// What makes it the same unit for initiators, whatever device is behind it.
+    pub(super) fn name(&self) -> UnitName {
+        let Identity { uuid, serial, .. } = &self.identity;
+        UnitName::new(*uuid, serial, self.bdev.geometry().block_bytes)
     }
 
     /// Begins an uninterrupted command; false while another one is under way.

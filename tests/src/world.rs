@@ -375,6 +375,8 @@ impl World {
     /// Shows a device under a LUN and says so to the sessions.
     pub fn map(&mut self, target: &str, lun: u16, bdev: &str) {
         let (target, lu) = (target.to_owned(), self.unit(bdev));
+        let announce = Action::AnnounceLun { target: target.clone(), lun, lu: Arc::clone(&lu) };
+        self.control(announce);
         self.control(Action::MapLun { target: target.clone(), lun, lu, read_only: false });
         self.control(Action::LunsChanged { target });
     }

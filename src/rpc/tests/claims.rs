@@ -104,6 +104,15 @@ fn two_targets_on_one_bdev_are_one_user() {
 }
 
 #[test]
+fn a_unit_is_announced_to_all_cores_before_one_shows_it() {
+    let bench = with_base();
+    bench.refuse("map");
+    bench.fail("srpt_map_lun", MAP);
+    let announced = std::mem::take(&mut bench.seen.lock().unwrap().announced);
+    assert_eq!(announced, ["0: announce t0 0 B unit 1", "1: announce t0 0 B unit 1"]);
+}
+
+#[test]
 fn a_map_that_fails_leaves_no_claim() {
     let bench = with_base();
     bench.refuse("map");

@@ -39,7 +39,26 @@ fn reads_and_writes_of_each_length() {
         assert_eq!(decode(&cdb_10(0x2a, flags, 5, 3), &view), write_of(5, 3, fua));
         assert_eq!(decode(&cdb_12(0xaa, flags, 5, 3), &view), write_of(5, 3, fua));
         assert_eq!(decode(&cdb_16(0x8a, flags, 5, 3), &view), write_of(5, 3, fua));
-        assert_eq!(decode(&cdb_10(0x28, flags, 5, 3), &view), read_of(5, 3));
+    }
+}
+
+#[test]
+fn a_read_with_fua_reads_the_medium_where_a_cache_could_hide_it() {
+    let view = lu();
+    let mut uncached = lu();
+    uncached.geometry.write_cache = false;
+    let work = Work::ReadMedium { lba: 5, blocks: 3 };
+    let medium = Ok(Decoded { work, direction: Direction::In, bytes: 3 * 512 });
+    for (flags, fua) in [(0x00, false), (0x08, true), (0x10, false), (0x18, true)] {
+        let cdbs =
+            [cdb_10(0x28, flags, 5, 3), cdb_12(0xa8, flags, 5, 3), cdb_16(0x88, flags, 5, 3)];
+        for cdb in cdbs {
+            assert_eq!(decode(&cdb, &view), if fua { medium } else { read_of(5, 3) });
+            assert_eq!(decode(&cdb, &uncached), read_of(5, 3));
+            let short = |view: &LuView<'_>| transfer(&cdb, &view.geometry, false, 1 << 20);
+            assert_eq!(short(&view).is_some(), !fua && cdb[0] != 0xa8);
+            assert_eq!(short(&uncached).is_some(), cdb[0] != 0xa8);
+        }
     }
 }
 
@@ -364,7 +383,8 @@ fn check_bounds(decoded: &Decoded, view: &LuView<'_>) {
     assert!(decoded.direction != Direction::Out || decoded.bytes <= limit);
     assert!(decoded.direction != Direction::None || decoded.bytes == 0);
     match decoded.work {
-        Work::Io(IoOp::Read { lba, blocks } | IoOp::Write { lba, blocks, .. }) => {
+        Work::Io(IoOp::Read { lba, blocks } | IoOp::Write { lba, blocks, .. })
+        | Work::ReadMedium { lba, blocks } => {
             assert!(lba.checked_add(u64::from(blocks)).unwrap() <= view.geometry.blocks);
             assert_eq!(decoded.bytes, u64::from(blocks) * u64::from(view.geometry.block_bytes));
             assert!(decoded.bytes <= limit && blocks > 0);

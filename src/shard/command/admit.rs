@@ -436,7 +436,7 @@ fn take_bufs<F: Fabric>(
     }
     let (scratch_bytes, exclusive) = match &run.job {
         Job::Steps(steps) => (steps.scratch_bytes(IO_BYTES_MAX), steps.is_atomic()),
-        Job::Io(_) | Job::Pass { .. } | Job::Reply => (0, false),
+        Job::Io(_) | Job::FlushThen(_) | Job::Pass { .. } | Job::Reply => (0, false),
     };
     let table_bytes = match offered.source {
         Source::ExternalTable(seg) => seg.len as usize,

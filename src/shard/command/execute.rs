@@ -25,12 +25,12 @@ impl Requests {
         let now = self.now;
         let request = self.request(key);
         request.enter(Phase::Executing);
-        match *request.job() {
-            Job::Io(op) => {
-                let (tag, buf) = (key.tag(), request.take_data());
+        match request.job() {
+            Job::Io(_) | Job::FlushThen(_) => {
+                let (op, buf) = request.next_op();
                 request.submit(now);
                 let device = luns.mapping(request.unit()).device;
-                luns.submit(device, Io { tag, op, buf });
+                luns.submit(device, Io { tag: key.tag(), op, buf });
             }
             Job::Steps(_) => self.step(connections, luns, key, IoStatus::Good),
             Job::Pass { .. } => self.pass(connections, luns, key),
@@ -90,12 +90,14 @@ impl Requests {
         let meter = luns.on_done(device);
         let took_ns = request.took_ns(now);
         match request.job() {
-            Job::Io(op) => {
-                let op = *op;
+            Job::Io(_) | Job::FlushThen(_) => {
+                let (op, reads) = request.end_op(status, buf);
                 meter.count(&op, block_bytes, status, took_ns);
-                request.put_data(buf);
                 if !self.goes_on(connections, luns, key) {
                     return;
+                }
+                if reads {
+                    return self.execute(connections, luns, key);
                 }
                 let outcome = sense_of(status, &op).map_or(Outcome::GOOD, Outcome::check);
                 let no_data = status == IoStatus::GoodNoData;

@@ -18,6 +18,8 @@ pub(super) const NO_CDB_BYTE: u16 = 0;
 pub(crate) enum Job {
     /// One operation of the device.
     Io(IoOp),
+    /// A flush of the device, and once that has ended well this read.
+    FlushThen(IoOp),
     /// Several operations, decided one by one.
     Steps(Steps),
     /// The command itself, which its information unit holds, is the device's.
@@ -36,13 +38,13 @@ impl Job {
     pub(crate) fn cost(&self, moved: Option<(Direction, u32)>, block_bytes: u32) -> Option<Cost> {
         let block_bytes = u64::from(block_bytes);
         match self {
-            Job::Io(IoOp::Read { blocks, .. }) => {
+            Job::Io(IoOp::Read { blocks, .. }) | Job::FlushThen(IoOp::Read { blocks, .. }) => {
                 Some(Cost { writes: false, bytes: u64::from(*blocks) * block_bytes })
             }
             Job::Io(IoOp::Write { blocks, .. }) => {
                 Some(Cost { writes: true, bytes: u64::from(*blocks) * block_bytes })
             }
-            Job::Io(_) | Job::Reply => None,
+            Job::Io(_) | Job::FlushThen(_) | Job::Reply => None,
             Job::Pass { .. } => moved.map(|(direction, bytes)| Cost {
                 writes: direction == Direction::Out,
                 bytes: u64::from(bytes),

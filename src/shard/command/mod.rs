@@ -2,13 +2,15 @@
 //!
 //! [`Requests`] owns what commands take while they run: slots, buffers, the segments and the
 //! response being built. [`Commands`] lets them begin. Each step is a file: [`admit`] lets a
-//! command begin, by its [`plan`]; [`data`] brings its data; [`execute`] and [`passed`] have the
-//! device do the job; [`reply`] answers, or ends what nobody waits for. A step calls only those
-//! behind it. [`inline`] is the short way of plain reads and writes.
+//! command begin, by its [`plan`] and what its session must be told ([`attend`]); [`data`] brings
+//! its data; [`execute`] and [`passed`] have the device do the job; [`reply`] answers, or ends what
+//! nobody waits for. A step calls only those behind it. [`inline`] is the short way of plain reads
+//! and writes.
 //!
 //! What a step meets comes in as arguments: the connections, the LUN map, the rate queues.
 
 mod admit;
+mod attend;
 mod buffers;
 mod data;
 mod execute;
@@ -133,8 +135,7 @@ impl Requests {
     /// True when a command of this connection has the tag and has not been answered.
     pub(crate) fn has(&self, conn: ConnId, lun: Option<u16>, tag: SrpTag) -> bool {
         self.slots.iter().any(|(_, request)| {
-            let named = request.lun() == lun && request.tag() == tag;
-            request.conn() == conn && named && request.phase() != Phase::Replying
+            request.is_named(conn, lun, tag) && request.phase() != Phase::Replying
         })
     }
 

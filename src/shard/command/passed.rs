@@ -14,6 +14,7 @@ use super::job::{Header, Job, NO_CDB_BYTE, Offered, Outcome};
 use super::planned::{Plan, Planned};
 use super::request::Request;
 use crate::limits::IO_BYTES_MAX;
+use crate::scsi::opcodes::opcode;
 use crate::scsi::pass::{self, IDENTIFICATION_BYTES, Pass};
 use crate::scsi::{ScsiStatus, Sense};
 use crate::shard::connections::connection::Connection;
@@ -135,7 +136,7 @@ impl Requests {
         if !self.goes_on(connections, luns, key) {
             return;
         }
-        settle_passed(self.request(key), connections, luns, moved);
+        settle_passed(self.request(key), connections, luns, moved, good);
         self.respond_with(connections, luns, key, end.status, end.sense(), false);
     }
 }
@@ -146,16 +147,21 @@ fn passed_cdb<'a, F: Fabric>(connections: &'a Connections<F>, request: &Request)
     &connections.iu(request.conn(), request.recv())[Cmd::CDB_AT..][..cdb_bytes.into()]
 }
 
-/// Patches what came, and makes bytes and residual of the response from what has moved.
+/// Patches what came, and makes bytes and residual of the response from what has moved. INQUIRY
+/// that ends well tells the session who is under the LUN.
 fn settle_passed<F: Fabric>(
     request: &mut Request,
     connections: &Connections<F>,
     luns: &Luns,
     mut moved: u32,
+    good: bool,
 ) {
     let cdb = passed_cdb(connections, request);
     let mapping = luns.mapping(request.unit());
     let session = connections.get(request.conn()).session();
+    if good && cdb[0] == opcode::INQUIRY {
+        session.inspect(|session| session.asked(mapping.lun));
+    }
     if request.reads()
         && let Some(data) = request.data_mut().and_then(|buf| buf.private_mut())
     {

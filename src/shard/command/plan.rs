@@ -1,18 +1,18 @@
 //! What a received command asks for: from its information unit, its session and the LUN map.
 
+use bdev::IoOp;
 use reactor::Tag;
 use reactor::pool::Buf;
 use transport::srp::{Cmd, CmdError, Direction};
 
+use super::attend::{first_told, sense_to_report, told_answer, told_luns};
 use super::buffers::Buffers;
 use super::job::{Header, Job, NO_CDB_BYTE, Offered, Outcome};
 use super::passed::pass_plan;
 use super::planned::{Content, Plan, Planned};
 use crate::limits::IO_BYTES_MAX;
-use crate::scsi::opcodes::opcode::REPORT_LUNS;
 use crate::scsi::{
-    self, ANSWER_BYTES_MAX, LuView, Sense, Work, attention, decode, decode_absent, report_luns,
-    request_sense,
+    self, ANSWER_BYTES_MAX, LuView, Sense, Work, decode, decode_absent, report_luns, request_sense,
 };
 use crate::shard::connections::connection::Connection;
 use crate::shard::coverage::{Mark, mark};
@@ -36,10 +36,7 @@ pub(super) fn plan(connection: &Connection, luns: &Luns, cmd: Result<Cmd<'_>, Cm
     let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, lun: number, mapping };
     let decoded = match (mapping, number) {
         (Some(mapping), Some(lun)) => {
-            if !attention::bypasses_attention(cmd.cdb[0])
-                && let Some(sense) = next_attention(connection, lun)
-            {
-                mark(Mark::Attention);
+            if let Some(sense) = first_told(connection, lun, cmd.cdb[0]) {
                 return Plan::end(header, Offered::of(&cmd, None), Outcome::check(sense));
             }
             let unit = luns.mapping(mapping);
@@ -76,6 +73,10 @@ pub(super) fn plan(connection: &Connection, luns: &Luns, cmd: Result<Cmd<'_>, Cm
             Planned::Make { content: Content::Sense { descriptor }, allocation }
         }
         Work::Io(op) => Planned::Run { job: Job::Io(op), direction, bytes: allocation as u32 },
+        Work::ReadMedium { lba, blocks } => {
+            let job = Job::FlushThen(IoOp::Read { lba, blocks });
+            Planned::Run { job, direction, bytes: allocation as u32 }
+        }
         Work::Steps(steps) => {
             Planned::Run { job: Job::Steps(steps), direction, bytes: allocation as u32 }
         }
@@ -101,18 +102,20 @@ pub(super) fn make(
     let out = buf.private_mut().expect("pool buffers are private");
     let made = match content {
         Content::Unit(answer) => match mapping {
-            Some(mapping) => answer.fill(&view(luns.mapping(mapping), connection), out),
+            Some(mapping) => {
+                let mapping = luns.mapping(mapping);
+                told_answer(connection, mapping.lun, answer);
+                answer.fill(&view(mapping, connection), out)
+            }
             None => answer.fill(&LuView::absent(), out),
         },
         Content::Luns(select) => {
-            if let Some(session) = connection.session() {
-                session.clear_all(attention::cleared_by(REPORT_LUNS));
-            }
+            told_luns(connection, *select, luns.lun_list(connection.target()));
             report_luns(*select, luns.lun_list(connection.target()), out)
         }
         Content::Sense { descriptor } => {
-            let pending =
-                mapping.and_then(|mapping| next_attention(connection, luns.mapping(mapping).lun));
+            let unit = mapping.map(|mapping| luns.mapping(mapping));
+            let pending = unit.and_then(|unit| sense_to_report(connection, unit));
             request_sense(pending, *descriptor, out)
         }
     };
@@ -131,17 +134,5 @@ fn view<'a>(mapping: &'a Mapping, connection: &Connection) -> LuView<'a> {
         placeholder: mapping.placeholder,
         relative_port: connection.session().map_or(1, |session| session.target.relative_port),
         io_bytes_max: IO_BYTES_MAX,
-    }
-}
-
-/// Takes the unit attention to report at a LUN, if there is one.
-#[inline]
-fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
-    let session = connection.session()?;
-    loop {
-        let (bit, sense) = attention::highest(session.attentions(lun))?;
-        if session.claim_attention(lun, bit) {
-            return Some(sense);
-        }
     }
 }

@@ -11,7 +11,7 @@ use transport::{ConnId, Recv};
 
 use super::job::{Header, Job, Outcome, Source};
 use crate::scsi::Step;
-use crate::shard::coverage::At;
+use crate::shard::coverage::{At, Mark, mark};
 use crate::shard::names::SrpTag;
 
 /// Who holds a request's buffers.
@@ -224,6 +224,39 @@ impl Request {
     #[inline]
     pub(crate) fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// The next operation of a job of one, or of a read behind a flush, and its buffer.
+    #[inline]
+    pub(crate) fn next_op(&mut self) -> (IoOp, Option<Buf>) {
+        match self.job {
+            Job::Io(op) => (op, self.data.take()),
+            _ => (IoOp::Flush, None),
+        }
+    }
+
+    /// The operation of [`Request::next_op`] has ended and its buffer is back. The operation, and
+    /// whether the read that it was for comes next.
+    pub(crate) fn end_op(&mut self, status: IoStatus, buf: Option<Buf>) -> (IoOp, bool) {
+        match self.job {
+            Job::FlushThen(read) => {
+                if status.is_good() {
+                    mark(Mark::FlushedToRead);
+                    self.job = Job::Io(read);
+                }
+                (IoOp::Flush, status.is_good())
+            }
+            Job::Io(op) => {
+                self.data = buf;
+                (op, false)
+            }
+            _ => unreachable!("jobs with operations of their own"),
+        }
+    }
+
+    /// It is the command that this connection knows by this LUN and this tag.
+    pub(crate) fn is_named(&self, conn: ConnId, lun: Option<u16>, tag: SrpTag) -> bool {
+        self.conn == conn && self.lun == lun && self.tag == tag
     }
 
     /// Where the initiator's side of the data is.

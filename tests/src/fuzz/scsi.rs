@@ -99,6 +99,10 @@ fn check(decoded: &Decoded, lu: &LuView<'_>) {
                 _ => assert_eq!(direction, Direction::None),
             }
         }
+        Work::ReadMedium { lba, blocks } => {
+            in_range(&IoOp::Read { lba, blocks }, lu);
+            assert_eq!((direction, bytes), (Direction::In, u64::from(blocks) * block_bytes));
+        }
         Work::Answer(answer) => {
             let mut whole = vec![0xee; 2 * ANSWER_BYTES_MAX];
             let len = answer.fill(lu, &mut whole);

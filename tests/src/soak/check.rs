@@ -94,6 +94,9 @@ fn good(shared: &mut Shared, session: u64, heard: &mut Heard, command: &Command,
             if let Err(wrong) = checked {
                 panic!("session {session} read {wrong:x?} with {command:?}");
             }
+            if draft.reads_medium() {
+                blocks.flushed(command.sent);
+            }
         }
         Work::Verify(values) => {
             for (at, value) in values.iter().enumerate() {

@@ -112,10 +112,12 @@ impl Draft {
 
     /// A read.
     pub fn read(lun: u16, lba: u64, blocks: u64, rng: &mut Rng) -> Draft {
-        let cdb = match rng.below(2) {
+        let mut cdb = match rng.below(2) {
             0 => cdb::read10(lba as u32, blocks as u16).to_vec(),
             _ => cdb::read16(lba, blocks as u32).to_vec(),
         };
+        // FUA, now and then, without a draw that would change all seeds.
+        cdb[1] = if (lba + blocks).is_multiple_of(5) { 0x08 } else { 0 };
         Draft::new(lun, &cdb, Work::Read, lba, blocks).data(Direction::In, blocks as usize * BLOCK)
     }
 
@@ -175,6 +177,20 @@ impl Draft {
         let mut draft = Draft::new(lun, &cdb, work, 0, 0).data(Direction::In, bytes);
         draft.made = true;
         draft
+    }
+
+    /// Its answer says which unit is under a LUN.
+    pub fn asks_who_is_at(&self, lun: u16) -> bool {
+        match self.cdb[0] {
+            0x12 => self.lun == lun,
+            0xa0 => true,
+            _ => false,
+        }
+    }
+
+    /// A read of the medium, which is flushed first.
+    pub fn reads_medium(&self) -> bool {
+        self.work == Work::Read && self.cdb[1] & 0x08 != 0
     }
 
     /// True for a write and false for a read of blocks, which rate limits are for.

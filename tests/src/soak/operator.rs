@@ -14,7 +14,7 @@ use transport::sim::Rng;
 
 use super::attentions::{Begun, Kind};
 use super::plan::Fault;
-use super::run::{Act, Shared};
+use super::run::{Act, REPLACED_LUN, STRANGER, Shared};
 use crate::note;
 use crate::world::GUID;
 
@@ -166,6 +166,7 @@ impl Operator {
             Fault::DeleteTarget,
             Fault::EndSession,
             Fault::RateLimit,
+            Fault::Replace,
         ];
         for fault in faults {
             if !shared.plan.strikes(fault, &mut self.rng) {
@@ -186,6 +187,9 @@ impl Operator {
                     self.remap(shared, luns, Some(disk), pause);
                 }
                 Fault::Resize => self.resize(shared, pause),
+                // Who logs in for the first time meanwhile may use what is there.
+                Fault::Replace if shared.all_have_logged_in() => self.replace(shared, pause),
+                Fault::Replace => {}
                 Fault::DeleteTarget => self.delete_target(shared, pause),
                 Fault::RateLimit => {
                     let disk = self.rng.below(shared.disks.len() as u64) as usize;
@@ -218,10 +222,37 @@ impl Operator {
         self.tell_map();
     }
 
+    /// Shows a stranger under the last LUN for a while. Nobody asks who is there, so nobody may
+    /// reach the stranger.
+    fn replace(&mut self, shared: &mut Shared, pause: u64) {
+        let (lun, luns) = (REPLACED_LUN, 1 << REPLACED_LUN);
+        let target = || TARGET.to_owned();
+        let lu = shared.world.unit(STRANGER);
+        let announced = Arc::clone(&lu);
+        self.script.push_back(Step::Away(luns, true));
+        self.script.push_back(Step::Do(Action::UnmapLun { target: target(), lun }));
+        self.tell_map();
+        self.script.extend([
+            Step::Do(Action::AnnounceLun { target: target(), lun, lu: announced }),
+            Step::Do(Action::MapLun { target: target(), lun, lu, read_only: false }),
+        ]);
+        self.tell_map();
+        self.script.push_back(Step::Pause(pause));
+        self.script.push_back(Step::Do(Action::UnmapLun { target: target(), lun }));
+        self.tell_map();
+        let bdev = shared.world.device(STRANGER);
+        self.script.push_back(Step::Do(Action::CloseBdev { bdev }));
+        self.map(shared, luns);
+        self.script.push_back(Step::Away(luns, false));
+        self.tell_map();
+    }
+
     fn map(&mut self, shared: &mut Shared, luns: u8) {
         for lun in shared.mapped(luns) {
             let (target, read_only) = (TARGET.to_owned(), false);
             let lu = shared.world.unit(shared.disk_name(shared.disk_of(lun)));
+            let (to, what) = (target.clone(), Arc::clone(&lu));
+            self.script.push_back(Step::Do(Action::AnnounceLun { target: to, lun, lu: what }));
             self.script.push_back(Step::Do(Action::MapLun { target, lun, lu, read_only }));
         }
     }

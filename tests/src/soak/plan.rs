@@ -102,6 +102,8 @@ faults! {
     RateLimit = "rate-limit", [30, 90, 300];
     /// The machine of an initiator goes without a word.
     Vanish = "vanish", [200, 500, 900];
+    /// Another device is under a LUN for a while.
+    Replace = "replace", [60, 150, 400];
 }
 
 impl Fault {
@@ -205,7 +207,7 @@ impl Plan {
         // A source of its own for what the first seeds of the corpus did not know.
         let mut later = Rng::new(seed ^ 0x6c61_7465_7221);
         for fault in Fault::ALL {
-            let is_late = matches!(fault, Fault::RateLimit | Fault::Vanish);
+            let is_late = matches!(fault, Fault::RateLimit | Fault::Vanish | Fault::Replace);
             let rng = if is_late { &mut later } else { &mut rng };
             let rate = Fault::RATES[*fault as usize][rng.below(3) as usize];
             let on = rng.one(on_in) && !cuts.without.contains(fault);

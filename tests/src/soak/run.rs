@@ -18,6 +18,7 @@ use super::plan::{Cuts, Fault, Plan};
 use super::rates::Rates;
 use super::session::Session;
 use super::tally::{Seen, Tally};
+use crate::gate::Gate;
 use crate::note;
 use crate::world::{Login, PATIENCE, World};
 
@@ -62,6 +63,10 @@ pub struct Shared {
     pub commands_left: u64,
     /// The operator ends channels.
     pub ends_channels: bool,
+    /// The device that appears under a LUN whose unit the sessions know.
+    pub stranger: Gate,
+    /// Sessions whose login this target has answered, as bits.
+    pub logged_in: u64,
     serial: u64,
     /// Per LUN and per device: until when it was away or small; `u64::MAX`: it is.
     away: [u64; 3],
@@ -69,6 +74,12 @@ pub struct Shared {
 }
 
 const DISKS: [&str; 2] = ["disk0", "disk1"];
+
+/// The device that nobody knows.
+pub const STRANGER: &str = "stranger";
+
+/// The LUN under which it appears.
+pub const REPLACED_LUN: u16 = 2;
 
 impl Shared {
     /// The next moment.
@@ -82,6 +93,11 @@ impl Shared {
         self.serial += 1;
         // 5 is what comparisons take that are to fail.
         self.serial + 16
+    }
+
+    /// Every session has logged in to this target at some time.
+    pub fn all_have_logged_in(&self) -> bool {
+        self.logged_in.count_ones() as u64 == self.plan.sessions
     }
 
     /// Device of a LUN.
@@ -168,8 +184,9 @@ impl Shared {
     }
 }
 
-fn open(plan: &Plan, disks: &[Disk]) -> World {
+fn open(plan: &Plan, disks: &[Disk], stranger: &Gate) -> World {
     let mut world = World::new(&plan.options);
+    world.bdevs.insert(Arc::new(stranger.clone())).expect("a new device");
     for (number, disk) in disks.iter().enumerate() {
         world.add(number as u16, Arc::new(disk.clone()));
     }
@@ -209,8 +226,9 @@ impl Run {
         let sessions = (0..plan.sessions).map(|n| Session::new(n, plan.rng(n))).collect();
         let (hostile, operator) = (Hostile::new(plan.rng(50)), Operator::new(plan.rng(51)));
         let rng = plan.rng(52);
+        let stranger = Gate::new(STRANGER, plan.blocks);
         let shared = Shared {
-            world: open(&plan, &disks),
+            world: open(&plan, &disks, &stranger),
             blocks: disks.iter().map(|_| Blocks::new(plan.blocks)).collect(),
             disks,
             attentions: Attentions::default(),
@@ -223,6 +241,8 @@ impl Run {
             oldest: 0,
             commands_left: plan.commands,
             ends_channels: false,
+            stranger,
+            logged_in: 0,
             serial: 0,
             away: [0; 3],
             small: [0; 2],
@@ -294,6 +314,13 @@ impl Run {
         let all = |_: &World| sessions.iter().all(Session::has_all_credits);
         shared.world.until("all credits", all);
         shared.world.assert_home();
+        let seen = self.shared.stranger.seen();
+        // Hostile initiators may be its first friends.
+        let alone = !self.shared.plan.has(Fault::Hostile);
+        assert!(
+            !alone || seen.is_empty(),
+            "commands for another device reached the stranger: {seen:?}"
+        );
         self.check_disks();
         self.check_attentions();
         self.sessions.clear();
@@ -430,7 +457,8 @@ impl Run {
         let (steps, now) = (shared.world.steps, shared.world.clock.now());
         let injected = shared.world.net.injected();
         count_net(&mut shared.tally, injected);
-        shared.world = open(&shared.plan, &shared.disks);
+        shared.world = open(&shared.plan, &shared.disks, &shared.stranger);
+        shared.logged_in = 0;
         shared.world.steps = steps;
         shared.world.clock.set(now);
         shared.set_act(Act::Trouble);

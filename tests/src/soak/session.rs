@@ -257,6 +257,7 @@ impl Session {
 
     fn on_login(&mut self, shared: &mut Shared, port: Port, multi: bool, sent: u64, doomed: bool) {
         shared.tally.seen(Seen::Logins);
+        shared.logged_in |= 1 << self.number;
         shared.world.watch(&port);
         self.last_channel += 1;
         note!(shared, "s{} channel {} core {}", self.number, self.last_channel, port.core);

@@ -142,6 +142,8 @@ fn a_lost_medium_is_not_ready_and_its_return_is_told() {
             let outcome = world.run(port, 0, cdb, Data::In(&seg(port, 0, 512)));
             assert_eq!(code(&outcome), Some(NOT_READY), "{cdb:02x?}");
         }
+        assert_eq!(request_sense(&mut world, port, 0), NOT_READY);
+        assert_eq!(request_sense(&mut world, port, 1), (0, 0, 0));
         let inquiry = cdb::inquiry(None, 255);
         let outcome = world.run(port, 0, &inquiry, Data::In(&seg(port, 0, 255)));
         assert_eq!((code(&outcome), port.bytes(0, 1)), (None, vec![0]), "it keeps its LUN");
@@ -152,8 +154,9 @@ fn a_lost_medium_is_not_ready_and_its_return_is_told() {
     world.control(changed(true));
     world.control(Action::CapacityChanged { bdev: "gate".to_owned() });
     for port in &ports {
-        assert_eq!(ready(&mut world, port, 0), Some((6, 0x28, 0)));
+        assert_eq!(request_sense(&mut world, port, 0), (6, 0x28, 0));
         assert_eq!(ready(&mut world, port, 0), Some(CAPACITY_CHANGED));
+        assert_eq!(request_sense(&mut world, port, 0), (0, 0, 0));
         assert_eq!(ready(&mut world, port, 0), None);
         assert_eq!(ready(&mut world, port, 1), None);
     }

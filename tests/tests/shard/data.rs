@@ -1,14 +1,14 @@
 //! How data moves.
 
-use bdev::IoOp;
-use srpt_tests::port::Port;
+use bdev::{IoOp, IoStatus};
+use srpt_tests::port::{End, Port};
 use srpt_tests::world::World;
 use transport::CloseReason;
 use transport::RemoteSeg;
 use transport::initiator::{Data, DataMemory, Table, cdb};
 use transport::srp::{Direction, Residual, encode_table};
 
-use crate::common::{INVALID_FIELD, TUR, code, pattern, seg, single};
+use crate::common::{GOOD, INVALID_FIELD, TUR, code, pattern, seg, single};
 
 /// Where segments begin that are not for a whole transfer.
 const SCATTER: usize = 2 << 20;
@@ -255,5 +255,38 @@ fn wrong_memory_closes_the_offender_alone() {
     }
     assert!(!gate.seen().iter().any(|op| matches!(op, IoOp::Write { .. })));
     assert!(!good.closed());
+    world.assert_home();
+}
+
+#[test]
+fn a_read_with_fua_flushes_the_device_first() {
+    let (mut world, gate, port) = single();
+    let memory = seg(&port, 0, 2 * 512);
+    for cdb in [&cdb::read10(3, 2)[..], &cdb::read16(3, 2)] {
+        let mut cdb = cdb.to_vec();
+        let before = gate.seen().len();
+        assert_eq!(world.run(&port, 0, &cdb, Data::In(&memory)).status, GOOD);
+        assert_eq!(gate.seen()[before..], [IoOp::Read { lba: 3, blocks: 2 }]);
+        let before = gate.seen().len();
+        cdb[1] = 0x08;
+        assert_eq!(world.run(&port, 0, &cdb, Data::In(&memory)).status, GOOD);
+        assert_eq!(gate.seen()[before..], [IoOp::Flush, IoOp::Read { lba: 3, blocks: 2 }]);
+        let before = gate.seen().len();
+        gate.fail_next(IoStatus::WriteError);
+        let outcome = world.run(&port, 0, &cdb, Data::In(&memory));
+        assert_eq!(code(&outcome), Some((3, 0x0c, 0)), "the cache could not be written");
+        assert_eq!(gate.seen()[before..], [IoOp::Flush]);
+    }
+    let mut cdb = cdb::read10(3, 2);
+    cdb[1] = 0x08;
+    gate.shut();
+    let tag = port.submit(0, &cdb, Data::In(&memory));
+    world.until("the flush at the device", |_| gate.held() == 1);
+    let abort = port.abort(0, tag);
+    world.steps(50);
+    let before = gate.seen().len();
+    gate.open();
+    assert_eq!(world.wait(&port, abort), End::Task(Some(0)));
+    assert_eq!(gate.seen().len(), before, "an aborted command reads nothing more");
     world.assert_home();
 }

@@ -12,6 +12,7 @@ mod limits;
 mod login;
 mod pass;
 mod rates;
+mod replaced;
 mod resources;
 mod soak;
 mod stacked;

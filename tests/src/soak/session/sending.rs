@@ -7,7 +7,7 @@ use super::Session;
 use crate::note;
 use crate::soak::command::{BLOCKS_MAX, Command, Draft, Shape, Work};
 use crate::soak::plan::Fault;
-use crate::soak::run::{Act, Shared};
+use crate::soak::run::{Act, REPLACED_LUN, Shared};
 use crate::soak::tally::Seen;
 
 impl Session {
@@ -35,6 +35,11 @@ impl Session {
             }
             21 => Draft::flush(lun),
             _ => Draft::small(lun, rng),
+        };
+        // Who asks knows the stranger, and may use it.
+        let draft = match shared.plan.has(Fault::Replace) && draft.asks_who_is_at(REPLACED_LUN) {
+            true => Draft::flush(lun),
+            false => draft,
         };
         if shared.act == Act::Trouble && shared.plan.strikes(Fault::Mistake, rng) {
             return draft.mistaken(total, rng);

@@ -1,0 +1,68 @@
+//! What a session must be told before its commands are carried out, and what answers tell it.
+
+use crate::scsi::opcodes::opcode::REPORT_LUNS;
+use crate::scsi::{Answer, LunSelect, Sense, attention};
+use crate::shard::connections::connection::Connection;
+use crate::shard::coverage::{Mark, mark};
+use crate::shard::lun::Mapping;
+
+/// What ends a command to a unit before anything is done: a unit attention, which it takes, or that
+/// the session knows another unit there.
+#[inline]
+pub(super) fn first_told(connection: &Connection, lun: u16, operation_code: u8) -> Option<Sense> {
+    if attention::bypasses_attention(operation_code) {
+        return None;
+    }
+    if let Some(sense) = next_attention(connection, lun) {
+        mark(Mark::Attention);
+        return Some(sense);
+    }
+    must_ask(connection, lun).then(|| {
+        mark(Mark::UnknownUnit);
+        Sense::LUN_NOT_SUPPORTED
+    })
+}
+
+/// Takes the unit attention to report at a LUN, if there is one.
+#[inline]
+fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
+    let session = connection.session()?;
+    loop {
+        let (bit, sense) = attention::highest(session.attentions(lun))?;
+        if session.claim_attention(lun, bit) {
+            return Some(sense);
+        }
+    }
+}
+
+/// What REQUEST SENSE reports of a unit (SPC-4 6.39): a unit attention, which it takes, or why the
+/// unit is not ready; nothing when all is well.
+pub(super) fn sense_to_report(connection: &Connection, unit: &Mapping) -> Option<Sense> {
+    next_attention(connection, unit.lun).or((!unit.ready).then_some(Sense::NOT_READY))
+}
+
+/// True when the session of a channel knows another unit under a LUN.
+#[inline]
+fn must_ask(connection: &Connection, lun: u16) -> bool {
+    connection.session().is_some_and(|session| session.must_ask(lun))
+}
+
+/// An answer of the unit under a LUN, which INQUIRY may have asked for.
+pub(super) fn told_answer(connection: &Connection, lun: u16, answer: &Answer) {
+    if let (Answer::Inquiry(_) | Answer::Vpd(_), Some(session)) = (answer, connection.session()) {
+        session.asked(lun);
+    }
+}
+
+/// REPORT LUNS is answered with all LUNs of the map of this core, or with none of them.
+pub(super) fn told_luns(
+    connection: &Connection,
+    select: LunSelect,
+    luns: impl Iterator<Item = u16>,
+) {
+    let Some(session) = connection.session() else { return };
+    session.clear_all(attention::cleared_by(REPORT_LUNS));
+    if select != LunSelect::WellKnown {
+        session.asked_for(luns);
+    }
+}
