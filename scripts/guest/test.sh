@@ -6,8 +6,8 @@
 #     --debug    binaries with debug assertions, slower
 #
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
-# (SCSI tools, file systems), logins (by the hundred; a second of the same port), faults (device
-# removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
+# (SCSI tools, file systems), hotplug (LUNs that come later or show another device), logins (by the
+# hundred; a second of the same port), faults (device removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
 # initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return), sg
 # (SCSI devices passed through: disks, a tape, a changer; the contract of block devices). Then:
 # hostile (initiators that break every rule), aborts (of commands that are stuck in a device), agent
@@ -19,7 +19,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks logins faults restart matrix backends sg)
+quick=(contract smoke disks hotplug logins faults restart matrix backends sg)
 full=no profile=release suites=()
 for option; do
     case $option in
