@@ -2,8 +2,8 @@
 //!
 //! An operator injects errors by type of operation; each counts down as operations meet it, on all
 //! cores together. An operation fails without reaching the base, or stays pending until it is
-//! resumed, or goes to the base with one byte of its data changed. What is resumed is submitted
-//! anew, so it can meet an error again.
+//! resumed, or goes to the base with one byte of its data changed. A resumed operation goes straight
+//! to the base: it has met its error, and injections that are left are for other operations.
 //!
 //! A channel owns what is pending on its core and notes which operations' data to change. Its base
 //! has a ring of its own, so no completion can get past it. Pending operations don't keep the core
@@ -166,7 +166,8 @@ impl ErrorInjection {
         self.shared.active.store(false, Ordering::Relaxed);
     }
 
-    /// Lets every core submit anew, with its next poll, what is pending now.
+    /// Lets every core hand to the base, with its next poll, what is pending now. Injections that
+    /// are left count down no further for it.
     pub fn resume_pending(&self) {
         self.shared.resumes.fetch_add(1, Ordering::Release);
     }
@@ -270,12 +271,12 @@ impl ErrorChannel {
         }
     }
 
-    /// Submits anew what was pending at the last resume.
+    /// Hands to the base what was pending at the last resume.
     fn resume(&mut self) {
         let resumes = self.shared.resumes.load(Ordering::Acquire);
         while self.pending.front().is_some_and(|(before, _)| *before != resumes) {
             let Some((_, io)) = self.pending.pop_front() else { break };
-            self.submit(io);
+            self.pass(io);
         }
     }
 
