@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reactor::pool::{Buf, SizeClass};
+use reactor::sleep::{Sleep, Woken};
 use reactor::sys::memory::Memory;
 use reactor::time::Manual;
 use reactor::{Batch, Clock, Pool, Tag};
+use rustix::fd::OwnedFd;
 
 use crate::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus};
 
@@ -19,6 +21,9 @@ const TURNS_MAX: u64 = 200_000_000;
 
 /// Time of a turn.
 const TURN: Duration = Duration::from_micros(1);
+
+/// How long an armed channel may take to wake its core.
+const WAKE_MAX: Duration = Duration::from_secs(10);
 
 /// A channel and all that a core would have around it.
 pub struct Rig {
@@ -38,8 +43,13 @@ pub struct Rig {
 impl Rig {
     /// Opens a channel of `depth` operations with buffers of `buf_bytes` (a multiple of 4096).
     pub fn new(bdev: &dyn Bdev, depth: u32, buf_bytes: u32) -> Rig {
+        Rig::woken_by(bdev, depth, buf_bytes, None)
+    }
+
+    /// As [`Rig::new`], on a core that sleeps until its descriptor `wake` is raised.
+    fn woken_by(bdev: &dyn Bdev, depth: u32, buf_bytes: u32, wake: Option<Arc<OwnedFd>>) -> Rig {
         let memory = Memory::ordinary(depth as usize * buf_bytes as usize).expect("test memory");
-        let core = CoreContext { memory: Arc::new(memory), ring: None, depth, wake: None };
+        let core = CoreContext { memory: Arc::new(memory), ring: None, depth, wake };
         Rig::of(bdev, core, buf_bytes)
     }
 
@@ -196,13 +206,14 @@ impl Random {
 pub type Rule = fn(&dyn Bdev, u64);
 
 /// Every rule and its name.
-pub const RULES: [(&str, Rule); 6] = [
+pub const RULES: [(&str, Rule); 7] = [
     ("ranges are checked", |bdev, _| ranges_are_checked(bdev)),
     ("nothing completes inside submit, every tag once", |bdev, _| {
         nothing_completes_inside_submit(bdev);
     }),
     ("depth is held", |bdev, _| depth_is_held(bdev)),
     ("poll takes what fits", |bdev, _| poll_takes_what_fits(bdev)),
+    ("a core that sleeps is woken", |bdev, _| a_core_that_sleeps_is_woken(bdev)),
     ("data is kept", |bdev, seed| data_is_kept(bdev, seed, 1000)),
     ("at once is as submitted", at_once_is_as_submitted),
 ];
@@ -286,6 +297,41 @@ pub fn poll_takes_what_fits(bdev: &dyn Bdev) {
         rig.submit(IoOp::Read { lba: 0, blocks: 1 }, Some(buf));
     }
     rig.done = Batch::new(1);
+    rig.drain();
+}
+
+/// `arm` lets a core sleep only if the channel will wake the core: not while an operation waits for
+/// `flush`, and a core that does sleep is woken by the next completion.
+pub fn a_core_that_sleeps_is_woken(bdev: &dyn Bdev) {
+    let sleep = Sleep::new().expect("an eventfd");
+    let mut rig = Rig::woken_by(bdev, 4, 65536, Some(Arc::clone(sleep.eventfd())));
+    let Geometry { block_bytes, read_only, .. } = rig.geometry;
+    for round in 0..32u32 {
+        let op = match round % 4 {
+            0 => IoOp::Flush,
+            1 if !read_only => IoOp::Write { lba: 0, blocks: 1, fua: true },
+            _ => IoOp::Read { lba: 0, blocks: 1 },
+        };
+        let buf = (op != IoOp::Flush).then(|| rig.take(block_bytes as usize));
+        assert!(rig.channel.arm(), "an idle channel does not let its core sleep");
+        rig.submit(op, buf);
+        assert!(!rig.channel.arm(), "{op:?} waits for a flush, and the core may sleep");
+        rig.turn();
+        while rig.done.is_empty() {
+            // Whatever raised the descriptor before does not count.
+            sleep.wait(Some(Duration::ZERO));
+            if rig.channel.arm() {
+                let asleep = std::time::Instant::now();
+                let woken = sleep.wait(Some(WAKE_MAX));
+                // The kernel may end a sleep to deliver a completion without raising anything.
+                let slept = asleep.elapsed() >= WAKE_MAX;
+                assert!(woken == Woken::Raised || !slept, "the end of {op:?} woke nobody");
+            }
+            rig.turn();
+        }
+        let done = rig.completed().expect("looked at above");
+        rig.put(done.buf);
+    }
     rig.drain();
 }
 

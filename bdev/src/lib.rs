@@ -370,8 +370,8 @@ pub trait IoChannel {
     /// Does nothing for a device of blocks, and never waits.
     fn reset(&mut self) {}
     /// Before the core sleeps: makes sure that a completion will raise the core's wake-up
-    /// descriptor. False when completions are waiting already, or wait for a time to come: nothing
-    /// would wake the core for that.
+    /// descriptor. False when an operation waits for [`IoChannel::flush`], when completions are
+    /// waiting already, or when they wait for a time to come: nothing would wake the core for that.
     fn arm(&mut self) -> bool {
         true
     }

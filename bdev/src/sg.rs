@@ -446,6 +446,10 @@ impl IoChannel for SgChannel {
     }
 
     fn arm(&mut self) -> bool {
+        // The worker may sleep and know nothing of what was pushed since the last flush.
+        if self.pushed {
+            return false;
+        }
         self.armed.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.ready.is_empty() && self.completions.is_empty()

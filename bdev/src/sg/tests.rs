@@ -252,7 +252,10 @@ impl IoChannel for FakeDiskChannel {
     }
 
     fn arm(&mut self) -> bool {
-        self.channel.arm()
+        let idle = self.channel.arm();
+        // The worker's thread would go on while the core sleeps.
+        self.worker.lock().unwrap().turn();
+        idle
     }
 }
 
@@ -537,12 +540,15 @@ fn a_completion_wakes_a_core_that_sleeps() {
         channel.submit_scsi(ScsiIo { tag, cdb: &[0; 6], direction, buf: None });
     };
     ask(&mut channel);
+    assert!(!channel.arm(), "the worker has not been told of the command");
+    channel.flush();
     while worker.turn() {}
     assert!(!raised(), "an awake core needs no system call");
     assert!(!channel.arm(), "a completion waits");
     let mut done = Batch::new(4);
     channel.poll(Instant::default(), &mut done);
     ask(&mut channel);
+    channel.flush();
     assert!(channel.arm());
     while worker.turn() {}
     assert!(raised());
