@@ -17,6 +17,7 @@ pub mod crash;
 mod kernel;
 mod medium;
 mod options;
+mod refusals;
 mod ring;
 mod state;
 
@@ -28,6 +29,7 @@ use std::time::Duration;
 use reactor::pool::{Pool, SizeClass};
 use reactor::sys::memory::Memory;
 use reactor::{Batch, Tag};
+use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
@@ -36,6 +38,7 @@ use self::channel::{Polled, UringChannel};
 use self::medium::{Medium, Opened, os};
 pub(crate) use self::options::neutral;
 pub use self::options::{Direct, OnOff, UringOptions};
+use self::refusals::Extra;
 pub use self::ring::Ring;
 use self::ring::{Op, Work};
 pub use self::state::Change;
@@ -110,13 +113,22 @@ impl Uring {
         self.state.close();
     }
 
+    /// Why it does not poll, if it was asked to.
+    fn polling_refused(&self) -> Option<String> {
+        let refusals = &self.state.medium().refusals;
+        self.unpolled_because.clone().or_else(|| refusals.why(Extra::Polling))
+    }
+
     fn open_polled(&self, core: &CoreContext) -> Option<Polled<queue::Queue>> {
         let setup = self.polling?;
+        if self.polling_refused().is_some() {
+            return None;
+        }
         let opened = Ring::open(core.depth, &core.memory, core.wake.as_ref(), &[setup]);
         match opened {
             Ok(ring) => {
                 let ring = Rc::new(RefCell::new(ring));
-                Some(Polled { ring, only_transfers: setup.io_poll })
+                Some(Polled { ring, only_transfers: setup.io_poll, refused: false })
             }
             Err((what, errno)) => {
                 tracing::warn!("bdev {}: no polling on this core: {what}: {errno}", self.name);
@@ -135,7 +147,8 @@ fn unavailable(errno: Errno) -> &'static str {
     }
 }
 
-/// Tries the polling that was asked for on the first block. An error is why it can't be had.
+/// Tries the polling that was asked for. An error is why it can't be had; what only shows later is
+/// noted in the medium's [`refusals`].
 fn choose_polling(options: &UringOptions, opened: &Opened) -> Result<Option<Setup>, String> {
     let UringOptions { sq_poll, io_poll, .. } = *options;
     if !sq_poll && !io_poll {
@@ -144,6 +157,9 @@ fn choose_polling(options: &UringOptions, opened: &Opened) -> Result<Option<Setu
     if io_poll && !opened.medium.direct {
         return Err("io_poll needs direct I/O".to_owned());
     }
+    if io_poll && opened.medium.polled_queues == Some(false) {
+        return Err("the disk has no queues that can be polled (queue/io_poll is 0)".to_owned());
+    }
     let setup = Setup { delivery: Delivery::Interrupt, sq_poll, io_poll };
     match try_polling(setup, opened) {
         Ok(()) => Ok(Some(setup)),
@@ -151,7 +167,7 @@ fn choose_polling(options: &UringOptions, opened: &Opened) -> Result<Option<Setu
     }
 }
 
-/// How long the first block may take to come.
+/// How long the block that is tried may take to come.
 const TRY_WAIT_MAX: Duration = Duration::from_secs(1);
 
 fn try_polling(setup: Setup, opened: &Opened) -> Result<(), queue::Refused> {
@@ -162,28 +178,32 @@ fn try_polling(setup: Setup, opened: &Opened) -> Result<(), queue::Refused> {
     let mut ring = Ring::open(1, &memory, None, &[setup])?;
     let fd = opened.fd.try_clone();
     let fd = fd.map_err(|error| ("opening", Errno::from_io_error(&error).unwrap_or(Errno::IO)))?;
-    let file = ring.open_file(Arc::new(fd));
     let len = u64::from(opened.medium.block_bytes);
+    // A hole is read without the disk. A file that has nothing else says nothing.
+    let data = rustix::fs::seek(&fd, SeekFrom::Data(0));
+    let Ok(data) = data else { return Ok(()) };
+    let offset = data / len * len;
+    let file = ring.open_file(Arc::new(fd), opened.medium.direct, &Arc::default());
     let buf = pool.take(len as usize);
-    let (tag, work, offset) = (Tag::new(0, 0), Work::Read, 0);
+    let (tag, work) = (Tag::new(0, 0), Work::Read);
     ring.start(Op { tag, file, work, offset, len, fua: false, buf });
-    let mut done = Batch::new(1);
+    let (mut done, mut refused) = (Batch::new(1), None);
     let deadline = std::time::Instant::now() + TRY_WAIT_MAX;
-    while done.is_empty() {
+    while done.is_empty() && refused.is_none() {
         if std::time::Instant::now() > deadline {
-            return Err(("reading the first block", Errno::TIMEDOUT));
+            return Err(("reading a block", Errno::TIMEDOUT));
         }
         ring.flush();
         ring.poll(&mut done);
+        refused = ring.take_refused();
     }
-    let item = done.pop().expect("not empty");
-    if let Some(buf) = item.buf {
+    let item = done.pop();
+    let good = item.as_ref().is_some_and(|item| item.status.is_good());
+    let buf = item.and_then(|item| item.buf).or_else(|| refused.and_then(|op| op.buf));
+    if let Some(buf) = buf {
         pool.put(buf);
     }
-    match item.status.is_good() {
-        true => Ok(()),
-        false => Err(("reading the first block", Errno::OPNOTSUPP)),
-    }
+    if good { Ok(()) } else { Err(("reading a block", Errno::OPNOTSUPP)) }
 }
 
 impl Bdev for Uring {
@@ -241,17 +261,20 @@ impl Bdev for Uring {
 
     fn driver_specific(&self) -> Map<String, Value> {
         let medium = self.state.medium();
+        let undirect = medium.refusals.why(Extra::Direct);
+        let unpolled = self.polling_refused();
+        let polling = self.polling.filter(|_| unpolled.is_none());
         let mut uring = json!({
             "filename": self.options.filename,
-            "direct": medium.direct,
+            "direct": medium.direct && undirect.is_none(),
             "read_only": self.options.read_only,
             "write_cache": self.options.write_cache,
-            "sq_poll": self.polling.is_some_and(|setup| setup.sq_poll),
-            "io_poll": self.polling.is_some_and(|setup| setup.io_poll),
+            "sq_poll": polling.is_some_and(|setup| setup.sq_poll),
+            "io_poll": polling.is_some_and(|setup| setup.io_poll),
         });
         let reasons = [
-            ("direct_refused", medium.buffered_because.clone()),
-            ("polling_refused", self.unpolled_because.clone()),
+            ("direct_refused", medium.buffered_because.clone().or(undirect)),
+            ("polling_refused", unpolled),
             ("lost", self.state.lost()),
         ];
         for (member, why) in reasons {

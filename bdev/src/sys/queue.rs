@@ -51,6 +51,8 @@ pub struct Reaped {
 struct OpenFile {
     fd: Arc<OwnedFd>,
     registered: bool,
+    /// Steps name buffers of the pool by their registration.
+    fixed_buffers: bool,
 }
 
 /// One io_uring instance. Having one tells you that the kernel touches only memory that this value
@@ -197,7 +199,7 @@ impl Queue {
         });
         let slot = number as u32;
         let registered = self.table && slot < FILES_MAX && self.update_table(slot, fd.as_raw_fd());
-        self.files[number] = Some(OpenFile { fd, registered });
+        self.files[number] = Some(OpenFile { fd, registered, fixed_buffers: true });
         slot
     }
 
@@ -206,6 +208,13 @@ impl Queue {
         let file = self.files[number as usize].take();
         if file.is_some_and(|file| file.registered) {
             self.update_table(number, -1);
+        }
+    }
+
+    /// Steps of a file name their buffers by address from now on.
+    pub fn without_registered_buffers(&mut self, number: u32) {
+        if let Some(file) = &mut self.files[number as usize] {
+            file.fixed_buffers = false;
         }
     }
 
@@ -236,7 +245,8 @@ impl Queue {
             true => (Fd(file as RawFd), Flags::FIXED_FILE),
             false => (Fd(open.fd.as_raw_fd()), Flags::empty()),
         };
-        let entry = self.entry(fd, step, tag).flags(flags).user_data(tag.to_u64());
+        let fixed_buffers = open.fixed_buffers;
+        let entry = self.entry(fd, step, tag, fixed_buffers).flags(flags).user_data(tag.to_u64());
         // SAFETY: the entry's memory is the Buf in `held`, which only `reap` gives out, or `zeros`.
         // Both outlive the step: dropping the queue waits for what is in flight.
         unsafe { self.uring.submission().push(&entry) }.expect("room in the submission queue");
@@ -244,11 +254,11 @@ impl Queue {
     }
 
     #[inline]
-    fn entry(&mut self, fd: Fd, step: Step, tag: Tag) -> Entry {
+    fn entry(&mut self, fd: Fd, step: Step, tag: Tag, fixed_buffers: bool) -> Entry {
         let flags = |dsync: bool| if dsync { libc::RWF_DSYNC } else { 0 };
         match step {
             Step::Read { offset, skip } => {
-                let (at, len, fixed) = self.window(tag, skip);
+                let (at, len, fixed) = self.window(tag, skip, fixed_buffers);
                 match fixed {
                     Some(fixed) => {
                         opcode::ReadFixed::new(fd, at, len, fixed).offset(offset).build()
@@ -257,7 +267,7 @@ impl Queue {
                 }
             }
             Step::Write { offset, skip, dsync } => {
-                let (at, len, fixed) = self.window(tag, skip);
+                let (at, len, fixed) = self.window(tag, skip, fixed_buffers);
                 match fixed {
                     Some(fixed) => opcode::WriteFixed::new(fd, at, len, fixed)
                         .offset(offset)
@@ -289,12 +299,12 @@ impl Queue {
 
     /// Address, length and registration of what a step moves.
     #[inline]
-    fn window(&mut self, tag: Tag, skip: u32) -> (*mut u8, u32, Option<u16>) {
+    fn window(&mut self, tag: Tag, skip: u32, fixed_buffers: bool) -> (*mut u8, u32, Option<u16>) {
         let buf = self.held[tag.index()].as_mut().expect("a buffer to move");
         let len = (buf.len() as u32).checked_sub(skip).expect("bytes left to move");
         let at = buf.as_mut_ptr().wrapping_add(skip as usize);
         // A buffer can be another core's, or span two registrations.
-        let fixed = buf.fixed().filter(|fixed| {
+        let fixed = buf.fixed().filter(|_| fixed_buffers).filter(|fixed| {
             self.chunks.get(usize::from(*fixed)).is_some_and(|(first, end)| {
                 *first <= at as usize && at as usize + len as usize <= *end
             })

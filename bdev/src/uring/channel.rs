@@ -7,6 +7,8 @@ use std::sync::Arc;
 use reactor::{Batch, Instant};
 
 use super::kernel::Kernel;
+use super::medium::Medium;
+use super::refusals::Extra;
 use super::ring::{Op, Ring, Work};
 use super::state::State;
 use crate::{Io, IoChannel, IoDone, IoOp, IoStatus, contains};
@@ -16,6 +18,8 @@ pub(super) struct Polled<K: Kernel> {
     pub ring: Rc<RefCell<Ring<K>>>,
     /// It takes reads and writes only.
     pub only_transfers: bool,
+    /// The kernel does not poll this medium after all: nothing more goes there.
+    pub refused: bool,
 }
 
 /// Numbers of the medium's file in the rings; `polled` is unused without such a ring.
@@ -72,12 +76,16 @@ impl<K: Kernel> UringChannel<K> {
         let (changes, medium, fd) = self.state.take();
         self.changes = changes;
         (self.is_block, self.unmap) = (medium.is_block, medium.unmap);
+        let Medium { direct, refusals, .. } = medium.as_ref();
         self.files = fd.map(|fd| Files {
-            polled: match &self.polled {
-                Some(polled) => polled.ring.borrow_mut().open_file(Arc::clone(&fd)),
+            polled: match &mut self.polled {
+                Some(polled) => {
+                    polled.refused = refusals.why(Extra::Polling).is_some();
+                    polled.ring.borrow_mut().open_file(Arc::clone(&fd), *direct, refusals)
+                }
                 None => 0,
             },
-            shared: self.ring.borrow_mut().open_file(fd),
+            shared: self.ring.borrow_mut().open_file(fd, *direct, refusals),
         });
     }
 
@@ -86,6 +94,25 @@ impl<K: Kernel> UringChannel<K> {
         self.ring.borrow_mut().close_file(files.shared);
         if let Some(polled) = &self.polled {
             polled.ring.borrow_mut().close_file(files.polled);
+        }
+    }
+
+    /// The kernel does not poll this medium: operations go the usual way, those too that it has
+    /// refused.
+    #[cold]
+    fn on_refused(&mut self, first: Op) {
+        let Some(polled) = &mut self.polled else { return };
+        polled.refused = true;
+        let mut refused = Some(first);
+        while let Some(op) = refused {
+            let mut ring = self.ring.borrow_mut();
+            match self.files {
+                Some(files) => ring.start(Op { file: files.shared, ..op }),
+                None => {
+                    ring.finish(IoDone { tag: op.tag, status: IoStatus::NotReady, buf: op.buf });
+                }
+            }
+            refused = polled.ring.borrow_mut().take_refused();
         }
     }
 
@@ -126,7 +153,9 @@ impl<K: Kernel> UringChannel<K> {
     fn way(&self, files: Files, work: Work, fua: bool) -> (&RefCell<Ring<K>>, u32) {
         match &self.polled {
             Some(polled)
-                if !polled.only_transfers || (matches!(work, Work::Read | Work::Write) && !fua) =>
+                if !polled.refused
+                    && (!polled.only_transfers
+                        || (matches!(work, Work::Read | Work::Write) && !fua)) =>
             {
                 (&polled.ring, files.polled)
             }
@@ -170,7 +199,12 @@ impl<K: Kernel> IoChannel for UringChannel<K> {
     fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
         self.ring.borrow_mut().poll(done);
         if let Some(polled) = &self.polled {
-            polled.ring.borrow_mut().poll(done);
+            let mut ring = polled.ring.borrow_mut();
+            ring.poll(done);
+            if let Some(op) = ring.take_refused() {
+                drop(ring);
+                self.on_refused(op);
+            }
         }
     }
 

@@ -251,6 +251,10 @@ impl Kernel for Model {
         self.files[number as usize] = None;
     }
 
+    fn without_registered_buffers(&mut self, _number: u32) {}
+
+    fn without_direct(&mut self, _number: u32) {}
+
     fn is_gone(&self, _number: u32) -> bool {
         false
     }

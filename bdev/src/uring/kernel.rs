@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use reactor::{Buf, Tag};
 use rustix::fd::OwnedFd;
-use rustix::fs::SeekFrom;
+use rustix::fs::{OFlags, SeekFrom};
 
 use crate::sys::queue::{Queue, Reaped, Step};
 
@@ -14,6 +14,11 @@ pub(crate) trait Kernel {
     fn add_file(&mut self, fd: Arc<OwnedFd>) -> u32;
     /// Forgets a file.
     fn remove_file(&mut self, number: u32);
+    /// Steps of a file no longer use buffers as they were registered.
+    fn without_registered_buffers(&mut self, number: u32);
+    /// A file goes through the page cache from now on, in all rings: clears a flag of it, for which
+    /// nobody waits.
+    fn without_direct(&mut self, number: u32);
     /// True when the device behind a file is gone: it has no size any more. A system call.
     fn is_gone(&self, number: u32) -> bool;
     /// True when another step fits before the next [`Kernel::enter`].
@@ -39,6 +44,19 @@ impl Kernel for Queue {
 
     fn remove_file(&mut self, number: u32) {
         Queue::remove_file(self, number);
+    }
+
+    #[cold]
+    fn without_registered_buffers(&mut self, number: u32) {
+        Queue::without_registered_buffers(self, number);
+    }
+
+    #[cold]
+    fn without_direct(&mut self, number: u32) {
+        let Some(fd) = self.file(number) else { return };
+        // Should it fail, the next try is refused too, and the operation ends.
+        let _ = rustix::fs::fcntl_getfl(fd)
+            .and_then(|flags| rustix::fs::fcntl_setfl(fd, flags - OFlags::DIRECT));
     }
 
     #[cold]

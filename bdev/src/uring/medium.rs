@@ -1,6 +1,7 @@
 //! A file or block device, opened and looked at.
 
 use std::fs::read_to_string;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fd::OwnedFd;
@@ -10,6 +11,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::options::{Direct, UringOptions};
+use super::refusals::Refusals;
 use crate::registry::{BdevError, check_block_bytes};
 
 /// A medium and its open file.
@@ -40,6 +42,10 @@ pub(super) struct Medium {
     pub unmap: bool,
     pub unmap_zeroes: bool,
     pub unmap_granularity: u32,
+    /// The disk below has queues that can be polled; `None`: it does not say.
+    pub polled_queues: Option<bool>,
+    /// What the kernel has refused since the medium was opened.
+    pub refusals: Arc<Refusals>,
 }
 
 /// What direct I/O wants, in bytes.
@@ -116,6 +122,8 @@ impl Medium {
             // A discarded block of a disk reads as anything.
             unmap_zeroes: unmap && !is_block,
             unmap_granularity: if unmap { granularity } else { 0 },
+            polled_queues: disk.number("io_poll").map(|number| number != 0),
+            refusals: Arc::default(),
         };
         Ok(Opened { medium, fd })
     }

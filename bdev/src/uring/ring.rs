@@ -4,6 +4,9 @@
 //! system lacks a faster one, a sync at the end. Its state lives in a fixed slot under its tag's
 //! index, so nothing is allocated, and its buffer is either here or with the kernel.
 //!
+//! What the kernel took once and refuses later, polling or direct I/O, is done without from then on:
+//! the operation that met the refusal goes on too.
+//!
 //! Steps wait in a list until `flush`, which makes one system call for all channels of the core.
 
 use std::collections::VecDeque;
@@ -16,6 +19,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::kernel::Kernel;
+use super::refusals::{Extra, Refusals};
 use crate::sys::queue::{Queue, Reaped, Refused, Setup, Step, ZEROS_BYTES};
 use crate::{IoDone, IoStatus};
 
@@ -60,21 +64,34 @@ struct Slot {
     op: Op,
     /// Bytes moved so far.
     moved: u64,
+    /// What the operation was submitted with.
+    with: With,
+}
+
+/// What transfers of a file are submitted with.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct With {
+    registered_buffers: bool,
+    direct: bool,
 }
 
 /// What a file was found to lack, so that it is asked once.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 struct FileState {
     in_flight: u32,
     closing: bool,
     no_discard: bool,
     no_punch: bool,
     no_zero_range: bool,
+    with: With,
+    refusals: Arc<Refusals>,
 }
 
 enum Outcome {
     Again,
     Done(IoStatus),
+    /// The kernel does not do a transfer as it was submitted.
+    Refused(Errno),
 }
 
 /// Completions that a turn takes of those that are `delivered`. What they lead to is submitted at
@@ -94,6 +111,10 @@ pub struct Ring<K = Queue> {
     /// Operations that ended without the kernel.
     ready: VecDeque<IoDone>,
     files: Vec<FileState>,
+    /// A ring of its own for what a device is polled for: what it can't do is for another ring.
+    polled: bool,
+    /// Operations that this ring was refused and another one must do.
+    refused: VecDeque<Op>,
 }
 
 impl Ring {
@@ -103,7 +124,13 @@ impl Ring {
         wake: Option<&Arc<OwnedFd>>,
         setups: &[Setup],
     ) -> Result<Ring, Refused> {
-        Ok(Ring::over(Queue::open(depth, memory, wake, setups)?, depth))
+        let polled = setups.iter().any(|setup| setup.io_poll || setup.sq_poll);
+        let queue = Queue::open(depth, memory, wake, setups)?;
+        let mut ring = Ring::over(queue, depth);
+        if polled {
+            ring.set_polled();
+        }
+        Ok(ring)
     }
 }
 
@@ -116,15 +143,32 @@ impl<K: Kernel> Ring<K> {
             waiting: VecDeque::with_capacity(depth as usize),
             ready: VecDeque::with_capacity(depth as usize),
             files: Vec::new(),
+            polled: false,
+            refused: VecDeque::new(),
         }
     }
 
-    pub(super) fn open_file(&mut self, fd: Arc<OwnedFd>) -> u32 {
+    /// What this ring is refused is for another one.
+    pub(super) fn set_polled(&mut self) {
+        self.polled = true;
+    }
+
+    /// Makes a file known. `direct`: without the page cache.
+    pub(super) fn open_file(
+        &mut self,
+        fd: Arc<OwnedFd>,
+        direct: bool,
+        refusals: &Arc<Refusals>,
+    ) -> u32 {
         let number = self.queue.add_file(fd);
         if self.files.len() <= number as usize {
-            self.files.resize(number as usize + 1, FileState::default());
+            self.files.resize_with(number as usize + 1, FileState::default);
         }
-        self.files[number as usize] = FileState::default();
+        self.files[number as usize] = FileState {
+            with: With { registered_buffers: true, direct },
+            refusals: Arc::clone(refusals),
+            ..FileState::default()
+        };
         number
     }
 
@@ -143,11 +187,19 @@ impl<K: Kernel> Ring<K> {
         let file = &mut self.files[op.file as usize];
         file.in_flight += 1;
         op.work = file.way(op.work);
+        let with = file.with;
         let index = op.tag.index();
         let slot = &mut self.slots[index];
         assert!(slot.is_none(), "two operations in flight under one tag");
-        *slot = Some(Slot { op, moved: 0 });
+        *slot = Some(Slot { op, moved: 0, with });
         self.waiting.push_back(index as u32);
+    }
+
+    /// Takes back an operation that a polled ring was refused: it has changed nothing that doing it
+    /// again does not.
+    #[inline]
+    pub(super) fn take_refused(&mut self) -> Option<Op> {
+        self.refused.pop_front()
     }
 
     /// Takes an operation that has ended already.
@@ -198,19 +250,66 @@ impl<K: Kernel> Ring<K> {
         slot.op.buf = reaped.buf;
         let number = slot.op.file;
         let file = &mut self.files[number as usize];
-        let Outcome::Done(mut status) = slot.on_result(reaped.result, file) else {
-            self.waiting.push_back(index as u32);
-            return None;
+        let mut status = match slot.on_result(reaped.result, file) {
+            Outcome::Done(status) => status,
+            Outcome::Again => {
+                self.waiting.push_back(index as u32);
+                return None;
+            }
+            Outcome::Refused(errno) => self.on_refused(index, errno)?,
         };
         if reaped.result == -Errno::IO.raw_os_error() && self.queue.is_gone(number) {
             status = IoStatus::NotReady;
         }
+        let op = self.take_out(index);
+        Some(IoDone { tag: op.tag, status, buf: op.buf })
+    }
+
+    /// Takes an operation out of its slot, and lets go of its file if that was the last one.
+    #[inline]
+    fn take_out(&mut self, index: usize) -> Op {
+        let Slot { op, .. } = self.slots[index].take().expect("an operation in flight");
+        let file = &mut self.files[op.file as usize];
         file.in_flight -= 1;
         if file.closing && file.in_flight == 0 {
-            self.queue.remove_file(number);
+            self.queue.remove_file(op.file);
         }
-        let Slot { op, .. } = self.slots[index].take()?;
-        Some(IoDone { tag: op.tag, status, buf: op.buf })
+        op
+    }
+
+    /// Tries a refused transfer with less, or hands it to another ring. A status: nothing is left
+    /// to try.
+    #[cold]
+    fn on_refused(&mut self, index: usize, errno: Errno) -> Option<IoStatus> {
+        let slot = self.slots[index].as_mut().expect("an operation in flight");
+        let number = slot.op.file;
+        let file = &mut self.files[number as usize];
+        if self.polled {
+            file.refusals.note(Extra::Polling, errno);
+            let op = self.take_out(index);
+            self.refused.push_back(op);
+            return None;
+        }
+        // Another operation may have met the refusal first.
+        if slot.with == file.with {
+            let extra = match file.with {
+                With { registered_buffers: true, .. } => {
+                    file.with.registered_buffers = false;
+                    self.queue.without_registered_buffers(number);
+                    Extra::RegisteredBuffers
+                }
+                With { direct: true, .. } => {
+                    file.with.direct = false;
+                    self.queue.without_direct(number);
+                    Extra::Direct
+                }
+                _ => return Some(IoStatus::Unsupported),
+            };
+            file.refusals.note(extra, errno);
+        }
+        slot.with = file.with;
+        self.waiting.push_back(index as u32);
+        None
     }
 }
 
@@ -221,6 +320,7 @@ impl<K> Drop for Ring<K> {
             std::mem::forget(slot.op.buf);
         }
         self.ready.drain(..).for_each(std::mem::forget);
+        self.refused.drain(..).for_each(std::mem::forget);
     }
 }
 
@@ -272,13 +372,18 @@ impl Slot {
         }
     }
 
+    /// Bytes move to or from memory.
+    #[inline]
+    fn transfers(&self) -> bool {
+        matches!(self.op.work, Work::Read | Work::Write | Work::Zeros)
+    }
+
     #[inline]
     fn on_result(&mut self, result: i32, file: &mut FileState) -> Outcome {
-        let moves = matches!(self.op.work, Work::Read | Work::Write | Work::Zeros);
         if result < 0 {
             return self.on_error(Errno::from_raw_os_error(-result), file);
         }
-        if moves {
+        if self.transfers() {
             if result == 0 {
                 // The file ends here, though it did not when it was opened.
                 return Outcome::Done(self.medium_error());
@@ -315,7 +420,10 @@ impl Slot {
             Errno::CANCELED | Errno::NOMEM => IoStatus::Aborted,
             // After a short transfer the rest starts at the end of a file that shrank.
             Errno::INVAL if self.moved > 0 => self.medium_error(),
-            // The device does not do it this way, say with a buffer of this alignment.
+            // Not this way; perhaps another.
+            Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL if self.transfers() => {
+                return Outcome::Refused(errno);
+            }
             Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL => IoStatus::Unsupported,
             _ => self.medium_error(),
         })
@@ -336,14 +444,14 @@ mod tests {
     fn slot(work: Work, moved: u64) -> Slot {
         let tag = Tag::new(0, 0);
         let op = Op { tag, file: 0, work, offset: 4096, len: 8192, fua: false, buf: None };
-        Slot { op, moved }
+        Slot { op, moved, with: With::default() }
     }
 
     fn status(work: Work, moved: u64, errno: Errno) -> Option<IoStatus> {
         let mut file = FileState::default();
         match slot(work, moved).on_result(-errno.raw_os_error(), &mut file) {
             Outcome::Done(status) => Some(status),
-            Outcome::Again => None,
+            Outcome::Again | Outcome::Refused(_) => None,
         }
     }
 
@@ -368,7 +476,6 @@ mod tests {
             (Work::Write, Errno::BADF, IoStatus::NotReady),
             (Work::Write, Errno::TIMEDOUT, IoStatus::NotReady),
             (Work::Read, Errno::CANCELED, IoStatus::Aborted),
-            (Work::Read, Errno::INVAL, IoStatus::Unsupported),
             (Work::Punch, Errno::OPNOTSUPP, IoStatus::Unsupported),
             (Work::Read, Errno::FAULT, IoStatus::ReadError),
         ] {

@@ -122,6 +122,7 @@ impl State {
         if self.held().closed {
             return None;
         }
+        medium.refusals.tell(name);
         let Some(fd) = fd else {
             return match self.reopen(name, options, &medium) {
                 Ok(change) => Some(change),

@@ -14,6 +14,7 @@ use crate::{Io, IoDone, IoOp, IoStatus};
 use reactor::Instant;
 
 mod media;
+mod refusals;
 
 /// A scratch file of its own, gone when dropped.
 struct Scratch(PathBuf);
