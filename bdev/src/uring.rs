@@ -77,7 +77,7 @@ impl Uring {
             return Err(BdevError::Invalid(format!("bdev {name}: {why}")));
         }
         queue::probe().map_err(|errno| os(unavailable(errno))(errno))?;
-        let opened = Medium::open(&name, options, lock_wait)?;
+        let mut opened = Medium::open(&name, options, lock_wait)?;
         let mut options = options.clone();
         options.block_size = Some(opened.medium.block_bytes);
         options.rotational = Some(opened.medium.rotational);
@@ -85,6 +85,8 @@ impl Uring {
             Ok(polling) => (polling, None),
             Err(why) => {
                 tracing::warn!("bdev {name}: no polling: {why}");
+                // The attempt's own, which has just been told.
+                opened.medium.refusals = Arc::default();
                 (None, Some(why))
             }
         };
@@ -183,7 +185,7 @@ fn try_polling(setup: Setup, opened: &Opened) -> Result<(), queue::Refused> {
     let data = rustix::fs::seek(&fd, SeekFrom::Data(0));
     let Ok(data) = data else { return Ok(()) };
     let offset = data / len * len;
-    let file = ring.open_file(Arc::new(fd), opened.medium.direct, &Arc::default());
+    let file = ring.open_file(Arc::new(fd), &opened.medium);
     let buf = pool.take(len as usize);
     let (tag, work) = (Tag::new(0, 0), Work::Read);
     ring.start(Op { tag, file, work, offset, len, fua: false, buf });

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use reactor::{Batch, Instant};
 
 use super::kernel::Kernel;
-use super::medium::Medium;
 use super::refusals::Extra;
 use super::ring::{Op, Ring, Work};
 use super::state::State;
@@ -76,16 +75,15 @@ impl<K: Kernel> UringChannel<K> {
         let (changes, medium, fd) = self.state.take();
         self.changes = changes;
         (self.is_block, self.unmap) = (medium.is_block, medium.unmap);
-        let Medium { direct, refusals, .. } = medium.as_ref();
         self.files = fd.map(|fd| Files {
             polled: match &mut self.polled {
                 Some(polled) => {
-                    polled.refused = refusals.why(Extra::Polling).is_some();
-                    polled.ring.borrow_mut().open_file(Arc::clone(&fd), *direct, refusals)
+                    polled.refused = medium.refusals.why(Extra::Polling).is_some();
+                    polled.ring.borrow_mut().open_file(Arc::clone(&fd), &medium)
                 }
                 None => 0,
             },
-            shared: self.ring.borrow_mut().open_file(fd, *direct, refusals),
+            shared: self.ring.borrow_mut().open_file(fd, &medium),
         });
     }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use reactor::{Buf, Tag};
 use rustix::fd::OwnedFd;
-use rustix::fs::{OFlags, SeekFrom};
+use rustix::fs::OFlags;
 
+use crate::sys::block;
 use crate::sys::queue::{Queue, Reaped, Step};
 
 /// Steps go in with `push`, start with `enter`, and come back with `reap`, each once.
@@ -19,7 +20,8 @@ pub(crate) trait Kernel {
     /// A file goes through the page cache from now on, in all rings: clears a flag of it, for which
     /// nobody waits.
     fn without_direct(&mut self, number: u32);
-    /// True when the device behind a file is gone: it has no size any more. A system call.
+    /// True when the block device of a file is gone: it has no size any more. A system call that
+    /// waits for nothing.
     fn is_gone(&self, number: u32) -> bool;
     /// True when another step fits before the next [`Kernel::enter`].
     fn has_room(&mut self) -> bool;
@@ -61,7 +63,7 @@ impl Kernel for Queue {
 
     #[cold]
     fn is_gone(&self, number: u32) -> bool {
-        self.file(number).is_some_and(|fd| rustix::fs::seek(fd, SeekFrom::End(0)) == Ok(0))
+        self.file(number).is_some_and(|fd| block::bytes(fd) == Ok(0))
     }
 
     #[inline]

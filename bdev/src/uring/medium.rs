@@ -13,6 +13,7 @@ use rustix::io::Errno;
 use super::options::{Direct, UringOptions};
 use super::refusals::Refusals;
 use crate::registry::{BdevError, check_block_bytes};
+use crate::sys::block;
 
 /// A medium and its open file.
 #[derive(Debug)]
@@ -87,7 +88,7 @@ impl Medium {
         )
         .map_err(os(format!("looking at {path}")))?;
         let block_bytes = block_bytes(name, &fd, is_block, options)?;
-        let blocks = blocks(path, &fd, block_bytes)?;
+        let blocks = blocks(path, &fd, is_block, block_bytes)?;
         let physical = match is_block {
             true => rustix::fs::ioctl_blkpbszget(&fd).unwrap_or(block_bytes),
             false => stat.stx_blksize,
@@ -161,7 +162,7 @@ impl Medium {
 
     /// What has become of it.
     pub(super) fn fate(&self, path: &str, fd: &OwnedFd) -> Fate {
-        let bytes = match rustix::fs::seek(fd, SeekFrom::End(0)) {
+        let bytes = match bytes(fd, self.is_block) {
             Ok(0) if self.is_block => return Fate::Lost(format!("{path} is gone")),
             Ok(bytes) if bytes < u64::from(self.block_bytes) => {
                 return Fate::Lost(format!("{path} has {bytes} bytes, less than a block"));
@@ -264,9 +265,22 @@ fn block_bytes(
     Ok(wanted)
 }
 
+/// Size in bytes.
+fn bytes(fd: &OwnedFd, is_block: bool) -> Result<u64, Errno> {
+    match is_block {
+        true => block::bytes(fd),
+        false => rustix::fs::seek(fd, SeekFrom::End(0)),
+    }
+}
+
 /// Size in blocks. Fails with [`BdevError::Invalid`] unless it is a multiple of the block size.
-pub(super) fn blocks(path: &str, fd: &OwnedFd, block_bytes: u32) -> Result<u64, BdevError> {
-    let bytes = rustix::fs::seek(fd, SeekFrom::End(0)).map_err(os(format!("measuring {path}")))?;
+pub(super) fn blocks(
+    path: &str,
+    fd: &OwnedFd,
+    is_block: bool,
+    block_bytes: u32,
+) -> Result<u64, BdevError> {
+    let bytes = bytes(fd, is_block).map_err(os(format!("measuring {path}")))?;
     if bytes == 0 {
         return Err(BdevError::Invalid(format!(
             "{path} is empty: give it a size, for instance with truncate"

@@ -19,6 +19,7 @@ use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
 use super::kernel::Kernel;
+use super::medium::Medium;
 use super::refusals::{Extra, Refusals};
 use crate::sys::queue::{Queue, Reaped, Refused, Setup, Step, ZEROS_BYTES};
 use crate::{IoDone, IoStatus};
@@ -80,6 +81,9 @@ struct With {
 struct FileState {
     in_flight: u32,
     closing: bool,
+    is_block: bool,
+    /// A block device that is no longer there.
+    gone: bool,
     no_discard: bool,
     no_punch: bool,
     no_zero_range: bool,
@@ -148,25 +152,26 @@ impl<K: Kernel> Ring<K> {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn kernel(&self) -> &K {
+        &self.queue
+    }
+
     /// What this ring is refused is for another one.
     pub(super) fn set_polled(&mut self) {
         self.polled = true;
     }
 
-    /// Makes a file known. `direct`: without the page cache.
-    pub(super) fn open_file(
-        &mut self,
-        fd: Arc<OwnedFd>,
-        direct: bool,
-        refusals: &Arc<Refusals>,
-    ) -> u32 {
+    /// Makes a medium's file known.
+    pub(super) fn open_file(&mut self, fd: Arc<OwnedFd>, medium: &Medium) -> u32 {
         let number = self.queue.add_file(fd);
         if self.files.len() <= number as usize {
             self.files.resize_with(number as usize + 1, FileState::default);
         }
         self.files[number as usize] = FileState {
-            with: With { registered_buffers: true, direct },
-            refusals: Arc::clone(refusals),
+            is_block: medium.is_block,
+            with: With { registered_buffers: true, direct: medium.direct },
+            refusals: Arc::clone(&medium.refusals),
             ..FileState::default()
         };
         number
@@ -258,11 +263,22 @@ impl<K: Kernel> Ring<K> {
             }
             Outcome::Refused(errno) => self.on_refused(index, errno)?,
         };
-        if reaped.result == -Errno::IO.raw_os_error() && self.queue.is_gone(number) {
+        if reaped.result == -Errno::IO.raw_os_error() && self.is_gone(number) {
             status = IoStatus::NotReady;
         }
         let op = self.take_out(index);
         Some(IoDone { tag: op.tag, status, buf: op.buf })
+    }
+
+    /// True when an error of a file means that its device is gone. Nobody is asked about a file
+    /// that is no device: its file system might take its time.
+    #[cold]
+    fn is_gone(&mut self, number: u32) -> bool {
+        let file = &mut self.files[number as usize];
+        if file.is_block && !file.gone {
+            file.gone = self.queue.is_gone(number);
+        }
+        file.gone
     }
 
     /// Takes an operation out of its slot, and lets go of its file if that was the last one.

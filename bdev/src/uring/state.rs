@@ -155,7 +155,8 @@ impl State {
         let Some(fd) = fd else {
             return self.reopen(name, options, &medium).map(Some);
         };
-        let blocks = super::medium::blocks(&options.filename, &fd, medium.block_bytes)?;
+        let Medium { is_block, block_bytes, .. } = *medium;
+        let blocks = super::medium::blocks(&options.filename, &fd, is_block, block_bytes)?;
         Ok(self.resize(blocks).then_some(Change::Resized))
     }
 

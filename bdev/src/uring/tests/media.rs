@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Instant as Now;
 
 use super::*;
+use crate::uring::medium::Fate;
 
 /// Runs a command; its output if it succeeded.
 fn run(program: &str, arguments: &[&str]) -> Option<String> {
@@ -177,6 +178,68 @@ fn obeys_the_contract_on_a_loop_device() {
         contract::every_rule(&uring, seed);
         assert_eq!(open(&device.options()).unwrap_err().errno(), -16, "it has a user");
     }
+}
+
+/// Runs something that is not expected to end soon, and waits until it waits in the kernel.
+fn hang<'scope>(
+    scope: &'scope std::thread::Scope<'scope, '_>,
+    what: impl FnOnce() + Send + 'scope,
+) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let hangs = scope.spawn(move || {
+        tell.send(rustix::thread::gettid().as_raw_nonzero().get()).unwrap();
+        what();
+    });
+    let wchan = format!("/proc/self/task/{}/wchan", told.recv().unwrap());
+    while !std::fs::read_to_string(&wchan).unwrap_or_default().contains("folio_wait") {
+        assert!(!hangs.is_finished(), "it does not hang");
+        std::thread::yield_now();
+    }
+}
+
+/// An allocation waits for a write to a frozen file system, and holds the lock meanwhile that a seek
+/// to the end of the disk wants.
+#[test]
+fn a_device_says_its_size_while_an_allocation_hangs_in_it() {
+    use rustix::fs::FallocateFlags;
+    let file = Scratch::on_disk(64 << 20);
+    let Some(below) = Loop::attach(&file.0, 512) else { return };
+    let folder = file.0.with_extension("mnt");
+    std::fs::create_dir(&folder).unwrap();
+    let path = folder.to_str().unwrap();
+    if run("mkfs.ext4", &["-q", &below.0]).is_some() && run("mount", &[&below.0, path]).is_some() {
+        let inner = Scratch::new(&folder, 1 << 20);
+        let device = Loop::attach(&inner.0, 512).expect("as the first one");
+        let shared = UringOptions { shared: true, ..device.options() };
+        let uring = open(&shared).unwrap();
+        let (_, medium, fd) = uring.state.take();
+        let fd = fd.expect("there");
+        let mut cached = std::fs::File::options().write(true).open(&device.0).unwrap();
+        run("fsfreeze", &["--freeze", path]).expect("a mounted file system");
+        std::io::Write::write_all(&mut cached, &[0x5a; 4096]).unwrap();
+        std::thread::scope(|scope| {
+            hang(scope, || cached.sync_all().unwrap());
+            hang(scope, || {
+                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                rustix::fs::fallocate(&fd, mode, 0, 4096).unwrap();
+            });
+            let asks = scope.spawn(|| medium.fate(&device.0, &fd));
+            let asked = Now::now();
+            while !asks.is_finished() && asked.elapsed() < Duration::from_secs(5) {
+                std::thread::yield_now();
+            }
+            let waited = !asks.is_finished();
+            run("fsfreeze", &["--unfreeze", path]).expect("a frozen file system");
+            assert_eq!(asks.join().unwrap(), Fate::There { bytes: 1 << 20 });
+            assert!(!waited, "the size of a device was waited for");
+        });
+        drop((uring, fd, cached, device, inner));
+        let deadline = Now::now() + Duration::from_secs(10);
+        while run("umount", &[path]).is_none() {
+            assert!(Now::now() < deadline, "{path} stays in use");
+        }
+    }
+    std::fs::remove_dir(&folder).unwrap();
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Options that the kernel takes when a device is made and refuses when it is used.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 
 use super::*;
@@ -24,6 +25,9 @@ struct Picky {
     errno: Errno,
     registered_buffers: bool,
     direct: bool,
+    /// What it says of a device, and how often it was asked.
+    gone: bool,
+    asked: Cell<u32>,
     queued: VecDeque<(Tag, Option<Buf>)>,
     reaped: VecDeque<Reaped>,
 }
@@ -31,7 +35,9 @@ struct Picky {
 impl Picky {
     fn new(refuses: Refuses, errno: Errno) -> Picky {
         let (queued, reaped) = Default::default();
-        Picky { refuses, errno, registered_buffers: true, direct: true, queued, reaped }
+        let (registered_buffers, direct, gone) = (true, true, false);
+        let asked = Cell::new(0);
+        Picky { refuses, errno, registered_buffers, direct, gone, asked, queued, reaped }
     }
 }
 
@@ -51,7 +57,8 @@ impl Kernel for Picky {
     }
 
     fn is_gone(&self, _number: u32) -> bool {
-        false
+        self.asked.set(self.asked.get() + 1);
+        self.gone
     }
 
     fn has_room(&mut self) -> bool {
@@ -96,9 +103,10 @@ fn four(refuses: Refuses, errno: Errno, work: Work) -> (Vec<IoStatus>, Arc<Refus
     let memory = Arc::new(Memory::ordinary(4 * 4096).unwrap());
     let mut pool = Pool::new(Arc::clone(&memory), &[SizeClass { bytes: 4096, count: 4 }]);
     let mut ring = Ring::over(Picky::new(refuses, errno), 4);
-    let refusals = Arc::default();
-    let fd = Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap()));
-    let file = ring.open_file(fd, true, &refusals);
+    let scratch = Scratch::on_disk(1 << 20);
+    let mut opened = Medium::open("U", &scratch.options(), Duration::ZERO).unwrap();
+    opened.medium.direct = true;
+    let file = ring.open_file(Arc::new(opened.fd), &opened.medium);
     for index in 0..4 {
         let (tag, buf) = (Tag::new(index, 0), pool.take(4096));
         ring.start(Op { tag, file, work, offset: 0, len: 4096, fua: false, buf });
@@ -113,7 +121,7 @@ fn four(refuses: Refuses, errno: Errno, work: Work) -> (Vec<IoStatus>, Arc<Refus
         }
     }
     assert!(ring.arm(), "nothing is left in the ring");
-    (statuses, refusals)
+    (statuses, opened.medium.refusals)
 }
 
 #[test]
@@ -224,4 +232,36 @@ fn polling_is_tried_on_a_block_that_is_not_a_hole() {
     opened.medium.polled_queues = queues;
     let why = choose_polling(&options, &opened).unwrap_err();
     assert!(why.contains("no queues that can be polled"), "{why}");
+}
+
+/// The kernel says EIO of a bad sector and of a disk that has been pulled out. A core may ask which
+/// of them it was, but only what answers without waiting: a device, and not a file system.
+#[test]
+fn an_error_of_a_device_that_is_gone_is_not_ready_and_a_file_system_is_not_asked() {
+    let scratch = Scratch::on_disk(1 << 20);
+    for (is_block, gone, status, asked) in [
+        (false, true, IoStatus::ReadError, 0),
+        (true, false, IoStatus::ReadError, 3),
+        (true, true, IoStatus::NotReady, 1),
+    ] {
+        let mut opened = Medium::open("U", &scratch.options(), Duration::ZERO).unwrap();
+        opened.medium.is_block = is_block;
+        let mut picky = Picky::new(Refuses::Transfers, Errno::IO);
+        picky.gone = gone;
+        let mut ring = Ring::over(picky, 4);
+        let file = ring.open_file(Arc::new(opened.fd), &opened.medium);
+        let memory = Arc::new(Memory::ordinary(4096).unwrap());
+        let mut pool = Pool::new(Arc::clone(&memory), &[SizeClass { bytes: 4096, count: 1 }]);
+        let mut done = Batch::new(4);
+        for generation in 0..3 {
+            let (tag, work, buf) = (Tag::new(0, generation), Work::Read, pool.take(4096));
+            ring.start(Op { tag, file, work, offset: 0, len: 4096, fua: false, buf });
+            ring.flush();
+            ring.poll(&mut done);
+            let item = done.pop().expect("an end");
+            assert_eq!(item.status, status, "a device: {is_block}, gone: {gone}");
+            pool.put(item.buf.expect("the buffer"));
+        }
+        assert_eq!(ring.kernel().asked.get(), asked, "a device: {is_block}, gone: {gone}");
+    }
 }
