@@ -35,7 +35,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use self::channel::{Polled, UringChannel};
-use self::medium::{Medium, Opened, os};
+use self::medium::{Medium, Opened, Unmap, os};
 pub(crate) use self::options::neutral;
 pub use self::options::{Direct, OnOff, UringOptions};
 use self::refusals::Extra;
@@ -224,6 +224,7 @@ impl Bdev for Uring {
     fn geometry(&self) -> Geometry {
         let medium = self.state.medium();
         let UringOptions { read_only, write_cache, .. } = self.options;
+        let unmap = medium.unmap.filter(|_| !medium.refusals.has(Extra::Unmap));
         Geometry {
             block_bytes: medium.block_bytes,
             blocks: self.state.blocks(),
@@ -231,8 +232,8 @@ impl Bdev for Uring {
             buf_align: medium.buf_align,
             write_cache: write_cache.0 && !read_only,
             read_only,
-            unmap: medium.unmap,
-            unmap_zeroes: medium.unmap_zeroes,
+            unmap: unmap.is_some(),
+            unmap_zeroes: unmap == Some(Unmap::Punch),
             unmap_granularity: medium.unmap_granularity,
             rotational: medium.rotational,
         }

@@ -88,6 +88,20 @@ pub(crate) fn probe() -> Result<(), Errno> {
     IoUring::new(2).map(drop).map_err(errno)
 }
 
+/// True when the kernel discards blocks of this block device for a ring (Linux 6.12). Nothing is
+/// discarded: the range that is asked for has no blocks, which only a kernel that has the command
+/// looks at.
+pub(crate) fn discards(fd: &OwnedFd) -> bool {
+    let Ok(mut uring) = IoUring::new(2) else { return false };
+    // Offset and length are 0.
+    let entry = opcode::UringCmd16::new(Fd(fd.as_raw_fd()), BLOCK_URING_CMD_DISCARD).build();
+    // SAFETY: the entry names no memory; the file stays open until the completion has come.
+    let pushed = unsafe { uring.submission().push(&entry) };
+    let submitted = pushed.is_ok() && uring.submit_and_wait(1).is_ok();
+    let result = uring.completion().next().map(|entry| entry.result());
+    submitted && result.is_some_and(|result| result == 0 || result == -libc::EINVAL)
+}
+
 /// How the kernel delivers completions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use reactor::{Batch, Instant};
 
 use super::kernel::Kernel;
+use super::medium::Unmap;
 use super::refusals::Extra;
 use super::ring::{Op, Ring, Work};
 use super::state::State;
@@ -39,8 +40,7 @@ pub(super) struct UringChannel<K: Kernel> {
     block_bytes: u32,
     read_only: bool,
     write_cache: bool,
-    is_block: bool,
-    unmap: bool,
+    unmap: Option<Unmap>,
 }
 
 impl<K: Kernel> UringChannel<K> {
@@ -61,8 +61,7 @@ impl<K: Kernel> UringChannel<K> {
             block_bytes,
             read_only,
             write_cache,
-            is_block: false,
-            unmap: false,
+            unmap: None,
         };
         channel.take_medium();
         channel
@@ -74,7 +73,7 @@ impl<K: Kernel> UringChannel<K> {
         self.let_go();
         let (changes, medium, fd) = self.state.take();
         self.changes = changes;
-        (self.is_block, self.unmap) = (medium.is_block, medium.unmap);
+        self.unmap = medium.unmap;
         self.files = fd.map(|fd| Files {
             polled: match &mut self.polled {
                 Some(polled) => {
@@ -124,7 +123,7 @@ impl<K: Kernel> UringChannel<K> {
             if op.changes_medium() && self.read_only {
                 return Err(IoStatus::WriteProtected);
             }
-            if matches!(op, IoOp::Unmap { .. }) && !self.unmap {
+            if matches!(op, IoOp::Unmap { .. }) && self.unmap.is_none() {
                 return Err(IoStatus::Unsupported);
             }
             if blocks == 0 {
@@ -137,11 +136,11 @@ impl<K: Kernel> UringChannel<K> {
             IoOp::Write { fua, .. } => (Work::Write, fua || always),
             IoOp::Flush if self.read_only => return Err(IoStatus::Good),
             IoOp::Flush => (Work::Sync, false),
-            IoOp::WriteZeroes { unmap: true, fua, .. } if self.unmap => {
+            IoOp::WriteZeroes { unmap: true, fua, .. } if self.unmap.is_some() => {
                 (Work::PunchZero, fua || always)
             }
             IoOp::WriteZeroes { fua, .. } => (Work::ZeroRange, fua || always),
-            IoOp::Unmap { .. } if self.is_block => (Work::Discard, always),
+            IoOp::Unmap { .. } if self.unmap == Some(Unmap::Discard) => (Work::Discard, always),
             IoOp::Unmap { .. } => (Work::Punch, always),
         })
     }

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::options::{Direct, UringOptions};
 use super::refusals::Refusals;
 use crate::registry::{BdevError, check_block_bytes};
-use crate::sys::block;
+use crate::sys::{block, queue};
 
 /// A medium and its open file.
 #[derive(Debug)]
@@ -40,13 +40,38 @@ pub(super) struct Medium {
     pub buffered_because: Option<String>,
     pub direct: bool,
     pub rotational: bool,
-    pub unmap: bool,
-    pub unmap_zeroes: bool,
+    /// How space is given up; `None`: it is not.
+    pub unmap: Option<Unmap>,
     pub unmap_granularity: u32,
     /// The disk below has queues that can be polled; `None`: it does not say.
     pub polled_queues: Option<bool>,
     /// What the kernel has refused since the medium was opened.
     pub refusals: Arc<Refusals>,
+}
+
+/// How a medium gives up space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unmap {
+    /// Its blocks are discarded and read as anything afterwards.
+    Discard,
+    /// A hole is made, which reads as zeros.
+    Punch,
+}
+
+impl Unmap {
+    /// What a block device does. Kernels before Linux 6.12 have no discard for a ring; a hole takes
+    /// a disk that writes zeros by itself.
+    pub(super) fn of_disk(
+        discards: bool,
+        ring_discards: impl FnOnce() -> bool,
+        zeroes: bool,
+    ) -> Option<Unmap> {
+        match discards {
+            true if ring_discards() => Some(Unmap::Discard),
+            true if zeroes => Some(Unmap::Punch),
+            _ => None,
+        }
+    }
 }
 
 /// What direct I/O wants, in bytes.
@@ -97,11 +122,16 @@ impl Medium {
         let alignment = alignment(&stat, &disk, is_block.then_some(block_bytes));
         let refused = choose_direct(path, &fd, block_bytes, alignment, options.direct)?;
         let direct = options.direct != Direct::Off && refused.is_none();
-        let unmap = !options.read_only
-            && match is_block {
-                true => disk.number("discard_max_bytes").is_some_and(|bytes| bytes > 0),
-                false => punches_holes(&fd, blocks * u64::from(block_bytes)),
-            };
+        let some = |attribute| disk.number(attribute).is_some_and(|bytes| bytes > 0);
+        let unmap = match is_block {
+            _ if options.read_only => None,
+            true => Unmap::of_disk(
+                some("discard_max_bytes"),
+                || queue::discards(&fd),
+                some("write_zeroes_max_bytes"),
+            ),
+            false => punches_holes(&fd, blocks * u64::from(block_bytes)).then_some(Unmap::Punch),
+        };
         let granularity = match is_block {
             true => disk.number("discard_granularity").unwrap_or(0),
             false => stat.stx_blksize,
@@ -120,9 +150,7 @@ impl Medium {
                 .rotational
                 .unwrap_or_else(|| is_block && disk.number("rotational") == Some(1)),
             unmap,
-            // A discarded block of a disk reads as anything.
-            unmap_zeroes: unmap && !is_block,
-            unmap_granularity: if unmap { granularity } else { 0 },
+            unmap_granularity: if unmap.is_some() { granularity } else { 0 },
             polled_queues: disk.number("io_poll").map(|number| number != 0),
             refusals: Arc::default(),
         };

@@ -19,16 +19,19 @@ pub(super) enum Extra {
     RegisteredBuffers,
     /// No page cache between.
     Direct,
+    /// Space that is given up.
+    Unmap,
 }
 
 impl Extra {
-    const ALL: [Extra; 3] = [Extra::Polling, Extra::RegisteredBuffers, Extra::Direct];
+    const ALL: [Extra; 4] = [Extra::Polling, Extra::RegisteredBuffers, Extra::Direct, Extra::Unmap];
 
     fn words(self) -> &'static str {
         match self {
             Extra::Polling => "polling",
             Extra::RegisteredBuffers => "registered buffers",
             Extra::Direct => "direct I/O",
+            Extra::Unmap => "UNMAP",
         }
     }
 }
@@ -60,12 +63,18 @@ impl Refusals {
         Some(format!("the kernel refused it at run time: {errno}"))
     }
 
-    /// Logs what has been refused since the last call. Never on a core.
-    pub(super) fn tell(&self, name: &str) {
+    /// True when this was refused.
+    pub(super) fn has(&self, extra: Extra) -> bool {
+        self.errnos[extra as usize].load(Ordering::Relaxed) != 0
+    }
+
+    /// Logs what has been refused since the last call; true if initiators see it. Never on a core.
+    pub(super) fn tell(&self, name: &str) -> bool {
         let news = self.news.swap(0, Ordering::Relaxed);
         for extra in Extra::ALL.into_iter().filter(|extra| news & (1 << *extra as u32) != 0) {
             let why = self.why(extra).unwrap_or_default();
             tracing::warn!("bdev {name}: goes on without {}: {why}", extra.words());
         }
+        news & (1 << Extra::Unmap as u32) != 0
     }
 }

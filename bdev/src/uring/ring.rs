@@ -440,7 +440,13 @@ impl Slot {
             Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL if self.transfers() => {
                 return Outcome::Refused(errno);
             }
-            Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL => IoStatus::Unsupported,
+            Errno::OPNOTSUPP | Errno::NOSYS => {
+                if matches!(self.op.work, Work::Discard | Work::Punch) {
+                    file.refusals.note(Extra::Unmap, errno);
+                }
+                IoStatus::Unsupported
+            }
+            Errno::INVAL => IoStatus::Unsupported,
             _ => self.medium_error(),
         })
     }

@@ -24,7 +24,7 @@ const LOOK_WAIT_MAX: Duration = Duration::from_millis(20);
 /// What became of a medium since it was last looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// It has another size.
+    /// It has another size, or no longer gives up space.
     Resized,
     /// It is gone; the text says how that showed.
     Lost(String),
@@ -122,7 +122,7 @@ impl State {
         if self.held().closed {
             return None;
         }
-        medium.refusals.tell(name);
+        let does_less = medium.refusals.tell(name);
         let Some(fd) = fd else {
             return match self.reopen(name, options, &medium) {
                 Ok(change) => Some(change),
@@ -138,7 +138,8 @@ impl State {
                 Some(Change::Lost(why))
             }
             Fate::There { bytes } => {
-                self.resize(bytes / u64::from(medium.block_bytes)).then_some(Change::Resized)
+                let resized = self.resize(bytes / u64::from(medium.block_bytes));
+                (resized || does_less).then_some(Change::Resized)
             }
         }
     }

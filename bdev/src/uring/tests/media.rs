@@ -180,6 +180,25 @@ fn obeys_the_contract_on_a_loop_device() {
     }
 }
 
+#[test]
+fn asking_whether_a_ring_discards_discards_nothing() {
+    let file = Scratch::on_disk(1 << 20);
+    let of_file = OwnedFd::from(std::fs::File::open(&file.0).unwrap());
+    assert!(!queue::discards(&of_file), "a file is no block device");
+    let Some(device) = Loop::attach(&file.0, 512) else { return };
+    let uring = open(&device.options()).unwrap();
+    let mut rig = Rig::new(&uring, 4, 65536);
+    assert_eq!(rig.write(0, &[0x5a; 65536]), IoStatus::Good);
+    assert_eq!(rig.run(IoOp::Flush), IoStatus::Good);
+    let (_, medium, fd) = uring.state.take();
+    let discards = queue::discards(&fd.expect("there"));
+    assert_eq!(discards, medium.unmap == Some(Unmap::Discard));
+    assert_eq!(rig.read(0, 128).unwrap(), [0x5a; 65536]);
+    assert_eq!(uring.geometry().unmap_zeroes, medium.unmap == Some(Unmap::Punch));
+    assert_eq!(rig.run(IoOp::Unmap { lba: 0, blocks: 128 }), IoStatus::Good);
+    rig.drain();
+}
+
 /// Runs something that is not expected to end soon, and waits until it waits in the kernel.
 fn hang<'scope>(
     scope: &'scope std::thread::Scope<'scope, '_>,

@@ -15,11 +15,10 @@ use crate::uring::refusals::Refusals;
 enum Refuses {
     RegisteredBuffers,
     Direct,
-    Transfers,
+    Everything,
 }
 
-/// A kernel that refuses transfers as long as they are submitted in a way that it does not have,
-/// and does nothing else.
+/// A kernel that refuses steps as long as they are submitted in a way that it does not have.
 struct Picky {
     refuses: Refuses,
     errno: Errno,
@@ -65,8 +64,7 @@ impl Kernel for Picky {
         true
     }
 
-    fn push(&mut self, tag: Tag, _file: u32, step: Step, buf: Option<Buf>) {
-        assert!(matches!(step, Step::Read { .. } | Step::Write { .. }), "{step:?}");
+    fn push(&mut self, tag: Tag, _file: u32, _step: Step, buf: Option<Buf>) {
         self.queued.push_back((tag, buf));
     }
 
@@ -75,9 +73,9 @@ impl Kernel for Picky {
             let refused = match self.refuses {
                 Refuses::RegisteredBuffers => self.registered_buffers,
                 Refuses::Direct => self.direct,
-                Refuses::Transfers => true,
+                Refuses::Everything => true,
             };
-            let len = buf.as_ref().expect("a transfer").len() as i32;
+            let len = buf.as_ref().map_or(0, |buf| buf.len() as i32);
             let result = if refused { -self.errno.raw_os_error() } else { len };
             self.reaped.push_back(Reaped { tag, result, buf });
         }
@@ -136,7 +134,7 @@ fn what_the_kernel_refuses_of_transfers_is_done_without() {
             assert_eq!(statuses, [IoStatus::Good; 4], "{work:?} {errno}");
             let why = refusals.why(Extra::Direct).unwrap();
             assert!(why.contains(&errno.to_string()), "{why}");
-            let (statuses, _) = four(Refuses::Transfers, errno, work);
+            let (statuses, _) = four(Refuses::Everything, errno, work);
             assert_eq!(statuses, [IoStatus::Unsupported; 4], "nothing is left to try");
         }
     }
@@ -151,7 +149,7 @@ fn an_operation_that_a_polled_ring_is_refused_goes_the_usual_way_and_so_do_later
     // A kernel that does everything, and one that polls nothing.
     let mut usual = Picky::new(Refuses::Direct, Errno::INVAL);
     usual.direct = false;
-    let mut polled = Ring::over(Picky::new(Refuses::Transfers, Errno::OPNOTSUPP), 16);
+    let mut polled = Ring::over(Picky::new(Refuses::Everything, Errno::OPNOTSUPP), 16);
     polled.set_polled();
     let polled =
         Polled { ring: Rc::new(RefCell::new(polled)), only_transfers: true, refused: false };
@@ -246,7 +244,7 @@ fn an_error_of_a_device_that_is_gone_is_not_ready_and_a_file_system_is_not_asked
     ] {
         let mut opened = Medium::open("U", &scratch.options(), Duration::ZERO).unwrap();
         opened.medium.is_block = is_block;
-        let mut picky = Picky::new(Refuses::Transfers, Errno::IO);
+        let mut picky = Picky::new(Refuses::Everything, Errno::IO);
         picky.gone = gone;
         let mut ring = Ring::over(picky, 4);
         let file = ring.open_file(Arc::new(opened.fd), &opened.medium);
@@ -264,4 +262,41 @@ fn an_error_of_a_device_that_is_gone_is_not_ready_and_a_file_system_is_not_asked
         }
         assert_eq!(ring.kernel().asked.get(), asked, "a device: {is_block}, gone: {gone}");
     }
+}
+
+#[test]
+fn unmap_is_offered_only_where_the_kernel_has_a_way_to_do_it() {
+    for (discards, ring_discards, zeroes, expected) in [
+        (true, true, true, Some(Unmap::Discard)),
+        (true, true, false, Some(Unmap::Discard)),
+        (true, false, true, Some(Unmap::Punch)),
+        // A disk that discards, under a kernel before Linux 6.12.
+        (true, false, false, None),
+        (false, true, true, None),
+        (false, false, true, None),
+    ] {
+        let found = Unmap::of_disk(discards, || ring_discards, zeroes);
+        assert_eq!(found, expected, "{discards} {ring_discards} {zeroes}");
+    }
+}
+
+#[test]
+fn an_unmap_that_is_refused_at_run_time_is_not_offered_again() {
+    let scratch = Scratch::on_disk(1 << 20);
+    let uring = scratch.open(|_| {}).unwrap();
+    if !uring.geometry().unmap {
+        return;
+    }
+    let picky = Picky::new(Refuses::Everything, Errno::OPNOTSUPP);
+    let ring = Rc::new(RefCell::new(Ring::over(picky, 1)));
+    let mut channel = UringChannel::new(Arc::clone(&uring.state), ring, None, false, true);
+    let mut done = Batch::new(1);
+    let op = IoOp::Unmap { lba: 0, blocks: 8 };
+    channel.submit(Io { tag: Tag::new(0, 0), op, buf: None });
+    channel.flush();
+    channel.poll(Instant::default(), &mut done);
+    assert_eq!(done.pop().map(|item| item.status), Some(IoStatus::Unsupported));
+    assert!(!uring.geometry().unmap && !uring.geometry().unmap_zeroes);
+    assert_eq!(uring.look(), Some(Change::Resized), "initiators are told to look again");
+    assert_eq!(uring.look(), None);
 }
