@@ -2,8 +2,8 @@
 //!
 //! An operator injects errors by type of operation; each counts down as operations meet it, on all
 //! cores together. An operation fails without reaching the base, or stays pending until it is
-//! resumed, or goes to the base with one byte of its data changed. A resumed operation goes straight
-//! to the base: it has met its error, and injections that are left are for other operations.
+//! resumed, or goes to the base with one byte of its data changed. A resumed operation goes
+//! straight to the base: it has met its error, and injections that are left are for others.
 //!
 //! A channel owns what is pending on its core and notes which operations' data to change. Its base
 //! has a ring of its own, so no completion can get past it. Pending operations don't keep the core

@@ -377,17 +377,4 @@ fn stream_marks(sense: &[u8]) -> Option<(u8, i64)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_winds_or_erases_gets_hours() {
-        for code in [0x01, 0x11, 0x19, 0x1b, 0x2b, 0x92, 0xa5] {
-            assert_eq!(timeout_ms(&[code], false, 900_000), 14_000_000, "{code:02x}");
-        }
-        assert_eq!(timeout_ms(&[0x08], false, 900_000), 900_000);
-        assert_eq!(timeout_ms(&[0x1b], true, 60_000), 60_000);
-        assert_eq!(timeout_ms(&[0x04], true, 60_000), 14_000_000);
-        assert_eq!(timeout_ms(&[0x04], true, 80_000_000), 80_000_000);
-    }
-}
+mod tests;

@@ -6,7 +6,7 @@ use std::sync::MutexGuard;
 use reactor::sleep::Sleep;
 use reactor::{Buf, Pool, pool::SizeClass};
 
-use super::command::{Code, Transfer, end_of, end_of_refused, learn, tape_residual};
+use super::command::{Code, Transfer, end_of, end_of_refused, tape_residual};
 use super::*;
 use crate::contract;
 use crate::scsi::{DataDirection, SENSE_BYTES_MAX};
@@ -440,34 +440,6 @@ fn what_the_host_says_becomes_a_status_that_initiators_understand() {
 }
 
 #[test]
-fn every_form_of_a_transfer_is_read_and_made() {
-    for (cdb, lba, blocks) in [
-        (&[0x08, 0x1f, 2, 3, 0, 0][..], 0x1f_0203, 256),
-        (&[0x0a, 0, 0, 3, 9, 0], 3, 9),
-        (&[0x28, 0x10, 1, 2, 3, 4, 0, 5, 6, 0], 0x0102_0304, 0x0506),
-        (&[0x2e, 0, 0, 0, 0, 4, 0, 0, 6, 0], 4, 6),
-        (&[0xa8, 0, 1, 2, 3, 4, 0, 0, 5, 6, 0, 0], 0x0102_0304, 0x0506),
-        (&[0x8a, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 9, 1, 0, 0], 0x0102_0304_0506_0708, 0x0901),
-    ] {
-        let transfer = Transfer::of(cdb).unwrap();
-        assert_eq!((transfer.lba, transfer.blocks), (lba, blocks));
-        let (made, len) = transfer.part(0, blocks as u32);
-        let flags = made[1] & if cdb.len() == 6 { 0xe0 } else { 0xff };
-        assert_eq!((usize::from(len), made[0]), (cdb.len(), cdb[0]));
-        assert_eq!(flags, cdb[1] & if cdb.len() == 6 { 0xe0 } else { 0xff });
-        assert_eq!(Transfer::of(&made[..usize::from(len)]).unwrap().lba, lba);
-        assert_eq!(Transfer::of(&made[..usize::from(len)]).unwrap().blocks, blocks);
-    }
-    for cdb in [&[0x12, 0, 0, 0, 36, 0][..], &[0x28, 0, 0], &[]] {
-        assert_eq!(Transfer::of(cdb), None);
-    }
-    // Beyond the short form's addresses the wide one says so.
-    let last = Transfer::of(&[0x2a, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 4, 0]).unwrap();
-    let (made, len) = last.part(2, 2);
-    assert_eq!((len, made[0], &made[2..10]), (16, 0x8a, &[0, 0, 0, 1, 0, 0, 0, 1][..]));
-}
-
-#[test]
 fn a_device_that_has_gone_is_not_ready_until_it_is_back() {
     let mut bench = Bench::new(DISK, Fake::new(1000, 512, 4, 16384), BLOCK);
     bench.fake.state().held = true;
@@ -538,51 +510,25 @@ fn a_completion_wakes_a_core_that_sleeps() {
     let ask = |channel: &mut SgChannel| {
         let (tag, direction) = (Tag::new(0, 1), DataDirection::None);
         channel.submit_scsi(ScsiIo { tag, cdb: &[0; 6], direction, buf: None });
+        channel.flush();
     };
     ask(&mut channel);
-    assert!(!channel.arm(), "the worker has not been told of the command");
-    channel.flush();
     while worker.turn() {}
     assert!(!raised(), "an awake core needs no system call");
     assert!(!channel.arm(), "a completion waits");
     let mut done = Batch::new(4);
     channel.poll(Instant::default(), &mut done);
     ask(&mut channel);
-    channel.flush();
     assert!(channel.arm());
     while worker.turn() {}
     assert!(raised());
 }
 
 #[test]
-fn the_medium_is_learnt_from_what_passes() {
-    let long = |last: u64| {
-        let mut data = last.to_be_bytes().to_vec();
-        data.extend([0, 0, 0x10, 0]);
-        data
-    };
-    let capacity = |block_bytes, blocks| Some(Learned::Capacity { block_bytes, blocks });
-    let read_16 = [0x9e, 0x10];
-    assert_eq!(learn(&[0x25], &[0, 0, 0, 9, 0, 0, 2, 0], false), capacity(512, 10));
-    assert_eq!(learn(&[0x25], &[255, 255, 255, 255, 0, 0, 2, 0], false), None);
-    assert_eq!(learn(&read_16, &long(1 << 33), false), capacity(4096, (1 << 33) + 1));
-    assert_eq!(learn(&read_16, &long(u64::MAX), false), None);
-    let mode_6 = [11, 0, 0x10, 8, 0, 0, 0, 0, 0, 0, 2, 0];
-    assert_eq!(learn(&[0x1a], &mode_6, true), Some(Learned::BlockLength(512)));
-    assert_eq!(learn(&[0x1a], &mode_6, false), None);
-    let mode_10 = [0, 14, 0, 0x10, 0, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0, 0];
-    assert_eq!(learn(&[0x55], &mode_10, true), Some(Learned::BlockLength(65536)));
-    for len in 0..8 {
-        assert_eq!(learn(&[0x25], &mode_6[..len], false), None);
-        assert_eq!(learn(&[0x5a], &mode_10[..len], true), None);
-    }
-}
-
-#[test]
 fn what_is_no_scsi_device_is_refused_by_name() {
     let refusal = |filename: &str| {
-        let options =
-            SgOptions { name: None, filename: filename.to_owned(), timeout_ms: None, uuid: None };
+        let filename = filename.to_owned();
+        let options = SgOptions { name: None, filename, timeout_ms: None, uuid: None };
         crate::registry::Registry::with_host("h").create_sg(options).unwrap_err()
     };
     let folder = std::env::temp_dir();

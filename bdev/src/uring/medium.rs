@@ -27,9 +27,9 @@ pub(super) struct Opened {
 pub(super) struct Medium {
     pub is_block: bool,
     /// What tells a block device from another one that comes under its name, if it says so.
-    identity: Option<String>,
+    pub identity: Option<String>,
     /// A loop device whose backing file goes with the last user.
-    clears_itself: bool,
+    pub clears_itself: bool,
     pub block_bytes: u32,
     pub physical_bytes: u32,
     pub blocks: u64,

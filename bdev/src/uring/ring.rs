@@ -4,8 +4,8 @@
 //! system lacks a faster one, a sync at the end. Its state lives in a fixed slot under its tag's
 //! index, so nothing is allocated, and its buffer is either here or with the kernel.
 //!
-//! What the kernel took once and refuses later, polling or direct I/O, is done without from then on:
-//! the operation that met the refusal goes on too.
+//! What the kernel took once and refuses later, polling or direct I/O, is done without from then
+//! on: the operation that met the refusal goes on too.
 //!
 //! Steps wait in a list until `flush`, which makes one system call for all channels of the core.
 

@@ -28,7 +28,7 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     ("circles", "transport/src/rdma", "", 4),
     ("circles", "transport/src/rdma/sys", "", 4),
     // In steps of 5 fields.
-    ("visible fields", "bdev/src", "", 25),
+    ("visible fields", "bdev/src", "", 15),
     ("visible fields", "bench/src", "", 5),
     ("visible fields", "src/control", "", 5),
     ("visible fields", "src/rpc", "", 5),

@@ -216,8 +216,8 @@ fn hang<'scope>(
     }
 }
 
-/// An allocation waits for a write to a frozen file system, and holds the lock meanwhile that a seek
-/// to the end of the disk wants.
+/// An allocation waits for a write to a frozen file system, and holds the lock meanwhile that a
+/// seek to the end of the disk wants.
 #[test]
 fn a_device_says_its_size_while_an_allocation_hangs_in_it() {
     use rustix::fs::FallocateFlags;
