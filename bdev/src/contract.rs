@@ -306,7 +306,7 @@ pub fn a_core_that_sleeps_is_woken(bdev: &dyn Bdev) {
     let sleep = Sleep::new().expect("an eventfd");
     let mut rig = Rig::woken_by(bdev, 4, 65536, Some(Arc::clone(sleep.eventfd())));
     let Geometry { block_bytes, read_only, .. } = rig.geometry;
-    for round in 0..32u32 {
+    for round in 0..8u32 {
         let op = match round % 4 {
             0 => IoOp::Flush,
             1 if !read_only => IoOp::Write { lba: 0, blocks: 1, fua: true },

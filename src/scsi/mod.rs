@@ -23,6 +23,7 @@ pub mod mode;
 pub mod opcodes;
 pub mod page;
 pub mod pass;
+pub mod reads;
 pub mod report_luns;
 pub mod sense;
 pub mod status;

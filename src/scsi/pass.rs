@@ -15,13 +15,9 @@ use super::vpd::{VpdPage, designator};
 
 /// Operation codes (SPC-2, SPC-4, SBC-3, SSC-4) that are looked at.
 mod code {
-    pub(super) const FORMAT_UNIT: u8 = 0x04;
-    pub(super) const WRITE_FILEMARKS_6: u8 = 0x10;
     pub(super) const RESERVE_6: u8 = 0x16;
     pub(super) const RELEASE_6: u8 = 0x17;
-    pub(super) const ERASE_6: u8 = 0x19;
     pub(super) const PREVENT_ALLOW: u8 = 0x1e;
-    pub(super) const SANITIZE: u8 = 0x48;
     pub(super) const LOG_SENSE: u8 = 0x4d;
     pub(super) const RESERVE_10: u8 = 0x56;
     pub(super) const RELEASE_10: u8 = 0x57;
@@ -29,8 +25,6 @@ mod code {
     pub(super) const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
     pub(super) const EXTENDED: u8 = 0x7e;
     pub(super) const VARIABLE: u8 = 0x7f;
-    pub(super) const WRITE_FILEMARKS_16: u8 = 0x80;
-    pub(super) const ERASE_16: u8 = 0x93;
 }
 
 /// Bytes in which a device is asked for its page 83h, whatever an initiator asked for.
@@ -95,23 +89,6 @@ pub fn allowed_while_reserved(cdb: &[u8]) -> bool {
         code::PREVENT_ALLOW => cdb[4] & 0x03 == 0,
         _ => false,
     }
-}
-
-/// True for a command that a read-only mapping refuses: one with data for the device, or that
-/// changes the medium without any.
-pub fn writes(cdb: &[u8], has_data_out: bool) -> bool {
-    has_data_out
-        || matches!(
-            cdb[0],
-            code::FORMAT_UNIT
-                | code::WRITE_FILEMARKS_6
-                | code::WRITE_FILEMARKS_16
-                | code::ERASE_6
-                | code::ERASE_16
-                | code::SANITIZE
-                | opcode::WRITE_SAME_10
-                | opcode::UNMAP
-        )
 }
 
 /// Sets the write protect bit of MODE SENSE data (SPC-4 7.5.5, SBC-3 6.4.1, SSC-4 8.3).
@@ -227,20 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_only_mapping_refuses_what_changes_the_medium() {
-        for (bytes, out, expected) in [
-            (&[0x2a][..], true, true),
-            (&[0x15], true, true),
-            (&[0x19], false, true),
-            (&[0x10], false, true),
-            (&[0x80], false, true),
-            (&[0x93], false, true),
-            (&[0x28], false, false),
-            (&[0x01], false, false),
-            (&[0x11], false, false),
-        ] {
-            assert_eq!(writes(&cdb(bytes), out), expected, "{bytes:02x?}");
-        }
+    fn mode_sense_of_a_read_only_mapping_shows_write_protect() {
         let mut mode = [11, 0, 0x10, 8];
         protect(&[0x1a], &mut mode);
         assert_eq!(mode, [11, 0, 0x90, 8]);

@@ -16,6 +16,7 @@ use super::request::Request;
 use crate::limits::IO_BYTES_MAX;
 use crate::scsi::opcodes::opcode;
 use crate::scsi::pass::{self, IDENTIFICATION_BYTES, Pass};
+use crate::scsi::reads::only_reads;
 use crate::scsi::{ScsiStatus, Sense};
 use crate::shard::connections::connection::Connection;
 use crate::shard::connections::table::Connections;
@@ -72,7 +73,7 @@ pub(super) fn pass_plan(
             run(u32::from(IDENTIFICATION_BYTES))
         }
         Pass::RequestSense | Pass::Identification | Pass::Forward(_) => {
-            if unit.read_only && pass::writes(cmd.cdb, direction == Some(Direction::Out)) {
+            if unit.read_only && (direction == Some(Direction::Out) || !reads(unit, cmd.cdb)) {
                 return end(Outcome::check(Sense::WRITE_PROTECTED));
             }
             if offered.bytes > IO_BYTES_MAX {
@@ -81,6 +82,11 @@ pub(super) fn pass_plan(
             run(offered.bytes)
         }
     }
+}
+
+/// True for a command that a read-only mapping lets through, unless it has data for the device.
+fn reads(unit: &Mapping, cdb: &[u8]) -> bool {
+    unit.lu.bdev.scsi().is_some_and(|device| only_reads(cdb, device.peripheral_type))
 }
 
 impl Requests {

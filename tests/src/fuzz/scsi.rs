@@ -4,6 +4,7 @@ use std::sync::LazyLock;
 
 use bdev::{Geometry, IoOp, IoStatus};
 use srpt_tgt::scsi::pass::{self, Pass};
+use srpt_tgt::scsi::reads::only_reads;
 use srpt_tgt::scsi::{
     ANSWER_BYTES_MAX, Decoded, Direction, Identity, LuView, Sense, Step, Steps, Work, decode,
     decode_absent, report_luns, request_sense, transfer,
@@ -255,7 +256,8 @@ pub(super) fn pass(input: &[u8]) {
         Err(sense) => check_sense(&sense),
     }
     pass::allowed_while_reserved(&cdb);
-    assert!(pass::writes(&cdb, true));
+    let vendors_own = cdb[0] >= 0xc0;
+    assert!(!(vendors_own && only_reads(&cdb, port as u8)));
     let said = input.rest();
     pass::attentions_of(said);
     let mut page = said.to_vec();

@@ -261,3 +261,39 @@ fn every_command_is_counted() {
     assert_eq!((counts.read_ops, counts.bytes_read, counts.errors), (1, 100, 1));
     assert_eq!((counts.write_ops, counts.bytes_written), (1, 50));
 }
+
+#[test]
+fn a_read_only_mapping_hands_on_only_what_is_known_to_read() {
+    let mut world = World::new(&Options::default());
+    let disk = Scripted::new("disk", 0);
+    world.add(0, Arc::new(disk.clone()));
+    let target = || "t".to_owned();
+    world.control(Action::UnmapLun { target: target(), lun: 0 });
+    let lu = world.unit("disk");
+    world.control(Action::MapLun { target: target(), lun: 0, lu, read_only: true });
+    let port = world.ready(0, &Login::of(1), &[0]);
+    let before = disk.seen().len();
+    let [mut write_long, mut ata, mut reset_zone] =
+        [[0x9f, 0x11], [0x85, 0x06], [0x94, 0x04]].map(|[opcode, action]| {
+            let mut cdb = [0; 16];
+            (cdb[0], cdb[1]) = (opcode, action);
+            cdb
+        });
+    // WR_UNCOR; SECURITY ERASE UNIT; ALL.
+    (write_long[1], ata[14], reset_zone[14]) = (0x51, 0xf4, 0x01);
+    let vendor = [0xd1; 16];
+    for cdb in [&write_long[..], &ata, &reset_zone, &vendor, &[0x04, 0, 0, 0, 0, 0]] {
+        let outcome = world.run(&port, 0, cdb, Data::None);
+        assert_eq!(code(&outcome), Some((7, 0x27, 0)), "{cdb:02x?}");
+    }
+    // VERIFY with data to compare.
+    let verify = [0x2f, 0x02, 0, 0, 0, 0, 0, 0, 1, 0];
+    let outcome = world.run(&port, 0, &verify, Data::Out(&seg(&port, 0, 512)));
+    assert_eq!(code(&outcome), Some((7, 0x27, 0)));
+    assert_eq!(disk.seen().len(), before, "the device has seen none of them");
+    let read = [0x28, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+    disk.answer(ScsiEnd::GOOD, &pattern(5, 512));
+    let outcome = world.run(&port, 0, &read, Data::In(&seg(&port, 0, 512)));
+    assert_eq!((status(&outcome), port.bytes(0, 512)), (GOOD, pattern(5, 512)));
+    world.assert_home();
+}
