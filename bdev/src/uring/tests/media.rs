@@ -181,11 +181,12 @@ fn obeys_the_contract_on_a_loop_device() {
 }
 
 #[test]
+#[ignore = "needs loop devices and mounts"]
 fn asking_whether_a_ring_discards_discards_nothing() {
     let file = Scratch::on_disk(1 << 20);
     let of_file = OwnedFd::from(std::fs::File::open(&file.0).unwrap());
     assert!(!queue::discards(&of_file), "a file is no block device");
-    let Some(device) = Loop::attach(&file.0, 512) else { return };
+    let device = Loop::attach(&file.0, 512);
     let uring = open(&device.options()).unwrap();
     let mut rig = Rig::new(&uring, 4, 65536);
     assert_eq!(rig.write(0, &[0x5a; 65536]), IoStatus::Good);
@@ -219,44 +220,45 @@ fn hang<'scope>(
 /// An allocation waits for a write to a frozen file system, and holds the lock meanwhile that a
 /// seek to the end of the disk wants.
 #[test]
+#[ignore = "needs loop devices and mounts"]
 fn a_device_says_its_size_while_an_allocation_hangs_in_it() {
     use rustix::fs::FallocateFlags;
     let file = Scratch::on_disk(64 << 20);
-    let Some(below) = Loop::attach(&file.0, 512) else { return };
+    let below = Loop::attach(&file.0, 512);
     let folder = file.0.with_extension("mnt");
     std::fs::create_dir(&folder).unwrap();
     let path = folder.to_str().unwrap();
-    if run("mkfs.ext4", &["-q", &below.0]).is_some() && run("mount", &[&below.0, path]).is_some() {
-        let inner = Scratch::new(&folder, 1 << 20);
-        let device = Loop::attach(&inner.0, 512).expect("as the first one");
-        let shared = UringOptions { shared: true, ..device.options() };
-        let uring = open(&shared).unwrap();
-        let (_, medium, fd) = uring.state.take();
-        let fd = fd.expect("there");
-        let mut cached = std::fs::File::options().write(true).open(&device.0).unwrap();
-        run("fsfreeze", &["--freeze", path]).expect("a mounted file system");
-        std::io::Write::write_all(&mut cached, &[0x5a; 4096]).unwrap();
-        std::thread::scope(|scope| {
-            hang(scope, || cached.sync_all().unwrap());
-            hang(scope, || {
-                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                rustix::fs::fallocate(&fd, mode, 0, 4096).unwrap();
-            });
-            let asks = scope.spawn(|| medium.fate(&device.0, &fd));
-            let asked = Now::now();
-            while !asks.is_finished() && asked.elapsed() < Duration::from_secs(5) {
-                std::thread::yield_now();
-            }
-            let waited = !asks.is_finished();
-            run("fsfreeze", &["--unfreeze", path]).expect("a frozen file system");
-            assert_eq!(asks.join().unwrap(), Fate::There { bytes: 1 << 20 });
-            assert!(!waited, "the size of a device was waited for");
+    must("mkfs.ext4", &["-q", &below.0]);
+    must("mount", &[&below.0, path]);
+    let inner = Scratch::new(&folder, 1 << 20);
+    let device = Loop::attach(&inner.0, 512);
+    let shared = UringOptions { shared: true, ..device.options() };
+    let uring = open(&shared).unwrap();
+    let (_, medium, fd) = uring.state.take();
+    let fd = fd.expect("there");
+    let mut cached = std::fs::File::options().write(true).open(&device.0).unwrap();
+    must("fsfreeze", &["--freeze", path]);
+    std::io::Write::write_all(&mut cached, &[0x5a; 4096]).unwrap();
+    std::thread::scope(|scope| {
+        hang(scope, || cached.sync_all().unwrap());
+        hang(scope, || {
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&fd, mode, 0, 4096).unwrap();
         });
-        drop((uring, fd, cached, device, inner));
-        let deadline = Now::now() + Duration::from_secs(10);
-        while run("umount", &[path]).is_none() {
-            assert!(Now::now() < deadline, "{path} stays in use");
+        let asks = scope.spawn(|| medium.fate(&device.0, &fd));
+        let asked = Now::now();
+        while !asks.is_finished() && asked.elapsed() < Duration::from_secs(5) {
+            std::thread::yield_now();
         }
+        let waited = !asks.is_finished();
+        must("fsfreeze", &["--unfreeze", path]);
+        assert_eq!(asks.join().unwrap(), Fate::There { bytes: 1 << 20 });
+        assert!(!waited, "the size of a device was waited for");
+    });
+    drop((uring, fd, cached, device, inner));
+    let deadline = Now::now() + Duration::from_secs(10);
+    while run("umount", &[path]).is_none() {
+        assert!(Now::now() < deadline, "{path} stays in use");
     }
     std::fs::remove_dir(&folder).unwrap();
 }
