@@ -505,6 +505,22 @@ fn listeners_come_and_go() {
 
 #[test]
 #[ignore = "needs an RDMA device"]
+fn listeners_at_all_addresses_of_both_families_share_a_port() {
+    let address = address("RDMA_TEST_ADDRESS");
+    for (port, order) in [("5619", ["0.0.0.0", "::"]), ("5620", ["::", "0.0.0.0"])] {
+        let world = World::at(&address, "5621", RdmaValues::default(), 1);
+        for all in order {
+            world.listener.add_listener("target", all, port).unwrap();
+        }
+        let peer = SocketAddr::new(address.parse().unwrap(), port.parse().unwrap());
+        let connector = RdmaConnector::new(peer, WAIT).unwrap();
+        let memory = connector.memory(1 << 20).unwrap();
+        connector.connect(&LOGIN, &memory, WAIT).expect("a login at a wildcard address");
+    }
+}
+
+#[test]
+#[ignore = "needs an RDMA device"]
 fn ipv6_works() {
     let world = World::at(&address("RDMA_TEST_ADDRESS6"), "5618", RdmaValues::default(), 1);
     let mut link = world.connect();

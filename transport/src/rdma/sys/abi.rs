@@ -289,5 +289,8 @@ pub(crate) const RDMA_CM_EVENT_ESTABLISHED: c_int = 9;
 pub(crate) const RDMA_CM_EVENT_DISCONNECTED: c_int = 10;
 pub(crate) const RDMA_CM_EVENT_DEVICE_REMOVAL: c_int = 11;
 
+pub(crate) const RDMA_OPTION_ID: c_int = 0;
+pub(crate) const RDMA_OPTION_ID_AFONLY: c_int = 2;
+
 pub(crate) const RDMA_PS_TCP: c_int = 0x0106;
 pub(crate) const RDMA_PS_IB: c_int = 0x013f;

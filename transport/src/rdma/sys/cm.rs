@@ -238,10 +238,14 @@ impl EventChannel {
         Some(CmEvent { kind, status, token, request, private, private_len })
     }
 
-    /// A listener at an address. Its connection requests arrive here with `token`.
+    /// A listener at an address. Its connection requests arrive here with `token`. One at an IPv6
+    /// address takes no requests over IPv4, so that `::` leaves the port of `0.0.0.0` alone.
     pub(crate) fn listen(&self, address: ListenAddress, token: u64) -> Result<CmId, RdmaError> {
         let mut address = Address::from(address);
         let id = self.id_in(address.port_space(), token)?;
+        if address.socket().is_some_and(|socket| socket.is_ipv6()) {
+            id.take_one_family_only()?;
+        }
         // SAFETY: the identifier exists; the address is one of the three structures allowed.
         let code = unsafe { (self.0.library.cm.rdma_bind_addr)(id.raw(), address.as_mut_ptr()) };
         if code != 0 {
@@ -344,6 +348,23 @@ impl CmId {
     pub(crate) fn set_token(&mut self, token: u64) {
         // SAFETY: the field is the user's.
         unsafe { (*self.raw()).context = token as *mut _ };
+    }
+
+    /// Before binding: no requests of another address family.
+    fn take_one_family_only(&self) -> Result<(), RdmaError> {
+        let mut yes: libc::c_int = 1;
+        let (level, name) = (RDMA_OPTION_ID, RDMA_OPTION_ID_AFONLY);
+        // SAFETY: the identifier exists; the option is an int, which lives through the call.
+        let code = unsafe {
+            (self.inner.library.cm.rdma_set_option)(
+                self.raw(),
+                level,
+                name,
+                (&raw mut yes).cast(),
+                size_of::<libc::c_int>(),
+            )
+        };
+        if code == 0 { Ok(()) } else { Err(last("taking one address family only")) }
     }
 
     pub(super) fn verbs(&self) -> Option<NonNull<ibv_context>> {

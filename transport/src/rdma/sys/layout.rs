@@ -155,6 +155,8 @@ fn of_constants(facts: &mut Vec<Fact>) {
         RDMA_CM_EVENT_ESTABLISHED,
         RDMA_CM_EVENT_DISCONNECTED,
         RDMA_CM_EVENT_DEVICE_REMOVAL,
+        RDMA_OPTION_ID,
+        RDMA_OPTION_ID_AFONLY,
         RDMA_PS_TCP,
         RDMA_PS_IB,
     );

@@ -75,6 +75,7 @@ functions! {
             *mut rdma_event_channel, *mut *mut rdma_cm_id, *mut c_void, c_int
         ) -> c_int;
         rdma_destroy_id: fn(*mut rdma_cm_id) -> c_int;
+        rdma_set_option: fn(*mut rdma_cm_id, c_int, c_int, *mut c_void, usize) -> c_int;
         rdma_bind_addr: fn(*mut rdma_cm_id, *mut libc::sockaddr) -> c_int;
         rdma_listen: fn(*mut rdma_cm_id, c_int) -> c_int;
         rdma_resolve_addr: fn(
