@@ -16,14 +16,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 
+mod control_thread;
 pub mod dm;
 pub mod initiator;
 pub mod pair;
+mod peer_lines;
 pub mod rdma;
 mod shared;
 pub mod shm;
 pub mod sim;
+pub mod socket_file;
 pub mod srp;
+mod undertaker;
 
 /// A range of the initiator's memory. Unchecked: the fabric refuses what the initiator did not
 /// register.

@@ -15,6 +15,7 @@ mod sockets;
 mod stacked;
 mod startup;
 mod stop;
+mod strangers;
 mod stuck;
 mod syscalls;
 mod units;

@@ -46,8 +46,11 @@ pub(crate) fn check(source: &Source) -> Vec<Finding> {
     found
 }
 
-/// Long files, long functions and sleeps (in tests, too), with their sizes. The tools in `bench`
-/// may sleep.
+/// Where peers are met: they could fill the log with any line that `peer_line!` does not write.
+const PEERS_ARE_MET: &[&str] = &["transport/src/shm", "transport/src/rdma", "transport/src/dm"];
+
+/// Long files, long functions, sleeps (in tests, too) and lines beside the budget for those that
+/// peers cause, with their sizes. The tools in `bench` may sleep.
 pub(crate) fn measure(source: &Source) -> Vec<Finding> {
     if !source.is_rust() {
         return Vec::new();
@@ -79,6 +82,13 @@ pub(crate) fn measure(source: &Source) -> Vec<Finding> {
         if let Some(first) = sleeps.first() {
             let what = format!("{} sleeps: wait for what is waited for", sleeps.len());
             add("sleeps", *first, "", sleeps.len(), what);
+        }
+    }
+    if PEERS_ARE_MET.iter().any(|scope| under(&source.path, scope, "/")) {
+        let lines = lines_with(source, |code, test| !test && code.contains("tracing::"));
+        if let Some(first) = lines.first() {
+            let what = format!("{} log lines: what peers cause is a peer_line!", lines.len());
+            add("log lines", *first, "", lines.len(), what);
         }
     }
     found

@@ -1,17 +1,19 @@
 //! The agent: a thread that answers what one port receives.
+use std::convert::Infallible;
 use std::fs::{self, File, OpenOptions};
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::datagram::{CLASS, CLASS_VERSION, DATAGRAM_BYTES, GET, Hardware, SET, Unit};
 use super::sys;
+use crate::control_thread::{Bell, ControlThread, Inbox, Order};
+use crate::peer_lines::{PeerLines, peer_line};
 
 /// Bytes of `struct ib_user_mad_hdr` in front of a datagram.
 const HEADER_BYTES: usize = 64;
@@ -43,9 +45,8 @@ pub enum AgentError {
 /// Answers device management datagrams of one port. Dropping it ends that.
 #[derive(Debug)]
 pub struct Agent {
-    stop: Arc<OwnedFd>,
     answered: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
+    _thread: ControlThread<Infallible>,
 }
 
 impl Agent {
@@ -65,19 +66,16 @@ impl Agent {
         sys::enable_pkey(umad.as_fd()).map_err(failed(format!("{shown}: P_Key index")))?;
         let agent = sys::register(umad.as_fd(), CLASS, CLASS_VERSION, 1 << GET | 1 << SET)
             .map_err(failed(format!("{shown}: registering for device management")))?;
-        let stop = rustix::event::eventfd(0, EventfdFlags::CLOEXEC);
-        let stop = Arc::new(stop.map_err(failed("an event counter".to_owned()))?);
+        let bell = Bell::new().map_err(failed("an event counter".to_owned()))?;
         let answered = Arc::new(AtomicU64::new(0));
         let hardware = hardware_of(&Path::new("/sys/class/infiniband").join(device));
-        let (wake, count) = (Arc::clone(&stop), Arc::clone(&answered));
-        let thread = std::thread::Builder::new()
-            .name("dm-agent".into())
-            .spawn(move || serve(umad, &wake, agent, &hardware, &unit, &count))
-            .map_err(|error| AgentError::System {
-                what: "starting a thread".to_owned(),
-                reason: Errno::from_io_error(&error).unwrap_or(Errno::AGAIN),
-            })?;
-        Ok(Agent { stop, answered, thread: Some(thread) })
+        let (stop, count) = (bell.clone(), Arc::clone(&answered));
+        let run = move |inbox: Inbox<Infallible>| {
+            serve(umad, (&stop, &inbox), agent, &hardware, &unit, &count);
+        };
+        let thread = ControlThread::start("dm-agent", bell, run);
+        let thread = thread.map_err(failed("starting a thread".to_owned()))?;
+        Ok(Agent { answered, _thread: thread })
     }
 
     /// Datagrams answered since the start.
@@ -86,34 +84,22 @@ impl Agent {
     }
 }
 
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("a device management agent panicked");
-        }
-    }
-}
-
 fn serve(
     mut umad: File,
-    stop: &OwnedFd,
+    (bell, inbox): (&Bell, &Inbox<Infallible>),
     agent: u32,
     hardware: &Hardware,
     unit: &Mutex<Unit>,
     answered: &AtomicU64,
 ) {
-    loop {
-        let mut ready = [PollFd::new(stop, PollFlags::IN), PollFd::new(&umad, PollFlags::IN)];
+    let mut lines = PeerLines::default();
+    while inbox.next() != Some(Order::Stop) {
+        let mut ready = [PollFd::new(bell, PollFlags::IN), PollFd::new(&umad, PollFlags::IN)];
         match poll(&mut ready, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return tracing::error!(%errno, "the device management agent ends"),
         }
-        if !ready[0].revents().is_empty() {
-            return;
-        }
+        bell.hush();
         if !ready[1].revents().contains(PollFlags::IN) {
             if ready[1].revents().is_empty() {
                 continue;
@@ -134,7 +120,9 @@ fn serve(
         // One packet is one write.
         match rustix::io::write(&umad, &answer) {
             Ok(_) => _ = answered.fetch_add(1, Ordering::Relaxed),
-            Err(error) => tracing::warn!(%error, "a device management answer was not sent"),
+            Err(error) => {
+                peer_line!(lines, WARN, %error, "a device management answer was not sent");
+            }
         }
     }
 }

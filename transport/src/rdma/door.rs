@@ -9,9 +9,10 @@ use std::sync::{Arc, OnceLock};
 use reactor::sleep::WakeSet;
 use reactor::sys::memory::Memory;
 
-use super::resources::CoreDevice;
+use super::options::{FabricOptions, RdmaOptions};
+use super::resources::{CoreDevice, Ready};
 use super::sys::{Qp, ReceiveArea};
-use super::{FabricOptions, RdmaOptions};
+use crate::control_thread::Bell;
 use crate::{CloseReason, ConnId, PeerInfo};
 
 /// Devices that one core can serve at a time.
@@ -46,12 +47,6 @@ pub(super) struct Login {
     pub peer: PeerInfo,
 }
 
-pub(super) struct Ready {
-    pub qp: Qp,
-    /// None with a shared receive queue.
-    pub receives: Option<ReceiveArea>,
-}
-
 /// From a core to the control thread.
 pub(super) enum ToControl {
     Accept(ConnId, Box<Accept>),
@@ -73,7 +68,7 @@ pub(super) struct Accept {
 }
 
 /// Writes an event counter. A full counter rings already.
-pub(super) fn raise(eventfd: &OwnedFd) {
+fn raise(eventfd: &OwnedFd) {
     let _ = rustix::io::write(eventfd, &1u64.to_ne_bytes());
 }
 
@@ -84,7 +79,7 @@ pub struct CoreDoor {
     wake: Arc<OwnedFd>,
     /// Where the completion channels of the core's devices are.
     pub(super) wakes: WakeSet,
-    control: Arc<OnceLock<Arc<OwnedFd>>>,
+    control: Arc<OnceLock<Bell>>,
     pub(super) options: FabricOptions,
     pub(super) pool: Arc<Memory>,
 }
@@ -97,9 +92,9 @@ impl CoreDoor {
         self.send(ToCore::Options(rdma));
     }
 
-    /// Names the event counter that wakes the control thread.
-    pub(super) fn join(&self, control: &Arc<OwnedFd>) {
-        let _ = self.control.set(Arc::clone(control));
+    /// Names the bell that wakes the control thread.
+    pub(super) fn join(&self, control: &Bell) {
+        let _ = self.control.set(control.clone());
     }
 
     pub(super) fn send(&mut self, message: ToCore) {
@@ -122,7 +117,7 @@ impl std::fmt::Debug for CoreDoor {
 pub(super) struct Inside {
     to_control: rtrb::Producer<ToControl>,
     from_control: rtrb::Consumer<ToCore>,
-    control: Arc<OnceLock<Arc<OwnedFd>>>,
+    control: Arc<OnceLock<Bell>>,
 }
 
 impl Inside {
@@ -130,7 +125,7 @@ impl Inside {
         let sent = self.to_control.push(message).is_ok();
         assert!(sent, "the ring to the control thread is sized for all messages");
         if let Some(control) = self.control.get() {
-            raise(control);
+            control.ring();
         }
     }
 

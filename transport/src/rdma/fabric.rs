@@ -24,10 +24,11 @@ use reactor::sys::memory::Memory;
 use reactor::{Batch, Instant, Tag};
 
 use super::connection::{Connection, Data, NIL, Operation, State};
-use super::door::{Accept, CoreDoor, DEVICES_MAX, Inside, Login, Ready, ToControl, ToCore, door};
-use super::options::RdmaOptions;
-use super::resources::CoreDevice;
+use super::door::{Accept, CoreDoor, DEVICES_MAX, Inside, Login, ToControl, ToCore, door};
+use super::options::FabricOptions;
+use super::resources::{CoreDevice, Ready};
 use super::sys::{Completion, ReceiveChain, SendChain};
+use crate::peer_lines::PeerLines;
 use crate::{CloseReason, ConnId, DataIn, Event, Fabric, PeerInfo, Recv, RemoteSeg};
 use work::flush_shared;
 
@@ -37,17 +38,6 @@ const POLL_MAX: usize = 32;
 const EARLY_MAX: usize = 1;
 /// Receives posted at a time.
 const RECEIVE_CHAIN: usize = 128;
-
-/// Capacities of one core's fabric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FabricOptions {
-    /// Connections that the core holds at a time.
-    pub connections_max: usize,
-    /// Fetches and replies in flight at a time, over all connections. Exceeding it is a bug.
-    pub operations_max: usize,
-    /// The parameters of ib_srpt.
-    pub rdma: RdmaOptions,
-}
 
 /// What a fabric did, for reports. Only its core adds.
 #[derive(Debug, Default)]
@@ -95,6 +85,7 @@ pub struct RdmaFabric {
     sends: SendChain,
     receives: ReceiveChain,
     counts: Arc<RdmaCounts>,
+    lines: PeerLines,
 }
 
 impl RdmaFabric {
@@ -132,6 +123,7 @@ impl RdmaFabric {
             sends: SendChain::new(options.rdma.srpt_sq_size as usize, 16),
             receives: ReceiveChain::new(RECEIVE_CHAIN),
             counts: Arc::new(RdmaCounts::default()),
+            lines: PeerLines::default(),
         };
         (fabric, core_door)
     }
@@ -464,7 +456,7 @@ impl Fabric for RdmaFabric {
             self.post_probe(index);
         }
         for device in self.devices.iter_mut().flatten() {
-            flush_shared(device);
+            flush_shared(device, &mut self.lines);
         }
     }
 

@@ -9,18 +9,19 @@
 
 mod control;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, epoll};
+use rustix::event::epoll;
+use rustix::io::Errno;
 
 use super::ListenAddress;
-use super::door::{CoreDoor, raise};
+use super::door::CoreDoor;
 use super::sys::cm::ChannelError;
 use super::sys::{EventChannel, RdmaError};
+use crate::control_thread::{AskError, Bell, ControlThread};
 use control::{Command, Control, TOKEN_CM, TOKEN_COMMANDS};
 
 /// Limits of the control thread.
@@ -86,6 +87,17 @@ pub enum ListenError {
     Stopped,
 }
 
+impl From<AskError> for ListenError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Ended => ListenError::Stopped,
+            AskError::Busy => {
+                ListenError::System { what: error.to_string(), reason: Errno::BUSY.into() }
+            }
+        }
+    }
+}
+
 impl From<ChannelError> for ListenError {
     fn from(error: ChannelError) -> Self {
         ListenError::Unavailable(error.to_string())
@@ -93,12 +105,22 @@ impl From<ChannelError> for ListenError {
 }
 
 impl ListenError {
-    fn system(what: &str) -> impl FnOnce(rustix::io::Errno) -> ListenError {
+    fn system(what: &str) -> impl FnOnce(Errno) -> ListenError {
         |errno| ListenError::System { what: what.into(), reason: errno.into() }
     }
 
     fn refused(address: ListenAddress, error: RdmaError) -> ListenError {
-        ListenError::System { what: format!("{address}: {}", error.what), reason: error.reason }
+        let why = match error.reason.raw_os_error() {
+            Some(libc::EADDRNOTAVAIL) => {
+                " (no RDMA device has this address, or another listener has the port at all \
+                 addresses)"
+            }
+            _ => "",
+        };
+        ListenError::System {
+            what: format!("{address}: {}{why}", error.what),
+            reason: error.reason,
+        }
     }
 }
 
@@ -140,10 +162,8 @@ fn bump(counter: &AtomicU64) {
 /// that the cores have returned: stop the cores first.
 #[derive(Debug)]
 pub struct Listener {
-    commands: mpsc::Sender<Command>,
-    wake: Arc<OwnedFd>,
+    thread: ControlThread<Command>,
     counters: Arc<Counters>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Listener {
@@ -161,24 +181,18 @@ impl Listener {
     ) -> Result<Listener, ListenError> {
         let channel = EventChannel::new()?;
         let failed = || ListenError::system("starting the control thread of the rdma fabric");
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = Arc::new(rustix::event::eventfd(0, flags).map_err(failed())?);
+        let bell = Bell::new().map_err(failed())?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed())?;
-        for (fd, token) in [(wake.as_fd(), TOKEN_COMMANDS), (channel.as_fd(), TOKEN_CM)] {
+        for (fd, token) in [(bell.as_fd(), TOKEN_COMMANDS), (channel.as_fd(), TOKEN_CM)] {
             let token = epoll::EventData::new_u64(token);
             epoll::add(&epoll, fd, token, epoll::EventFlags::IN).map_err(failed())?;
         }
-        doors.iter().for_each(|door| door.join(&wake));
-        let (commands, inbox) = mpsc::channel();
+        doors.iter().for_each(|door| door.join(&bell));
         let counters = Arc::new(Counters::default());
         let counts = Arc::clone(&counters);
-        let control =
-            Control::new(channel, epoll, Arc::clone(&wake), inbox, doors, options, counts);
-        let thread = std::thread::Builder::new()
-            .name("rdma-control".into())
-            .spawn(move || control.run())
-            .map_err(|reason| ListenError::System { what: "starting a thread".into(), reason })?;
-        Ok(Listener { commands, wake, counters, thread: Some(thread) })
+        let control = Control::new(channel, epoll, bell.clone(), doors, options, counts);
+        let thread = ControlThread::start("rdma-control", bell, move |inbox| control.run(&inbox));
+        Ok(Listener { thread: thread.map_err(failed())?, counters })
     }
 
     /// Listens for logins to `target` at an address of [`ListenAddress`]. An address whose device
@@ -190,7 +204,7 @@ impl Listener {
         trsvcid: &str,
     ) -> Result<(), ListenError> {
         let address = parse(traddr, trsvcid)?;
-        self.ask(|answer| Command::Add { target: target.into(), address, answer })?
+        self.thread.ask(|answer| Command::Add { target: target.into(), address, answer })?
     }
 
     /// Stops listening. Connections stay.
@@ -201,12 +215,12 @@ impl Listener {
         trsvcid: &str,
     ) -> Result<(), ListenError> {
         let address = parse(traddr, trsvcid)?;
-        self.ask(|answer| Command::Remove { target: target.into(), address, answer })?
+        self.thread.ask(|answer| Command::Remove { target: target.into(), address, answer })?
     }
 
     /// For logins from now on: see [`super::RdmaValues::channels_in_order`].
     pub fn set_channels_in_order(&self, in_order: bool) -> Result<(), ListenError> {
-        self.ask(|answer| Command::InOrder { in_order, answer })
+        Ok(self.thread.ask(|answer| Command::InOrder { in_order, answer })?)
     }
 
     /// Counts since the start.
@@ -222,28 +236,9 @@ impl Listener {
             devices_removed: load(&self.counters.devices_removed),
         }
     }
-
-    fn ask<T>(&self, command: impl FnOnce(mpsc::Sender<T>) -> Command) -> Result<T, ListenError> {
-        let (answer, wait) = mpsc::channel();
-        self.commands.send(command(answer)).map_err(|_| ListenError::Stopped)?;
-        raise(&self.wake);
-        wait.recv().map_err(|_| ListenError::Stopped)
-    }
 }
 
 fn parse(traddr: &str, trsvcid: &str) -> Result<ListenAddress, ListenError> {
     ListenAddress::parse(traddr, trsvcid)
         .ok_or_else(|| ListenError::BadAddress { address: format!("{traddr} port {trsvcid}") })
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = self.commands.send(Command::Stop);
-        raise(&self.wake);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the control thread of the rdma fabric panicked");
-        }
-    }
 }

@@ -25,9 +25,9 @@ mod sys;
 pub use address::{ListenAddress, login_part, login_tag};
 pub use connector::{RdmaConnector, RdmaLink, RdmaMemory};
 pub use door::CoreDoor;
-pub use fabric::{FabricOptions, RdmaCounts, RdmaFabric};
+pub use fabric::{RdmaCounts, RdmaFabric};
 pub use listener::{ListenError, Listener, ListenerCounts, ListenerOptions};
-pub use options::{OptionError, RdmaOptions, RdmaValues, range};
+pub use options::{FabricOptions, OptionError, RdmaOptions, RdmaValues, range};
 pub use sys::LibraryError;
 
 /// RDMA devices of this machine can be used. The error says what is missing.

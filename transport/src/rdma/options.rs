@@ -111,6 +111,17 @@ impl std::ops::Deref for RdmaOptions {
     }
 }
 
+/// Capacities of one core's fabric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FabricOptions {
+    /// Connections that the core holds at a time.
+    pub connections_max: usize,
+    /// Fetches and replies in flight at a time, over all connections. Exceeding it is a bug.
+    pub operations_max: usize,
+    /// The parameters of ib_srpt.
+    pub rdma: RdmaOptions,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

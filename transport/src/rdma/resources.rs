@@ -3,8 +3,7 @@ use std::sync::Arc;
 
 use reactor::sys::memory::Memory;
 
-use super::FabricOptions;
-use super::door::Ready;
+use super::options::FabricOptions;
 use super::sys::queue::QpPlan;
 use super::sys::{
     CmId, Completion, CompletionChannel, Cq, Device, EventChannel, PoolKeys, Qp, RdmaError,
@@ -192,6 +191,13 @@ fn open_shared(device: &Arc<Device>, slots: u32, bytes: u32) -> Result<Shared, R
     }
     srq.post(&mut chain)?;
     Ok(Shared { srq, area, chain })
+}
+
+/// What a core needs of an accepted connection.
+pub(super) struct Ready {
+    pub qp: Qp,
+    /// None with a shared receive queue.
+    pub receives: Option<ReceiveArea>,
 }
 
 /// Makes an accepted connection's queue pair and posts its receives; also what it claims of the

@@ -4,6 +4,4 @@
 #[allow(unsafe_code)]
 mod sys;
 
-#[cfg(test)]
-pub(crate) use sys::MapError;
-pub(crate) use sys::{Mapping, Regions, Returned, sealed_file};
+pub(crate) use sys::{MapError, Mapping, Regions, Returned, sealed_file};

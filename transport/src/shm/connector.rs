@@ -105,12 +105,12 @@ impl ShmConnector {
         let files: Vec<BorrowedFd<'_>> = regions.iter().map(|region| region.file.as_fd()).collect();
         let sent = socket::send(&socket, &hello.encode(), &files);
         // A target that refuses closes at once; its reason may be there to read all the same.
-        let Received { bytes, fds, truncated } = match answer(&socket, deadline) {
+        let Received { bytes, fds, cut } = match answer(&socket, deadline) {
             Ok(answer) => answer,
             Err(reason) => return Err(fail(sent.err().map_or(reason, |errno| errno.to_string()))),
         };
-        if truncated {
-            return Err(fail("truncated answer (descriptor limit?)".into()));
+        if let Some(cut) = cut {
+            return Err(fail(format!("an answer {cut}")));
         }
         match Datagram::decode(&bytes).map_err(|error| fail(error.to_string()))? {
             Datagram::Accept { slots, to_target_bytes_max, to_initiator_bytes_max, login_rsp } => {

@@ -10,6 +10,10 @@ use std::sync::{Arc, OnceLock};
 
 use super::nap::Nap;
 use super::sys::Regions;
+use crate::control_thread::Bell;
+
+/// Peers that the control thread attaches in a round, at most.
+pub(super) const ATTACHED_MAX: usize = 64;
 
 /// A peer that has said hello, ready for its core.
 #[derive(Debug)]
@@ -43,12 +47,23 @@ pub(super) enum Message {
     Gone(u64),
 }
 
+/// What is left of a connection: too slow for a core to end, for as long as the peer likes.
+#[derive(Debug)]
+pub(super) struct Remains {
+    /// The peer's memory.
+    pub(super) regions: Regions,
+    /// The peer's socket, which may hold what nobody has read.
+    pub(super) socket: Arc<OwnedFd>,
+    /// What the peer rang.
+    pub(super) bell: OwnedFd,
+}
+
 /// What both sides of a door see.
 #[derive(Debug)]
 struct Shared {
     nap: Nap,
     channels: AtomicU32,
-    control: OnceLock<Arc<OwnedFd>>,
+    control: OnceLock<Bell>,
 }
 
 /// A core as the control thread sees it; made by [`super::ShmFabric::new`].
@@ -56,7 +71,7 @@ struct Shared {
 pub struct CoreDoor {
     messages: rtrb::Producer<Message>,
     backlog: VecDeque<Message>,
-    regions: rtrb::Consumer<Regions>,
+    remains: rtrb::Consumer<Remains>,
     shared: Arc<Shared>,
     wake: Arc<OwnedFd>,
     channels_max: u32,
@@ -67,7 +82,7 @@ pub struct CoreDoor {
 pub(super) struct Inside {
     /// What the control thread says.
     pub messages: rtrb::Consumer<Message>,
-    regions: rtrb::Producer<Regions>,
+    remains: rtrb::Producer<Remains>,
     shared: Arc<Shared>,
 }
 
@@ -76,10 +91,12 @@ pub(super) fn door(channels_max: u32, wake: Arc<OwnedFd>) -> (Inside, CoreDoor) 
     let (nap, channels, control) = (Nap::new(), AtomicU32::new(0), OnceLock::new());
     let shared = Arc::new(Shared { nap, channels, control });
     let (to_core, messages) = rtrb::RingBuffer::new(channels_max as usize * 2 + 2);
-    let (to_control, regions) = rtrb::RingBuffer::new(channels_max as usize + 1);
-    let inside = Inside { messages, regions: to_control, shared: Arc::clone(&shared) };
+    // Emptied before each round in which the control thread attaches peers, so it never holds more
+    // than all connections and those of one round.
+    let (to_control, remains) = rtrb::RingBuffer::new(channels_max as usize + ATTACHED_MAX);
+    let inside = Inside { messages, remains: to_control, shared: Arc::clone(&shared) };
     let backlog = VecDeque::new();
-    (inside, CoreDoor { messages: to_core, backlog, regions, shared, wake, channels_max })
+    (inside, CoreDoor { messages: to_core, backlog, remains, shared, wake, channels_max })
 }
 
 /// Adds one to an event counter. Failure means that it is full, thus readable already.
@@ -136,25 +153,25 @@ impl CoreDoor {
         }
     }
 
-    /// Tells the core whom to wake when it hands back memory.
-    pub(super) fn join(&self, control: &Arc<OwnedFd>) {
-        assert!(self.shared.control.set(Arc::clone(control)).is_ok(), "one listener per core");
+    /// Tells the core whom to wake when it hands back what is left of a connection.
+    pub(super) fn join(&self, control: &Bell) {
+        assert!(self.shared.control.set(control.clone()).is_ok(), "one listener per core");
     }
 
-    /// Unmaps the memory of released connections: too slow for a core.
-    pub(super) fn unmap(&mut self) {
-        while self.regions.pop().is_ok() {}
+    /// What is left of a released connection.
+    pub(super) fn remains(&mut self) -> Option<Remains> {
+        self.remains.pop().ok()
     }
 }
 
 impl Inside {
-    /// Frees a connection's place and gives its memory away to be unmapped.
-    pub(super) fn release(&mut self, regions: Regions) {
-        // A full ring drops, and so unmaps, here: slower, nothing worse.
-        let _ = self.regions.push(regions);
+    /// Frees a connection's place and gives away what is left of it.
+    pub(super) fn release(&mut self, remains: Remains) {
+        let sent = self.remains.push(remains).is_ok();
+        assert!(sent, "the ring to the control thread is sized for all connections");
         self.shared.channels.fetch_sub(1, Ordering::Relaxed);
         if let Some(control) = self.shared.control.get() {
-            ring(control);
+            control.ring();
         }
     }
 

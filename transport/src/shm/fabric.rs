@@ -14,13 +14,14 @@ use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
 use rustix::io::Errno;
 
-use super::door::{CoreDoor, Inside, Message, Prepared, door};
+use super::door::{CoreDoor, Inside, Message, Prepared, Remains, door};
 use super::ring::{
     Arrival, Consumer, Ends, Geometry, INLINE_BYTES, before_last_look, overflow_stride,
 };
 use super::sys::{Mapping, Pages, Regions, Returned, sealed_file};
 use super::wire::Datagram;
 use super::{RESPONSE_RECVS, socket};
+use crate::peer_lines::{PeerLines, peer_line};
 use crate::{CloseReason, ConnId, DataIn, Event, Fabric, PeerInfo, Recv, RemoteSeg};
 
 /// Units taken from one connection per poll.
@@ -159,6 +160,7 @@ pub struct ShmFabric {
     pending: VecDeque<Event>,
     inside: Inside,
     armed: bool,
+    lines: PeerLines,
 }
 
 /// The mark of a connection's loans; below 2^63, because there are fewer connections than 2^31.
@@ -193,6 +195,7 @@ impl ShmFabric {
             pending: VecDeque::with_capacity(options.ops_max + count as usize),
             inside,
             armed: false,
+            lines: PeerLines::default(),
         };
         (fabric, door)
     }
@@ -422,7 +425,11 @@ impl Fabric for ShmFabric {
                 self.live.push(conn.index);
             }
             Err(reason) => {
-                tracing::warn!(pid = state.pid, reason, "can't answer a login");
+                let pid = state.pid;
+                let told = Datagram::Error(format!("the target can't answer the login: {reason}"));
+                // A peer that doesn't read its answer learns from the close.
+                let _ = socket::send(&state.socket, &told.encode(), &[]);
+                peer_line!(self.lines, WARN, pid, reason, "can't answer a login");
                 self.begin_close(conn.index, CloseReason::Link);
             }
         }
@@ -530,10 +537,10 @@ impl Fabric for ShmFabric {
         let home = state.receives.free.len() as u32;
         assert_eq!(home, state.receives.total, "{conn:?} released with receives out");
         let slot = &mut self.slots[conn.index as usize];
-        let gone = slot.conn.take().expect("checked above");
+        let Conn { regions, socket, bell, .. } = slot.conn.take().expect("checked above");
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(conn.index);
-        self.inside.release(gone.regions);
+        self.inside.release(Remains { regions, socket, bell });
     }
 
     /// Nothing to do: units are published by [`Fabric::reply`], at the price of one store.

@@ -2,6 +2,8 @@
 //!
 //! Owns the listening sockets, the handshakes that are not finished, and one watch per connection.
 //! It blocks in epoll, so no core ever makes a system call to find out that a peer is new or dead.
+//! Closing what a peer has passed can take as long as the peer likes, so undertakers do that: for
+//! the control thread and, through it, for the cores.
 //!
 //! A peer that connects and says nothing is dropped at a deadline, or sooner when others want its
 //! place. Every descriptor a peer sends is owned from the moment it arrives, so that every refusal
@@ -10,17 +12,17 @@
 mod control;
 mod path;
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, epoll};
+use rustix::event::epoll;
 use rustix::io::Errno;
 
 use super::door::CoreDoor;
+use crate::control_thread::{AskError, Bell, ControlThread};
 use control::{Command, Control, TOKEN_COMMANDS};
 use path::Bound;
 
@@ -84,6 +86,15 @@ pub enum ListenError {
     Stopped,
 }
 
+impl From<AskError> for ListenError {
+    fn from(error: AskError) -> Self {
+        match error {
+            AskError::Ended => ListenError::Stopped,
+            AskError::Busy => ListenError::System { what: error.to_string(), errno: Errno::BUSY },
+        }
+    }
+}
+
 impl ListenError {
     fn system(what: impl Into<String>) -> impl FnOnce(Errno) -> ListenError {
         |errno| ListenError::System { what: what.into(), errno }
@@ -125,10 +136,8 @@ fn bump(counter: &AtomicU64) {
 /// connections go on, but the death of their peers is no longer seen: stop the cores first.
 #[derive(Debug)]
 pub struct Listener {
-    commands: mpsc::Sender<Command>,
-    wake: Arc<OwnedFd>,
+    thread: ControlThread<Command>,
     counters: Arc<Counters>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Listener {
@@ -144,36 +153,29 @@ impl Listener {
         options: ListenerOptions,
     ) -> Result<Listener, ListenError> {
         let failed = || ListenError::system("starting the control thread of the shm fabric");
-        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let wake = Arc::new(rustix::event::eventfd(0, flags).map_err(failed())?);
+        let bell = Bell::new().map_err(failed())?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(failed())?;
         let token = epoll::EventData::new_u64(TOKEN_COMMANDS);
-        epoll::add(&epoll, wake.as_fd(), token, epoll::EventFlags::IN).map_err(failed())?;
-        doors.iter().for_each(|door| door.join(&wake));
-        let (commands, inbox) = mpsc::channel();
+        epoll::add(&epoll, bell.as_fd(), token, epoll::EventFlags::IN).map_err(failed())?;
+        doors.iter().for_each(|door| door.join(&bell));
         let counters = Arc::new(Counters::default());
-        let control =
-            Control::new(epoll, Arc::clone(&wake), inbox, doors, options, Arc::clone(&counters));
-        let thread = std::thread::Builder::new()
-            .name("shm-control".into())
-            .spawn(move || control.run())
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::AGAIN))
-            .map_err(failed())?;
-        Ok(Listener { commands, wake, counters, thread: Some(thread) })
+        let control = Control::new(epoll, bell.clone(), doors, options, Arc::clone(&counters));
+        let thread = ControlThread::start("shm-control", bell, move |inbox| control.run(&inbox));
+        Ok(Listener { thread: thread.map_err(failed())?, counters })
     }
 
     /// Listens at `path` for peers of `target`. The socket file has mode 0600. One that a dead
     /// process left is replaced; one of a live process is refused.
     pub fn add_listener(&self, target: &str, path: impl AsRef<Path>) -> Result<(), ListenError> {
         let bound = Bound::new(path.as_ref())?;
-        self.ask(|answer| Command::Add { target: target.into(), bound, answer })?
+        self.thread.ask(|answer| Command::Add { target: target.into(), bound, answer })?
     }
 
     /// Stops listening at `path` for `target`, drops unfinished handshakes there, and removes the
     /// socket file if it is still ours. Connections stay.
     pub fn remove_listener(&self, target: &str, path: impl AsRef<Path>) -> Result<(), ListenError> {
         let path = path.as_ref().to_path_buf();
-        self.ask(|answer| Command::Remove { target: target.into(), path, answer })?
+        self.thread.ask(|answer| Command::Remove { target: target.into(), path, answer })?
     }
 
     /// Counts since the start.
@@ -186,30 +188,6 @@ impl Listener {
             left: load(&self.counters.left),
             silent: load(&self.counters.silent),
             gone: load(&self.counters.gone),
-        }
-    }
-
-    fn ask<T>(&self, command: impl FnOnce(mpsc::Sender<T>) -> Command) -> Result<T, ListenError> {
-        let (answer, wait) = mpsc::channel();
-        self.commands.send(command(answer)).map_err(|_| ListenError::Stopped)?;
-        self.ring();
-        wait.recv().map_err(|_| ListenError::Stopped)
-    }
-
-    fn ring(&self) {
-        // A full counter is a counter that rings already.
-        let _ = rustix::io::write(&*self.wake, &1u64.to_ne_bytes());
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = self.commands.send(Command::Stop);
-        self.ring();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the control thread of the shm fabric panicked");
         }
     }
 }

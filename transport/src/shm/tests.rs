@@ -3,6 +3,7 @@ mod data;
 mod handshake;
 mod hostile;
 mod life;
+mod strangers;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

@@ -5,6 +5,7 @@ use super::super::connection::{Data, NIL, Posted, State};
 use super::super::resources::{CoreDevice, Work, WorkId};
 use super::super::sys::{Completion, Outcome};
 use super::{POLL_MAX, RdmaFabric};
+use crate::peer_lines::{PeerLines, peer_line};
 use crate::{CloseReason, ConnId, Event, Recv, RemoteSeg};
 
 /// Bytes of replies after which a completion is asked for: their buffers come home with it.
@@ -293,7 +294,7 @@ impl RdmaFabric {
         self.counts.doorbells.add(1);
         self.counts.requests.add(self.sends.len() as u64);
         if let Err(error) = qp.post_send(&mut self.sends) {
-            tracing::warn!(%error, "a connection fails");
+            peer_line!(self.lines, WARN, %error, "a connection fails");
             self.end(conn, CloseReason::Link);
         }
     }
@@ -314,7 +315,7 @@ impl RdmaFabric {
         self.counts.doorbells.add(1);
         self.counts.requests.add(1);
         if let Err(error) = qp.post_send(&mut self.sends) {
-            tracing::warn!(%error, "a connection fails");
+            peer_line!(self.lines, WARN, %error, "a connection fails");
             self.end(conn, CloseReason::Link);
         }
     }
@@ -339,7 +340,7 @@ impl RdmaFabric {
             }
         }
         if let Err(error) = result.and(qp.post_receive(&mut self.receives)) {
-            tracing::warn!(%error, "a connection fails");
+            peer_line!(self.lines, WARN, %error, "a connection fails");
             self.end(conn, CloseReason::Link);
         }
     }
@@ -349,7 +350,7 @@ impl RdmaFabric {
         let Some(shared) = &mut device.shared else { return };
         shared.chain.push(WorkId::shared_receive(slot).0, shared.area.local(slot));
         if shared.chain.is_full() {
-            flush_shared(device);
+            flush_shared(device, &mut self.lines);
         }
     }
 
@@ -384,11 +385,11 @@ impl RdmaFabric {
     }
 }
 
-pub(super) fn flush_shared(device: &mut CoreDevice) {
+pub(super) fn flush_shared(device: &mut CoreDevice, lines: &mut PeerLines) {
     if let Some(shared) = &mut device.shared
         && let Err(error) = shared.srq.post(&mut shared.chain)
     {
         // The slots are lost; the connections of a failed device end by themselves.
-        tracing::warn!(%error, "receives were not posted");
+        peer_line!(lines, WARN, %error, "receives were not posted");
     }
 }

@@ -3,10 +3,9 @@ mod commands;
 mod placement;
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reactor::Lines;
 use rustix::event::{Timespec, epoll};
 
 use super::super::ListenAddress;
@@ -17,6 +16,8 @@ use super::super::sys::abi::*;
 use super::super::sys::cm::forget_dead_devices;
 use super::super::sys::{CmEvent, CmId, Device, EventChannel, RdmaError};
 use super::{Counters, ListenerOptions, bump};
+use crate::control_thread::{Bell, Inbox};
+use crate::peer_lines::{PeerLines, peer_line};
 use crate::srp::{LoginRej, RejectReason};
 use crate::{CloseReason, ConnId, PeerInfo};
 pub(super) use commands::Command;
@@ -77,8 +78,7 @@ struct Core {
 pub(super) struct Control {
     channel: EventChannel,
     epoll: OwnedFd,
-    wake: Arc<OwnedFd>,
-    inbox: mpsc::Receiver<Command>,
+    bell: Bell,
     cores: Vec<Core>,
     listeners: Vec<Listening>,
     listener_number: u64,
@@ -89,8 +89,7 @@ pub(super) struct Control {
     options: ListenerOptions,
     channels_in_order: bool,
     counters: Arc<Counters>,
-    started: Instant,
-    lines: Lines,
+    lines: PeerLines,
 }
 
 fn token(core: usize, conn: ConnId) -> u64 {
@@ -101,8 +100,7 @@ impl Control {
     pub(super) fn new(
         channel: EventChannel,
         epoll: OwnedFd,
-        wake: Arc<OwnedFd>,
-        inbox: mpsc::Receiver<Command>,
+        bell: Bell,
         doors: Vec<CoreDoor>,
         options: ListenerOptions,
         counters: Arc<Counters>,
@@ -124,8 +122,7 @@ impl Control {
         Control {
             channel,
             epoll,
-            wake,
-            inbox,
+            bell,
             cores,
             listeners: Vec::new(),
             listener_number: 0,
@@ -135,12 +132,11 @@ impl Control {
             options,
             channels_in_order,
             counters,
-            started: Instant::now(),
-            lines: Lines::default(),
+            lines: PeerLines::default(),
         }
     }
 
-    pub(super) fn run(mut self) {
+    pub(super) fn run(mut self, inbox: &Inbox<Command>) {
         let mut ready = Vec::with_capacity(64);
         loop {
             let timeout = self.timeout();
@@ -156,7 +152,7 @@ impl Control {
                 self.on_ready(event.data.u64());
             }
             self.on_core_messages();
-            if !self.on_commands() {
+            if !self.on_commands(inbox) {
                 return;
             }
             self.on_time();
@@ -173,9 +169,7 @@ impl Control {
 
     fn on_ready(&mut self, source: u64) {
         match source {
-            TOKEN_COMMANDS => {
-                let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-            }
+            TOKEN_COMMANDS => self.bell.hush(),
             TOKEN_CM => {
                 for _ in 0..EVENTS_MAX {
                     let Some(event) = self.channel.next() else { break };
@@ -298,11 +292,8 @@ impl Control {
         if let Err(why) = self.offer(number, id, data) {
             let (id, data, why) = *why;
             bump(&self.counters.refused);
-            let now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            if let Some(left_out) = self.lines.take(now_ns) {
-                tracing::warn!(peer = %id.peer_address(), why, left_out, "login refused");
-            }
-            reject_for_want_of_resources(&id, &login_tag(&data));
+            peer_line!(self.lines, WARN, peer = %id.peer_address(), why, "login refused");
+            reject_for_want_of_resources(&id, &login_tag(&data), &mut self.lines);
         }
     }
 
@@ -398,7 +389,7 @@ impl Control {
                         if let Some(id) = connection.id.take()
                             && let Err(error) = id.reject(&login_rej)
                         {
-                            tracing::debug!(%error, "a reject was not sent");
+                            peer_line!(self.lines, DEBUG, %error, "a reject was not sent");
                         }
                         self.on_ended(core, conn, CloseReason::Local);
                     }
@@ -406,7 +397,7 @@ impl Control {
                         if let Some(id) = &self.connection(core, conn).id
                             && let Err(error) = id.disconnect()
                         {
-                            tracing::debug!(%error, "the peer was not told of a disconnect");
+                            peer_line!(self.lines, DEBUG, %error, "a disconnect was not sent");
                         }
                         self.cores[core].door.send(ToCore::Disconnected(conn));
                     }
@@ -445,9 +436,10 @@ impl Control {
     fn on_accept(&mut self, core: usize, conn: ConnId, accept: Accept) {
         if let Err(error) = self.accept(core, conn, &accept) {
             bump(&self.counters.refused);
-            tracing::warn!(%error, "no queue pair for a login");
+            peer_line!(self.lines, WARN, %error, "no queue pair for a login");
             if let Some(id) = self.connection(core, conn).id.take() {
-                reject_for_want_of_resources(&id, accept.login_rsp.get(8..16).unwrap_or(&[0; 8]));
+                let tag = accept.login_rsp.get(8..16).unwrap_or(&[0; 8]);
+                reject_for_want_of_resources(&id, tag, &mut self.lines);
             }
             self.on_ended(core, conn, CloseReason::Link);
         }
@@ -472,7 +464,7 @@ impl Control {
         match id.accept(&accept.login_rsp, limits.reads_in, limits.reads_out) {
             Ok(()) => core.door.send(ToCore::Accepted(conn, claim.sends)),
             Err(error) => {
-                tracing::warn!(%error, "a login could not be accepted");
+                peer_line!(self.lines, WARN, %error, "a login could not be accepted");
                 if !std::mem::replace(&mut connection.told, true) {
                     core.door.send(ToCore::Gone(conn, CloseReason::Link));
                 }
@@ -552,12 +544,12 @@ impl Control {
     }
 }
 
-fn reject_for_want_of_resources(id: &CmId, tag: &[u8]) {
+fn reject_for_want_of_resources(id: &CmId, tag: &[u8], lines: &mut PeerLines) {
     let reason = RejectReason::InsufficientResources;
     let mut bytes = [0; LoginRej::LEN];
     let tag = tag.try_into().unwrap_or_default();
     LoginRej { tag, reason, buf_fmt: 0x0006 }.emit(&mut bytes);
     if let Err(error) = id.reject(&bytes) {
-        tracing::debug!(%error, "a reject was not sent");
+        peer_line!(lines, DEBUG, %error, "a reject was not sent");
     }
 }

@@ -3,7 +3,5 @@
 mod mapping;
 mod regions;
 
-#[cfg(test)]
-pub(crate) use mapping::MapError;
-pub(crate) use mapping::{Mapping, sealed_file};
+pub(crate) use mapping::{MapError, Mapping, sealed_file};
 pub(crate) use regions::{Regions, Returned};

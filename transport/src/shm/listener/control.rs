@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use reactor::Lines;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec};
 use rustix::io::Errno;
@@ -13,11 +12,14 @@ use rustix::net::SocketFlags;
 
 use super::path::Bound;
 use super::{Counters, ListenError, ListenerOptions, bump};
+use crate::control_thread::{Bell, Inbox, Order};
+use crate::peer_lines::{PeerLines, peer_line};
 use crate::shm::REGION_BYTES_MAX;
-use crate::shm::door::{CoreDoor, Message, Prepared};
-use crate::shm::socket::{self, Received};
-use crate::shm::sys::{Mapping, Regions, peer_pid};
+use crate::shm::door::{ATTACHED_MAX, CoreDoor, Message, Prepared, Remains};
+use crate::shm::socket::{self, Cut, Received};
+use crate::shm::sys::{MapError, Mapping, Regions, peer_pid};
 use crate::shm::wire::{Datagram, REGIONS_MAX};
+use crate::undertaker::Undertakers;
 
 /// Token of the command counter; sources count up from 1.
 pub(super) const TOKEN_COMMANDS: u64 = 0;
@@ -26,7 +28,9 @@ const RETRY_WAIT: Duration = Duration::from_millis(2);
 /// Without accepting after the process ran out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Sockets accepted, events handled per round.
-const ROUND: usize = 64;
+const ROUND: usize = ATTACHED_MAX;
+/// Things of peers that may wait to be closed before no more peers are accepted.
+const REMAINS_MAX: usize = 4096;
 
 /// What the owner of the [`super::Listener`] asks for.
 #[derive(Debug)]
@@ -35,8 +39,6 @@ pub(super) enum Command {
     Add { target: Arc<str>, bound: Bound, answer: mpsc::Sender<Result<(), ListenError>> },
     /// Listen no more.
     Remove { target: Arc<str>, path: PathBuf, answer: mpsc::Sender<Result<(), ListenError>> },
-    /// End the thread.
-    Stop,
 }
 
 /// What an epoll token stands for.
@@ -50,8 +52,7 @@ enum Source {
 
 pub(super) struct Control {
     epoll: OwnedFd,
-    wake: Arc<OwnedFd>,
-    inbox: mpsc::Receiver<Command>,
+    bell: Bell,
     doors: Vec<CoreDoor>,
     options: ListenerOptions,
     counters: Arc<Counters>,
@@ -61,23 +62,21 @@ pub(super) struct Control {
     deadlines: VecDeque<(u64, Instant)>,
     half_open: usize,
     paused_until: Option<Instant>,
-    started: Instant,
-    lines: Lines,
+    lines: PeerLines,
+    undertakers: Undertakers,
 }
 
 impl Control {
     pub(super) fn new(
         epoll: OwnedFd,
-        wake: Arc<OwnedFd>,
-        inbox: mpsc::Receiver<Command>,
+        bell: Bell,
         doors: Vec<CoreDoor>,
         options: ListenerOptions,
         counters: Arc<Counters>,
     ) -> Self {
         Control {
             epoll,
-            wake,
-            inbox,
+            bell,
             doors,
             options,
             counters,
@@ -86,16 +85,18 @@ impl Control {
             deadlines: VecDeque::new(),
             half_open: 0,
             paused_until: None,
-            started: Instant::now(),
-            lines: Lines::default(),
+            lines: PeerLines::default(),
+            undertakers: Undertakers::new("shm-undertaker"),
         }
     }
 
-    pub(super) fn run(mut self) {
+    pub(super) fn run(mut self, inbox: &Inbox<Command>) {
         let mut events = Vec::with_capacity(ROUND);
         loop {
             let settled = self.doors.iter_mut().fold(true, |all, door| {
-                door.unmap();
+                while let Some(remains) = door.remains() {
+                    bury(&self.undertakers, remains);
+                }
                 door.retry() && all
             });
             let wait = self.wait(settled);
@@ -108,10 +109,9 @@ impl Control {
             for event in &events {
                 let token = event.data.u64();
                 if token == TOKEN_COMMANDS {
-                    let mut count = [0u8; 8];
-                    let _ = rustix::io::read(&*self.wake, &mut count);
-                    if !self.on_commands() {
-                        return;
+                    self.bell.hush();
+                    if !self.on_commands(inbox) {
+                        return self.bury_all();
                     }
                 } else {
                     self.on_event(token);
@@ -135,17 +135,34 @@ impl Control {
     }
 
     /// False: the thread shall end.
-    fn on_commands(&mut self) -> bool {
-        loop {
-            match self.inbox.try_recv() {
-                Ok(Command::Add { target, bound, answer }) => {
+    fn on_commands(&mut self, inbox: &Inbox<Command>) -> bool {
+        while let Some(order) = inbox.next() {
+            match order {
+                Order::Command(Command::Add { target, bound, answer }) => {
                     let _ = answer.send(self.on_add(target, bound));
                 }
-                Ok(Command::Remove { target, path, answer }) => {
+                Order::Command(Command::Remove { target, path, answer }) => {
                     let _ = answer.send(self.on_remove(&target, path));
                 }
-                Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
-                Err(mpsc::TryRecvError::Empty) => return true,
+                Order::Stop => return false,
+            }
+        }
+        true
+    }
+
+    /// Stops listening; what peers have passed goes in its own time.
+    fn bury_all(mut self) {
+        for door in &mut self.doors {
+            while let Some(remains) = door.remains() {
+                bury(&self.undertakers, remains);
+            }
+        }
+        for source in self.sources.into_values() {
+            match source {
+                Source::Listening { bound, .. } => bound.bury(&self.undertakers),
+                Source::HalfOpen { socket, .. } => bury_socket(&self.undertakers, Arc::new(socket)),
+                Source::Connected { socket, .. } => bury_socket(&self.undertakers, socket),
+                Source::Bell { .. } => {}
             }
         }
     }
@@ -158,17 +175,23 @@ impl Control {
     }
 
     fn on_add(&mut self, target: Arc<str>, bound: Bound) -> Result<(), ListenError> {
-        let traddr: Arc<str> = bound.path.display().to_string().into();
-        let token = self
-            .watch(&bound.socket, EventFlags::IN)
-            .map_err(ListenError::system(format!("listening on {traddr}")))?;
+        let traddr: Arc<str> = bound.path().display().to_string().into();
+        let token = match self.watch(&bound.socket, EventFlags::IN) {
+            Ok(token) => token,
+            Err(errno) => {
+                bound.bury(&self.undertakers);
+                return Err(ListenError::System { what: format!("listening on {traddr}"), errno });
+            }
+        };
         self.sources.insert(token, Source::Listening { target, traddr, bound });
         Ok(())
     }
 
     fn on_remove(&mut self, target: &str, path: PathBuf) -> Result<(), ListenError> {
         let found = self.sources.iter().find_map(|(token, source)| match source {
-            Source::Listening { target: t, bound, .. } if **t == *target && bound.path == path => {
+            Source::Listening { target: t, bound, .. }
+                if **t == *target && bound.path() == path =>
+            {
                 Some(*token)
             }
             _ => None,
@@ -177,12 +200,23 @@ impl Control {
             let path = path.display().to_string();
             return Err(ListenError::NotFound { target: target.into(), path });
         };
-        self.sources.remove(&token);
-        let before = self.sources.len();
-        self.sources.retain(
-            |_, source| !matches!(source, Source::HalfOpen { listener, .. } if *listener == token),
-        );
-        self.half_open -= before - self.sources.len();
+        if let Some(Source::Listening { bound, .. }) = self.sources.remove(&token) {
+            self.unwatch(&bound.socket);
+            bound.bury(&self.undertakers);
+        }
+        let of_it = |source: &Source| match source {
+            Source::HalfOpen { listener, .. } => *listener == token,
+            _ => false,
+        };
+        let gone: Vec<u64> = self
+            .sources
+            .iter()
+            .filter(|(_, source)| of_it(source))
+            .map(|(token, _)| *token)
+            .collect();
+        for token in gone {
+            self.drop_half_open(token);
+        }
         Ok(())
     }
 
@@ -198,6 +232,14 @@ impl Control {
     }
 
     fn on_connect(&mut self, listener: u64) {
+        if self.undertakers.waiting() >= REMAINS_MAX {
+            peer_line!(
+                self.lines,
+                WARN,
+                "shm peers leave more than can be closed, accepting later"
+            );
+            return self.pause();
+        }
         for _ in 0..ROUND {
             let Some(Source::Listening { bound, .. }) = self.sources.get(&listener) else { return };
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
@@ -206,7 +248,7 @@ impl Control {
                 Err(Errno::CONNABORTED | Errno::INTR) => continue,
                 Err(Errno::AGAIN) => return,
                 Err(errno) => {
-                    tracing::warn!(%errno, "can't accept shm peers, trying again soon");
+                    peer_line!(self.lines, WARN, %errno, "can't accept shm peers for now");
                     return self.pause();
                 }
             };
@@ -224,16 +266,33 @@ impl Control {
                     let deadline = Instant::now() + self.options.hello_wait;
                     self.deadlines.push_back((token, deadline));
                 }
-                Err(errno) => tracing::warn!(%errno, "can't watch a shm peer"),
+                Err(errno) => {
+                    peer_line!(self.lines, WARN, %errno, "can't watch a shm peer");
+                    bury_socket(&self.undertakers, Arc::new(socket));
+                }
             }
         }
     }
 
     fn drop_oldest(&mut self) {
         let Some((token, _)) = self.deadlines.pop_front() else { return };
-        if self.take_half_open(token).is_some() {
+        if self.drop_half_open(token) {
             bump(&self.counters.silent);
         }
+    }
+
+    /// False: it is no unfinished handshake.
+    fn drop_half_open(&mut self, token: u64) -> bool {
+        let Some((socket, _)) = self.take_half_open(token) else { return false };
+        self.unwatch(&socket);
+        bury_socket(&self.undertakers, Arc::new(socket));
+        true
+    }
+
+    /// For a descriptor that may stay open for a while.
+    fn unwatch(&self, fd: impl AsFd) {
+        // It fails for what is not watched.
+        let _ = epoll::delete(&self.epoll, fd);
     }
 
     fn take_half_open(&mut self, token: u64) -> Option<(OwnedFd, u64)> {
@@ -279,24 +338,30 @@ impl Control {
 
     fn on_hello(&mut self, token: u64) {
         let Some(Source::HalfOpen { socket, .. }) = self.sources.get(&token) else { return };
-        let received = match socket::receive(socket) {
+        let received = match socket::receive_of_stranger(socket) {
             Err(Errno::AGAIN | Errno::INTR) => return,
             received => received,
         };
-        let Some((socket, listener)) = self.take_half_open(token) else { return };
         let received = match received {
             Ok(received) if !received.bytes.is_empty() || !received.fds.is_empty() => received,
-            Ok(_) | Err(_) => return bump(&self.counters.left),
-        };
-        let socket = Arc::new(socket);
-        if let Err(text) = self.attach(&socket, listener, received) {
-            bump(&self.counters.refused);
-            let now_ns = u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            if let Some(left_out) = self.lines.take(now_ns) {
-                tracing::info!(text, left_out, "refused a shm peer");
+            Ok(_) | Err(_) => {
+                self.drop_half_open(token);
+                return bump(&self.counters.left);
             }
+        };
+        let Some((socket, listener)) = self.take_half_open(token) else { return };
+        let socket = Arc::new(socket);
+        if let Err(text) = self.attach(&socket, listener, &received) {
+            bump(&self.counters.refused);
+            peer_line!(self.lines, INFO, text, "refused a shm peer");
             let _ = socket::send(&*socket, &Datagram::Error(text).encode(), &[]);
+            self.unwatch(&*socket);
+            bury_socket(&self.undertakers, socket);
+            let fds = received.fds;
+            self.undertakers.bury(move || fds.into_iter().for_each(socket::bury_descriptor));
         } else {
+            // These are memory files, which are mapped: to close them takes no time.
+            drop(received.fds);
             bump(&self.counters.attached);
         }
     }
@@ -306,7 +371,7 @@ impl Control {
         &mut self,
         socket: &Arc<OwnedFd>,
         listener: u64,
-        received: Received,
+        received: &Received,
     ) -> Result<(), String> {
         let Some(Source::Listening { target, traddr, .. }) = self.sources.get(&listener) else {
             return Err("the listener is gone".into());
@@ -317,9 +382,9 @@ impl Control {
         let mut order: Vec<usize> = (0..self.doors.len()).collect();
         order.sort_by_key(|core| self.doors[*core].channels());
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-        let failed = |errno: Errno| format!("target out of descriptors: {errno}");
+        let failed = |errno: Errno| format!("the target lacks descriptors or memory: {errno}");
         let bell = rustix::event::eventfd(0, flags).map_err(failed)?;
-        let watched_bell = bell.try_clone().map_err(|error| error.to_string())?;
+        let watched_bell = rustix::io::fcntl_dupfd_cloexec(&bell, 0).map_err(failed)?;
         let Some(core) = order.into_iter().find(|core| self.doors[*core].reserve()) else {
             return Err("the target has no free connection".into());
         };
@@ -353,22 +418,42 @@ impl Control {
             return;
         };
         // The core holds these descriptors too, so closing ours would not end the watch.
-        let _ = epoll::delete(&self.epoll, &*socket);
+        self.unwatch(&*socket);
         if let Some(Source::Bell { counter, .. }) = self.sources.remove(&bell) {
-            let _ = epoll::delete(&self.epoll, &counter);
+            self.unwatch(&counter);
         }
+        // Whichever of the core's and this reference goes last, an undertaker drops it.
+        bury_socket(&self.undertakers, socket);
         bump(&self.counters.gone);
         self.doors[core].send(Message::Gone(serial));
     }
 }
 
-/// The regions and the login of a hello, or what is wrong with it.
-fn registered(received: Received) -> Result<(Regions, Vec<u8>), String> {
-    let Received { bytes, fds, truncated } = received;
-    if truncated {
-        return Err(format!("hello truncated: more than {REGIONS_MAX} regions, or too long"));
+fn bury_socket(undertakers: &Undertakers, socket: Arc<OwnedFd>) {
+    undertakers.bury(move || socket::bury(&socket));
+}
+
+/// What a core has given back of a connection.
+fn bury(undertakers: &Undertakers, remains: Remains) {
+    undertakers.bury(move || {
+        let Remains { regions, socket, bell } = remains;
+        drop((bell, regions));
+        socket::bury(&socket);
+    });
+}
+
+/// The regions and the login of a hello, or what is wrong with it. What the target lacks is not
+/// told as the peer's mistake.
+fn registered(received: &Received) -> Result<(Regions, Vec<u8>), String> {
+    let Received { bytes, fds, cut } = received;
+    match cut {
+        Some(Cut::OutOfDescriptors) => {
+            return Err("the target is out of descriptors: too many files are open there".into());
+        }
+        Some(cut @ (Cut::Bytes | Cut::Descriptors)) => return Err(format!("a hello {cut}")),
+        None => {}
     }
-    let (regions, login) = match Datagram::decode(&bytes).map_err(|error| error.to_string())? {
+    let (regions, login) = match Datagram::decode(bytes).map_err(|error| error.to_string())? {
         Datagram::Hello { regions, login } => (regions as usize, login),
         _ => return Err("a connection begins with HELLO".into()),
     };
@@ -384,8 +469,10 @@ fn registered(received: Received) -> Result<(Regions, Vec<u8>), String> {
     let mut maps = Vec::with_capacity(regions);
     let mut bytes_left = REGION_BYTES_MAX;
     for (number, fd) in fds.iter().enumerate() {
-        let map = Mapping::of_sealed(fd, bytes_left)
-            .map_err(|error| format!("region {number}: {error}"))?;
+        let map = Mapping::of_sealed(fd, bytes_left).map_err(|error| match error {
+            MapError::System(errno) => format!("the target can't map region {number}: {errno}"),
+            error => format!("region {number}: {error}"),
+        })?;
         bytes_left -= map.len() as u64;
         maps.push(map);
     }

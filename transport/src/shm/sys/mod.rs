@@ -9,6 +9,4 @@ pub(super) use credentials::peer_pid;
 pub(super) use pages::Pages;
 pub(super) use slots::{INLINE_BYTES, SLOT_BYTES, SlotArray};
 
-#[cfg(test)]
-pub(super) use crate::shared::MapError;
-pub(super) use crate::shared::{Mapping, Regions, Returned, sealed_file};
+pub(super) use crate::shared::{MapError, Mapping, Regions, Returned, sealed_file};
