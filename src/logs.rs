@@ -1,6 +1,6 @@
 //! The log: one output on standard error, whose level can change while the target runs.
 //!
-//! Nobody who logs waits for standard error ([`output`]): no core, no thread of the control plane,
+//! Nobody who logs waits for standard error (`output`): no core, no thread of the control plane,
 //! not even the end of the process, but for [`END_WAIT_MAX`].
 //!
 //! SPDK has two levels, for the system log and for standard error. Here both govern the one

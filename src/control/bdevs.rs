@@ -95,7 +95,7 @@ pub async fn change<T>(
 
 /// Deletes a bdev that neither a LUN nor a bdev uses. `method` is that of the bdev's kind,
 /// such as `bdev_null_delete`. When closing its file or device takes longer than
-/// [`CLOSE_WAIT_MAX`] the bdev is gone all the same, and its name is busy until that ends.
+/// `CLOSE_WAIT_MAX` the bdev is gone all the same, and its name is busy until that ends.
 pub async fn delete(desk: &Desk, method: &str, name: &str) -> Result<(), Refused> {
     let mut hold = desk.hold_bdev(name, "being deleted").await?;
     let removed = desk.with(|control| {

@@ -1,6 +1,6 @@
 //! Asking cores, and what became of the questions.
 //!
-//! [`Questions`] puts actions into mailboxes and keeps what has not been answered yet. Nothing here
+//! `Questions` puts actions into mailboxes and keeps what has not been answered yet. Nothing here
 //! waits: an answer is a message to the control thread like any other, and whoever asked awaits it.
 //! An answer that comes after its question was given up is recognised by its token and dropped.
 //! What finds a full mailbox waits here, in order and per core, and is tried again when the core

@@ -507,7 +507,7 @@ impl ControlThread {
     }
 }
 
-/// Ends the thread, with what it owns; waits for that, but not longer than [`DROP_WAIT_MAX`].
+/// Ends the thread, with what it owns; waits for that, but not longer than `DROP_WAIT_MAX`.
 impl Drop for ControlThread {
     fn drop(&mut self) {
         self.end_within(DROP_WAIT_MAX);

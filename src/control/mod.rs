@@ -1,7 +1,7 @@
 //! What an operator sees and changes: bdevs, targets, LUN maps and listeners, and the transactions
 //! that bring a change to every core.
 //!
-//! [`Control`] is the only copy of this state, and one thread owns it ([`desk`]); the cores hold
+//! [`Control`] is the only copy of this state, and one thread owns it (`desk`); the cores hold
 //! what they need of it as shared values. Every operation checks everything first, then changes the
 //! cores, then the state; when a core refuses, the others are put back, so a failed operation
 //! leaves nothing behind. What removes something does not fail once it has begun: what still waits
@@ -122,7 +122,7 @@ impl Control {
         }
     }
 
-    /// Makes a transport type available to [`Control::add_listener`].
+    /// Makes a transport type available to listeners.
     pub fn offer(&mut self, trtype: &'static str, listeners: Arc<dyn Listeners>) {
         assert!(listeners::TRTYPES.contains(&trtype), "transport type {trtype} is not known");
         self.listeners.insert(trtype, listeners);
@@ -138,7 +138,7 @@ impl Control {
         &self.bdevs
     }
 
-    /// The bdevs, to create some. Deleting goes through [`Control::delete_bdev`].
+    /// The bdevs, to create some. A `Desk` deletes them.
     pub fn bdevs_mut(&mut self) -> &mut Registry {
         &mut self.bdevs
     }

@@ -176,7 +176,7 @@ impl Server {
     }
 
     /// Ends all connections and removes the socket. A request in progress is finished first, if
-    /// that takes no longer than [`PARTING_WAIT_MAX`].
+    /// that takes no longer than `PARTING_WAIT_MAX`.
     pub fn stop(mut self) {
         self.end();
     }

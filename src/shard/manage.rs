@@ -124,8 +124,8 @@ impl<F: Fabric> Shard<F> {
     }
 }
 
-/// The mapping of a LUN, unless the session knows another unit there: then a function is not for the
-/// unit that is there now.
+/// The mapping of a LUN, unless the session knows another unit there: then a function is not for
+/// the unit that is there now.
 fn known(connection: &Connection, luns: &Luns, lun: Option<u16>) -> Option<Tag> {
     let asks = |lun| connection.session().is_some_and(|session| session.must_ask(lun));
     lun.filter(|lun| !asks(*lun)).and_then(|lun| luns.find(connection.target(), lun))

@@ -83,6 +83,9 @@ fn a_lun_in_use_is_unmapped_in_order() {
     target.null_bdev("Null0");
     target.rpc("srpt_map_lun", json!({ "target": "t0", "lun": 1, "bdev_name": "Null0" }));
     assert_eq!(sense(scsi.read(lun(0), 0, 1, &mut [0; 512])), MAP_CHANGED);
+    assert_eq!(sense(scsi.read(lun(1), 0, 1, &mut [0; 512])), MAP_CHANGED);
+    assert_eq!(sense(scsi.read(lun(1), 0, 1, &mut [0; 512])), GONE, "who knew File0 asks first");
+    assert_eq!(scsi.report_luns().unwrap(), [lun(0), lun(1)]);
     scsi.test_unit_ready(lun(1)).unwrap();
     scsi.read(lun(1), 0, 1, &mut [1; 512]).unwrap();
     drop(bystander);
