@@ -37,7 +37,6 @@ pub fn transfer(
         _ => return None,
     };
     let is_write = cdb[0] & WRITE_BIT != 0;
-    let reads_medium = !is_write & (cdb[1] & FUA != 0) & geometry.write_cache;
     let bytes = u64::from(blocks) * u64::from(geometry.block_bytes);
     let [first, second] = halves(cdb);
     let good = (first & reserved[0]) | (second & reserved[1]) == 0
@@ -45,7 +44,7 @@ pub fn transfer(
         && bytes <= u64::from(io_bytes_max)
         && lba < geometry.blocks
         && u64::from(blocks) <= geometry.blocks - lba
-        && !reads_medium
+        && (cdb[1] & FUA == 0 || is_write || !geometry.write_cache)
         && !(is_write && (read_only | geometry.read_only));
     let op = match is_write {
         true => IoOp::Write { lba, blocks, fua: cdb[1] & FUA != 0 },
