@@ -110,9 +110,10 @@ fn a_peer_hears_that_the_target_is_out_of_descriptors() {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).unwrap();
         entries.count()
     };
+    // The last RPC's connection may still be there, and go later.
     let before = open();
     let all_closed = || {
-        let closed = || (open() == before).then_some(());
+        let closed = || (open() <= before).then_some(());
         target.process.until("all that came is closed", SOON, closed);
     };
     connect().expect("there is room");
