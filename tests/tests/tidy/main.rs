@@ -29,7 +29,6 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     // Files of a folder that are in circles.
     ("circles", "bdev/src", "", 6),
     ("circles", "src/rpc", "", 2),
-    ("circles", "transport/src/rdma/sys", "", 4),
     // In steps of 5 fields.
     ("visible fields", "bdev/src", "", 15),
     ("visible fields", "bench/src", "", 5),

@@ -125,7 +125,7 @@ impl RdmaConnector {
         let device = &self.device;
         let cq = Cq::new(device, UNITS * 2 + 16, None, 0).map_err(failed("a completion queue"))?;
         let plan = QpPlan { sends: UNITS, receives: UNITS, segments: 1, inline: 0 };
-        let mut qp = id.create_qp(device, &cq, &cq, None, plan).map_err(failed("a queue pair"))?;
+        let mut qp = Qp::new(&id, device, &cq, &cq, None, plan).map_err(failed("a queue pair"))?;
         let mut receives =
             ReceiveArea::new(device, UNITS, RECEIVE_BYTES).map_err(failed("receives"))?;
         let mut reposts = ReceiveChain::new(UNITS as usize);

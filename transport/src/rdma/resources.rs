@@ -225,7 +225,7 @@ pub(super) fn prepare(
         }
         let plan = QpPlan { sends, receives: private, segments, inline };
         let (queues, srq) = ((&device.sends, &device.receives), device.srq.as_ref());
-        match id.create_qp(&device.device, queues.0, queues.1, srq, plan) {
+        match Qp::new(id, &device.device, queues.0, queues.1, srq, plan) {
             Ok(qp) => break qp,
             Err(_) if inline > 0 => inline = 0,
             Err(error) if sends / 2 < 16 => return Err(error),

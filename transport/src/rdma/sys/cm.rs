@@ -10,9 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::address::{AF_IB, ListenAddress, SOCKADDR_IB_BYTES, sockaddr_ib};
 use super::abi::*;
-use super::device::{Cq, Device, Srq};
 use super::library::{Rdma, rdma};
-use super::queue::{Qp, QpPlan};
 use super::{LibraryError, RdmaError, last};
 
 /// A transport address in the operating system's form.
@@ -414,16 +412,9 @@ impl CmId {
         if code == 0 { Ok(()) } else { Err(last("resolving the route")) }
     }
 
-    /// Makes the queue pair, with the completion queues of its sends and of its receives.
-    pub(crate) fn create_qp(
-        &self,
-        device: &Device,
-        sends: &Arc<Cq>,
-        receives: &Arc<Cq>,
-        srq: Option<&Arc<Srq>>,
-        plan: QpPlan,
-    ) -> Result<Qp, RdmaError> {
-        Qp::new(IdGuard(Arc::clone(&self.inner)), sends, receives, srq, device.pd(), plan)
+    /// Keeps the identifier for its queue pair.
+    pub(super) fn guard(&self) -> IdGuard {
+        IdGuard(Arc::clone(&self.inner))
     }
 
     /// Connects with private data; `RDMA_CM_EVENT_ESTABLISHED` or an error follows.

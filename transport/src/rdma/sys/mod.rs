@@ -9,18 +9,22 @@
 //! the device the library's reference to it.
 pub(super) mod abi;
 pub(super) mod cm;
+mod cq;
 pub(super) mod device;
 #[cfg(test)]
 mod layout;
 pub(super) mod library;
 pub(super) mod memory;
 pub(super) mod queue;
+mod work;
 
 pub(super) use cm::{CmEvent, CmId, EventChannel};
-pub(super) use device::{CompletionChannel, Cq, Device, Srq};
+pub(super) use cq::{Completion, CompletionChannel, Cq, Outcome};
+pub(super) use device::Device;
 pub use library::LibraryError;
 pub(super) use memory::{Local, PoolKeys, ReceiveArea, Region};
-pub(super) use queue::{Completion, Outcome, Qp, ReceiveChain, SendChain};
+pub(super) use queue::{Qp, Srq};
+pub(super) use work::{ReceiveChain, SendChain};
 
 /// The device or the operating system refused.
 #[derive(Debug, thiserror::Error)]
