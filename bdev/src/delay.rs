@@ -22,7 +22,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::registry::BdevError;
+use crate::refused::BdevError;
 use crate::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, OpenError};
 
 /// Operations of one kind of which one takes the longer latency.

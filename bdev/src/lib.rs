@@ -78,6 +78,7 @@ pub mod error;
 pub mod malloc;
 pub mod null;
 pub mod passthru;
+pub(crate) mod refused;
 pub mod registry;
 pub mod scsi;
 pub mod sg;
@@ -85,6 +86,7 @@ pub mod sg;
 pub(crate) mod sys;
 pub mod uring;
 
+pub use refused::BdevError;
 pub use scsi::{DataDirection, ScsiDevice, ScsiEnd, ScsiIo};
 
 /// What a device is asked to do. Block numbers are logical blocks of the device.

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::registry::{BdevError, Shape};
+use crate::refused::{BdevError, Shape};
 use crate::sys::region::Region;
 use crate::{
     Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,

@@ -34,7 +34,7 @@ use uuid::Uuid;
 use self::command::Learned;
 use self::node::{Inquiry, Opened};
 use self::worker::{Ask, Command, Completion, Device, Port, Shared, Traits, Worker};
-use crate::registry::BdevError;
+use crate::refused::BdevError;
 use crate::scsi::{CDB_BYTES_MAX, ScsiDevice, ScsiEnd, ScsiIo};
 use crate::sys::sg::ZEROS_BYTES;
 use crate::{

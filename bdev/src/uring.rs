@@ -43,7 +43,7 @@ pub use self::ring::Ring;
 use self::ring::{Op, Work};
 pub use self::state::Change;
 use self::state::State;
-use crate::registry::BdevError;
+use crate::refused::BdevError;
 use crate::sys::queue::{self, Delivery, Setup};
 use crate::{Bdev, CoreContext, Geometry, IoChannel, OpenError};
 

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use bdev::Bdev;
-use bdev::registry::{BdevError, Opened, Opening, Registry};
+use bdev::registry::{Opened, Opening, Registry};
 use bdev::uring::Change;
+use bdev::{Bdev, BdevError};
 
 use super::{Control, Desk, Refused};
 use crate::shard::message::Action;

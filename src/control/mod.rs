@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bdev::Bdev;
-use bdev::registry::{BdevError, Registry};
+use bdev::registry::Registry;
+use bdev::{Bdev, BdevError};
 use reactor::stats::CoreStats;
 use rustix::io::Errno;
 use rustix::process::Signal;

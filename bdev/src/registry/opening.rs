@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::{BdevError, Kind, Registry, refuse_other, wrong_kind};
+use super::{Kind, Registry, refuse_other, wrong_kind};
 use crate::Bdev;
+use crate::refused::BdevError;
 use crate::sg::{Sg, SgOptions};
 use crate::uring::{self, Uring, UringOptions};
 

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{BdevError, Entry, Kind, Registry, wrong_kind};
+use super::{Entry, Kind, Registry, wrong_kind};
 use crate::Bdev;
 use crate::delay::{Delay, DelayOptions, LatencyType};
 use crate::error::{ErrorInjection, ErrorOptions, Injection, IoType};
 use crate::passthru::{Passthru, PassthruOptions};
+use crate::refused::BdevError;
 
 /// What a virtual device is made of: all checked, nothing claimed yet.
 struct Parts {

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::command::{Code, Learned, learn, peripheral};
 use super::worker::Device;
-use crate::registry::BdevError;
+use crate::refused::BdevError;
 use crate::sys::sg::{FILE_DEPTH, Flight, Raw, SgFile, SgQueue, ZEROS_BYTES};
 
 /// Commands that a device is given at most, whatever it says.

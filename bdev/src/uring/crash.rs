@@ -26,7 +26,7 @@ use super::kernel::Kernel;
 use super::medium::os;
 use super::{Direct, OnOff, Ring, Uring, UringOptions};
 use crate::contract::Random;
-use crate::registry::BdevError;
+use crate::refused::BdevError;
 use crate::sys::queue::{Reaped, Step};
 use crate::{Bdev, CoreContext, Geometry, IoChannel, OpenError};
 

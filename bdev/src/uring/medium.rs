@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::options::{Direct, UringOptions};
 use super::refusals::Refusals;
-use crate::registry::{BdevError, check_block_bytes};
+use crate::refused::{BdevError, check_block_bytes};
 use crate::sys::{block, queue};
 
 /// A medium and its open file.

@@ -16,7 +16,7 @@ use rustix::fd::OwnedFd;
 use super::medium::{Fate, Medium, Opened};
 use super::options::UringOptions;
 use crate::Alone;
-use crate::registry::BdevError;
+use crate::refused::BdevError;
 
 /// How long a look that is under way keeps somebody waiting who closes the device.
 const LOOK_WAIT_MAX: Duration = Duration::from_millis(20);

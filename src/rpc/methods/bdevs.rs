@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bdev::Bdev;
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
-use bdev::registry::{BdevError, Registry, describe};
+use bdev::registry::{Registry, describe};
 use bdev::sg::{SgOptions, TIMEOUT_MS_MAX};
 use bdev::uring::{Direct, OnOff, UringOptions};
+use bdev::{Bdev, BdevError};
 use rustix::io::Errno;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use bdev::Bdev;
 use bdev::delay::{DelayOptions, LATENCY_US_MAX, Latencies, LatencyType};
 use bdev::error::{Corruption, ErrorOptions, Fault, Injection, IoType};
 use bdev::passthru::PassthruOptions;
-use bdev::registry::{BdevError, Registry};
+use bdev::registry::Registry;
+use bdev::{Bdev, BdevError};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::json;
