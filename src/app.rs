@@ -37,6 +37,7 @@ use crate::logs::Logs;
 use crate::rpc::{Server, Shared, load};
 use crate::shard::Shard;
 use crate::shard::message::Message;
+use crate::shard::names::CoreId;
 use crate::shard::outbox::{CoreDoor as OutboxDoor, Outbox};
 use crate::signals::Signals;
 
@@ -256,7 +257,7 @@ fn start_core(
                 }
             })
             .collect();
-        let outbox = Outbox::new(index, doors, answers);
+        let outbox = Outbox::new(CoreId::new(index), doors, answers);
         let context = CoreContext {
             memory: Arc::clone(&memory),
             ring: None,

@@ -30,10 +30,11 @@ use rustix::event::EventfdFlags;
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::shard::Shard;
-use srpt_tgt::shard::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::shard::message::{Action, Message};
+use srpt_tgt::shard::names::{CoreId, TargetSpec, UnitId};
 use srpt_tgt::shard::outbox::Outbox;
 use srpt_tgt::shard::qos::rate::RateLimits;
+use srpt_tgt::shard::unit::LogicalUnit;
 use transport::initiator::{Command, Data, DataMemory, Event, LoginOptions, Session, cdb};
 use transport::shm::{FabricOptions, Listener, ShmConnector, ShmFabric};
 use transport::srp::Lun;
@@ -127,14 +128,14 @@ fn rig(
         to_self.borrow_mut().push_back(message);
         Ok(())
     };
-    let outbox = Outbox::new(0, vec![Box::new(say)], sender);
+    let outbox = Outbox::new(CoreId::new(0), vec![Box::new(say)], sender);
     let shard = Shard::new(fabric, pool, limits, context, outbox);
     let mut rig = Rig { shard, inbox: Batch::new(16), own, now_ns: 0 };
     let spec = TargetSpec { name: "t0".into(), service_guid: 1, relative_port: 1 };
     rig.order(Action::CreateTarget(Arc::new(spec)));
     let bdev = device.make();
     let identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
-    let lu = Arc::new(LogicalUnit::new(1, bdev, identity));
+    let lu = Arc::new(LogicalUnit::new(UnitId::new(1), bdev, identity));
     let (target, unit) = ("t0".into(), Arc::clone(&lu));
     rig.order(Action::MapLun { target, lun: 0, lu: unit, read_only: false });
     let rates: &[u64] = match limit {

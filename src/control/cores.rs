@@ -194,13 +194,13 @@ impl Questions {
     /// A core has answered.
     pub(super) fn on_answer(&mut self, answer: Answer) {
         if let Some(open) = self.open.get_mut(&answer.token)
-            && let Some(at) = open.cores.iter().position(|core| *core == answer.core)
+            && let Some(at) = open.cores.iter().position(|core| *core == answer.core.index())
         {
             open.results[at] = Some(answer.result.map_err(CoreError::from));
             self.close(answer.token);
         }
         // A core that answers has read its mailbox.
-        self.send(answer.core);
+        self.send(answer.core.index());
     }
 
     /// When [`Questions::on_time`] has something to do.
@@ -270,6 +270,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::shard::names::CoreId;
 
     const WAIT: Duration = Duration::from_secs(10);
 
@@ -291,7 +292,7 @@ mod tests {
         fn answer(&self, questions: &mut Questions, waiting: u32) {
             let (core, token, _) = self.sent.lock().unwrap().pop_front().expect("a question");
             let result = Ok(Report { waiting, ..Report::default() });
-            questions.on_answer(Answer { core, token, result });
+            questions.on_answer(Answer { core: CoreId::new(core), token, result });
         }
 
         fn words(&self) -> Vec<String> {
@@ -323,7 +324,7 @@ mod tests {
     fn answers_are_matched_by_token_and_core() {
         let (cores, mut questions) = Narrow::with(&[9, 9]);
         let mut answers = questions.ask(&[0, 1], &Action::Report, Some(WAIT));
-        let late = Answer { core: 1, token: 0, result: Ok(Report::default()) };
+        let late = Answer { core: CoreId::new(1), token: 0, result: Ok(Report::default()) };
         questions.on_answer(late);
         cores.answer(&mut questions, 1);
         assert!(answers.try_recv().unwrap().is_none(), "core 1 has not answered this question");

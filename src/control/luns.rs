@@ -20,8 +20,9 @@ use super::cores::{ANSWER_WAIT_MAX, Partial};
 use super::meters;
 use super::{Control, Desk, Refused, refusal};
 use crate::scsi::{Identity, IdentityError};
-use crate::shard::lun::{LUN_MAX, LogicalUnit, MAPPINGS_MAX};
 use crate::shard::message::{Action, Report};
+use crate::shard::names::{LUN_MAX, MAPPINGS_MAX, UnitId};
+use crate::shard::unit::LogicalUnit;
 
 /// How long an operation that takes LUNs away waits for their last commands. After that they drain
 /// in the background.
@@ -357,7 +358,7 @@ impl Control {
         self.bdevs.claim(bdev.name(), CLAIM)?;
         self.units_made += 1;
         let limits = self.limits_of_unit(bdev.name());
-        let lu = Arc::new(LogicalUnit::new(self.units_made, bdev, identity));
+        let lu = Arc::new(LogicalUnit::new(UnitId::new(self.units_made), bdev, identity));
         lu.limiter.set(&limits);
         let (name, overrides) = (lu.bdev.name().to_owned(), request.overrides.clone());
         self.units.insert(name, Unit { lu: Arc::clone(&lu), overrides, places: BTreeSet::new() });

@@ -21,9 +21,9 @@ use rustix::process::Signal;
 use uuid::Uuid;
 
 use crate::logs::Logs;
-use crate::shard::lun::TargetSpec;
 use crate::shard::message::{Action, Report};
-use crate::shard::sessions::REGISTRY_CORE;
+use crate::shard::names::{SessionId, TargetSpec};
+use crate::shard::sessions::registry::REGISTRY_CORE;
 
 mod agents;
 pub mod bdevs;
@@ -222,14 +222,14 @@ impl Desk {
     }
 
     /// Ends a session on every core.
-    pub async fn disconnect_session(&self, session: u64) -> Result<(), Refused> {
+    pub async fn disconnect_session(&self, session: SessionId) -> Result<(), Refused> {
         let reports = self.reports().await?;
         let mut channels = reports.iter().flat_map(|report| &report.channels);
         if !channels.any(|channel| channel.session == session) {
             return Err(Refused::missing(format!("session {session}")));
         }
         let disconnect = Action::Disconnect { session };
-        let registry = [REGISTRY_CORE];
+        let registry = [REGISTRY_CORE.index()];
         let asked = self.answers(Some(&registry), &disconnect, Some(cores::ANSWER_WAIT_MAX)).await;
         asked.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| refusal(&error))?;
         self.all(&disconnect).await.map(drop)

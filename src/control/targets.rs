@@ -11,8 +11,8 @@ use super::hold::Hold;
 use super::listeners::{ListenError, Listener, Listeners, TRTYPES};
 use super::luns::{DRAIN_WAIT_MAX, Mapping};
 use super::{Control, Desk, Refused};
-use crate::shard::lun::TargetSpec;
 use crate::shard::message::Action;
+use crate::shard::names::TargetSpec;
 
 /// How long adding or removing a listener waits for the system.
 const LISTEN_WAIT_MAX: Duration = Duration::from_secs(10);

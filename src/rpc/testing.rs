@@ -20,6 +20,7 @@ use crate::control::cores::Cores;
 use crate::control::{AgentPort, Agents, Control, Desk, ListenError, Listeners, Mail, Parts, Post};
 use crate::logs::{Level, Logs};
 use crate::shard::message::{Action, ActionError, Answer, Report, Token};
+use crate::shard::names::CoreId;
 
 /// What the doubles have seen, and what they are told to do.
 #[derive(Default)]
@@ -57,10 +58,14 @@ fn words(action: &Action) -> String {
         Action::CreateTarget(spec) => format!("create {}", spec.name),
         Action::DeleteTarget { target } => format!("delete {target}"),
         Action::MapLun { target, lun, lu, read_only } => {
-            format!("map {target} {lun} {} unit {} read_only {read_only}", lu.bdev.name(), lu.id)
+            format!(
+                "map {target} {lun} {} unit {} read_only {read_only}",
+                lu.bdev.name(),
+                lu.id.number()
+            )
         }
         Action::AnnounceLun { target, lun, lu } => {
-            format!("announce {target} {lun} {} unit {}", lu.bdev.name(), lu.id)
+            format!("announce {target} {lun} {} unit {}", lu.bdev.name(), lu.id.number())
         }
         Action::UnmapLun { target, lun } => format!("unmap {target} {lun}"),
         Action::LunsChanged { target } => format!("changed {target}"),
@@ -83,7 +88,7 @@ impl Cores for FakeCores {
         if let Action::AnnounceLun { .. } = action {
             seen.announced.push(format!("{core}: {}", words(action)));
             let result = Ok(Report::default());
-            self.1.send(Mail::Answer(Answer { core, token, result }));
+            self.1.send(Mail::Answer(Answer { core: CoreId::new(core), token, result }));
             return true;
         }
         let words = words(action);
@@ -96,10 +101,13 @@ impl Cores for FakeCores {
             return true;
         }
         let result = match is(&seen.refuse) {
-            true => Err(ActionError::OpenChannel { core, reason: "no room".to_owned() }),
+            true => Err(ActionError::OpenChannel {
+                core: CoreId::new(core),
+                reason: "no room".to_owned(),
+            }),
             false => Ok(seen.reports.get(core).cloned().unwrap_or_default()),
         };
-        self.1.send(Mail::Answer(Answer { core, token, result }));
+        self.1.send(Mail::Answer(Answer { core: CoreId::new(core), token, result }));
         true
     }
 }
@@ -259,7 +267,7 @@ impl Bench {
         let mut seen = self.seen.lock().unwrap();
         seen.silent = None;
         for token in std::mem::take(&mut seen.unanswered) {
-            let answer = Answer { core: 1, token, result: Ok(Report::default()) };
+            let answer = Answer { core: CoreId::new(1), token, result: Ok(Report::default()) };
             self.shared.post().send(Mail::Answer(answer));
         }
     }

@@ -7,11 +7,14 @@ use super::command::Requests;
 use super::connections::table::Connections;
 use super::coverage::Met;
 use super::log::Log;
-use super::lun::{Device, LogicalUnit, Luns, TargetSpec};
 use super::message::{
     Action, ActionError, Answer, AttentionAt, CoreMessage, Message, Report, Token,
 };
-use super::sessions::{REGISTRY_CORE, Registry};
+use super::names::TargetSpec;
+use super::sessions::registry::{REGISTRY_CORE, Registry};
+use super::unit::LogicalUnit;
+use super::units::device::Device;
+use super::units::map::Luns;
 use crate::scsi::attention::Attention;
 
 impl<F: Fabric> Shard<F> {
@@ -92,10 +95,10 @@ impl<F: Fabric> Shard<F> {
                 self.queues.on_limits(&mut self.connections, units, limited, self.commands.now());
             }
             Action::SetHistogram { bdev, enable, only } => {
-                self.luns.set_histogram(&bdev, enable, only);
+                self.luns.devices_mut().set_histogram(&bdev, enable, only);
             }
             Action::Histogram { bdev } => {
-                let histogram = self.luns.histogram(&bdev);
+                let histogram = self.luns.devices().histogram(&bdev);
                 return self.answer_with(token, Report { histogram, ..Report::default() });
             }
             Action::Disconnect { session } => {
@@ -109,7 +112,9 @@ impl<F: Fabric> Shard<F> {
                     (iu_bytes_max, rsp_bytes_max);
                 self.limits.check();
             }
-            Action::ResetIoCounts { bdevs, sums } => self.luns.reset_counts(&bdevs, sums),
+            Action::ResetIoCounts { bdevs, sums } => {
+                self.luns.devices_mut().reset_counts(&bdevs, sums)
+            }
             Action::Report => {
                 let requests = self.commands.requests();
                 let (connections, credits) = (&self.connections, self.limits.credits);
@@ -162,7 +167,7 @@ impl<F: Fabric> Shard<F> {
         tell_registry(&mut self.registry, &self.luns, target, tell);
         let index = self.luns.target_index(target);
         if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
-            let unit = self.luns.mapping(mapping).lu.id;
+            let unit = self.luns.mapping(mapping).unit();
             self.queues.release_unmapped(&mut self.connections, mapping, unit, self.commands.now());
         }
         if self.luns.unmap(target, lun, token) {
@@ -187,7 +192,7 @@ fn tell_registry(
     tell: impl FnOnce(&mut Registry, &TargetSpec),
 ) {
     if let (Some(registry), Some(index)) = (registry, luns.target_index(target)) {
-        tell(registry, &luns.target(index).spec);
+        tell(registry, luns.target(index).spec());
     }
 }
 
@@ -206,7 +211,7 @@ fn report<F: Fabric>(
         slots_total: slots_total as u32,
         slots_used: slots_used as u32,
         waiting: connections.iter().map(|c| c.queue().len()).sum(),
-        bdevs: luns.devices().map(Device::named_counts).collect(),
+        bdevs: luns.devices().iter().map(Device::named_counts).collect(),
         histogram: None,
         closed: log.closed(),
         counters: log.counters(),
@@ -216,7 +221,7 @@ fn report<F: Fabric>(
 /// Closes a core's channel of a bdev; what the channel did.
 fn close_bdev(luns: &mut Luns, bdev: &str) -> Report {
     let mut report = Report::default();
-    if let Some((counts, histogram)) = luns.close(bdev) {
+    if let Some((counts, histogram)) = luns.devices_mut().close(bdev) {
         report.bdevs.push((bdev.to_owned(), counts));
         report.histogram = histogram;
     }

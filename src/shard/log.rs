@@ -1,5 +1,6 @@
 //! What a core counts of rare events, and how many log lines its peers may cause.
 
+use super::names::SessionId;
 use std::collections::BTreeMap;
 
 use reactor::{Instant, Lines};
@@ -60,9 +61,10 @@ impl Log {
     }
 
     /// A connection has joined a session.
-    pub(crate) fn login(&mut self, now: Instant, session: Option<u64>, peer: &PeerInfo) {
+    pub(crate) fn login(&mut self, now: Instant, session: Option<SessionId>, peer: &PeerInfo) {
         if let Some(left_out) = self.news.take(now.ns()) {
             let (peer, target) = (&*peer.peer, &*peer.target);
+            let session = session.map(SessionId::number);
             tracing::info!(session, peer, target, left_out, "login");
         }
     }
@@ -71,14 +73,14 @@ impl Log {
     pub(crate) fn channel_closed(
         &mut self,
         now: Instant,
-        session: Option<u64>,
+        session: Option<SessionId>,
         peer: Option<&PeerInfo>,
         reason: CloseReason,
     ) {
         *self.closed.entry(reason).or_default() += 1;
         let Some(peer) = peer else { return };
         if let Some(left_out) = self.news.take(now.ns()) {
-            let peer = &*peer.peer;
+            let (session, peer) = (session.map(SessionId::number), &*peer.peer);
             tracing::info!(session, peer, ?reason, left_out, "channel closed");
         }
     }

@@ -9,12 +9,12 @@ use super::Shard;
 use super::connections::connection::Connection;
 use super::connections::login::{agree, check_port, check_sizes, granted, rejected};
 use super::coverage::{Mark, Met, mark};
-use super::lun::Luns;
 use super::message::{ChannelAt, CoreMessage, LoginAsk};
 use super::names::SrpTag;
 use super::session::Session;
-use super::sessions::REGISTRY_CORE;
+use super::sessions::registry::REGISTRY_CORE;
 use super::stops::Stops;
+use super::units::map::Luns;
 use crate::limits::{Limits, RECEIVES_EXTRA};
 
 impl<F: Fabric> Shard<F> {
@@ -35,7 +35,7 @@ impl<F: Fabric> Shard<F> {
             Ok(target) => {
                 let ask = LoginAsk {
                     channel: ChannelAt { core: self.out.core(), conn },
-                    target: Arc::clone(&self.luns.target(target).spec),
+                    target: Arc::clone(self.luns.target(target).spec()),
                     initiator_port_id: login.initiator_port_id,
                     multichannel: login.multichannel() == Multichannel::Multi,
                     arrival: peer.arrival,
@@ -190,6 +190,6 @@ fn check_login(
     if stops.deletes(target) {
         return Err(RejectReason::UnableToAssociate);
     }
-    check_port(login, peer, &luns.target(target).spec)?;
+    check_port(login, peer, luns.target(target).spec())?;
     Ok(target)
 }

@@ -13,13 +13,13 @@ use super::Shard;
 use super::connections::connection::Connection;
 use super::connections::table::Connections;
 use super::coverage::{Mark, mark};
-use super::lun::Luns;
 use super::message::{AbortScope, AttentionAt, ChannelAt, CoreMessage};
-use super::names::SrpTag;
+use super::names::{CoreId, MappingKey, SessionId, SrpTag};
 use super::qos::queue::RateQueues;
-use super::sessions::REGISTRY_CORE;
+use super::sessions::registry::REGISTRY_CORE;
 use super::tasks::abort::{Abort, Subject};
 use super::tasks::functions::Function;
+use super::units::map::Luns;
 use crate::scsi::attention::Attention;
 
 impl<F: Fabric> Shard<F> {
@@ -41,7 +41,7 @@ impl<F: Fabric> Shard<F> {
         let session = connection.session_id().expect("live connections have a session");
         let lun = request.lun.number().unwrap_or(u16::MAX);
         let mapping = known(connection, &self.luns, request.lun.number());
-        let unit = mapping.map(|mapping| self.luns.mapping(mapping).lu.id);
+        let unit = mapping.map(|mapping| self.luns.mapping(mapping).unit());
         let scope = match (request.tmf(), unit) {
             (Some(Tmf::AbortTask), _) => {
                 let (tag, core) = (request.task_tag, self.out.core());
@@ -62,7 +62,7 @@ impl<F: Fabric> Shard<F> {
                 return self.refuse_function(conn, recv, &request, response_code::NOT_SUPPORTED);
             }
         };
-        let (tag, sol_not, cores_left) = (request.tag, request.sol_not, self.out.cores());
+        let (tag, sol_not, cores_left) = (request.tag, request.sol_not, self.out.cores().len());
         let task = self.tasks.begin(Function { conn, recv: Some(recv), tag, sol_not, cores_left });
         self.connections.get_mut(conn).begin();
         if let (Some((bits, except)), Some(unit)) = (attention_of(request.tmf(), session), unit) {
@@ -73,13 +73,13 @@ impl<F: Fabric> Shard<F> {
             self.luns.reset_unit(mapping);
         }
         let from = self.out.core();
-        for core in 0..self.out.cores() {
+        for core in self.out.cores() {
             self.out.send(core, CoreMessage::Abort { scope, from, task });
         }
     }
 
     /// Another core, or this one, wants commands ended here.
-    pub(super) fn on_abort(&mut self, scope: AbortScope, from: usize, task: Tag) {
+    pub(super) fn on_abort(&mut self, scope: AbortScope, from: CoreId, task: Tag) {
         let core = self.out.core();
         let Some(number) = self.commands.requests_mut().aborts().free() else {
             // All bits are in use: their commands come back first.
@@ -126,14 +126,14 @@ impl<F: Fabric> Shard<F> {
 
 /// The mapping of a LUN, unless the session knows another unit there: then a function is not for
 /// the unit that is there now.
-fn known(connection: &Connection, luns: &Luns, lun: Option<u16>) -> Option<Tag> {
+fn known(connection: &Connection, luns: &Luns, lun: Option<u16>) -> Option<MappingKey> {
     let asks = |lun| connection.session().is_some_and(|session| session.must_ask(lun));
     lun.filter(|lun| !asks(*lun)).and_then(|lun| luns.find(connection.target(), lun))
 }
 
 /// Unit attentions of a function (SAM-5 5.14), and the session that is not told. They are sent
 /// first, so that every core has them before the initiator is answered.
-fn attention_of(function: Option<Tmf>, session: u64) -> Option<(u8, Option<u64>)> {
+fn attention_of(function: Option<Tmf>, session: SessionId) -> Option<(u8, Option<SessionId>)> {
     match function {
         Some(Tmf::LunReset) => Some((Attention::PowerOn.bit(), None)),
         Some(Tmf::ClearTaskSet) => Some((Attention::CommandsCleared.bit(), Some(session))),
@@ -142,7 +142,7 @@ fn attention_of(function: Option<Tmf>, session: u64) -> Option<(u8, Option<u64>)
 }
 
 /// A command that waits, as scopes see it; `None` for one with wrong fields.
-fn subject(core: usize, luns: &Luns, connection: &Connection, iu: &[u8]) -> Option<Subject> {
+fn subject(core: CoreId, luns: &Luns, connection: &Connection, iu: &[u8]) -> Option<Subject> {
     let cmd = Cmd::parse(iu, connection.agreed().imm_data_offset).ok()?;
     let lun = cmd.lun.number();
     let mapping = lun.and_then(|lun| luns.find(connection.target(), lun));
@@ -150,7 +150,7 @@ fn subject(core: usize, luns: &Luns, connection: &Connection, iu: &[u8]) -> Opti
         channel: ChannelAt { core, conn: connection.id() },
         session: connection.session_id(),
         lun,
-        unit: mapping.map(|mapping| luns.mapping(mapping).lu.id),
+        unit: mapping.map(|mapping| luns.mapping(mapping).unit()),
         tag: cmd.tag,
     })
 }

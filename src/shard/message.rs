@@ -8,10 +8,10 @@ use reactor::pool::ClassCount;
 use transport::srp::{OtherChannels, RejectReason};
 use transport::{CloseReason, ConnId};
 
-use super::lun::LogicalUnit;
 use super::meter::{Histogram, OpKind};
-use super::names::TargetSpec;
+use super::names::{CoreId, SessionId, TargetSpec, UnitId};
 use super::session::Session;
+use super::unit::LogicalUnit;
 
 pub use super::connections::connection::ChannelReport;
 pub use super::counts::IoCounts;
@@ -33,7 +33,7 @@ pub enum Action {
     AnnounceLun {
         /// Target name.
         target: String,
-        /// LUN, at most [`super::lun::LUN_MAX`].
+        /// LUN, at most [`super::names::LUN_MAX`].
         lun: u16,
         /// What will be mapped.
         lu: Arc<LogicalUnit>,
@@ -42,7 +42,7 @@ pub enum Action {
     MapLun {
         /// Target name.
         target: String,
-        /// LUN, at most [`super::lun::LUN_MAX`].
+        /// LUN, at most [`super::names::LUN_MAX`].
         lun: u16,
         /// What is mapped.
         lu: Arc<LogicalUnit>,
@@ -84,7 +84,7 @@ pub enum Action {
     /// is asked first: a channel whose login is granted but has not arrived ends when it does.
     Disconnect {
         /// Session number, as reports show it.
-        session: u64,
+        session: SessionId,
     },
     /// The largest information units that logins agree on from now on.
     SetIuSizes {
@@ -100,7 +100,7 @@ pub enum Action {
         /// True: all counts. False: only the longest and shortest times.
         sums: bool,
     },
-    /// The limits of a bdev have changed ([`super::lun::LogicalUnit::limiter`] has them already):
+    /// The limits of a bdev have changed ([`super::unit::LogicalUnit::limiter`] has them already):
     /// what waits for them asks again, or goes on.
     RateLimits {
         /// Name of the bdev.
@@ -136,7 +136,7 @@ pub enum Action {
 #[derive(Debug)]
 pub struct Answer {
     /// Which core.
-    pub core: usize,
+    pub core: CoreId,
     /// The question's token.
     pub token: Token,
     /// What became of it. An error means that nothing changed on that core.
@@ -150,7 +150,7 @@ pub enum ActionError {
     #[error("core {core}: {reason}")]
     OpenChannel {
         /// The core's number.
-        core: usize,
+        core: CoreId,
         /// The device's reason.
         reason: String,
     },
@@ -214,7 +214,7 @@ pub enum AbortScope {
     /// ABORT TASK: one command of a session, by its LUN and tag (SAM-5 7.2: the I_T_L_Q nexus).
     Task {
         /// The session.
-        session: u64,
+        session: SessionId,
         /// LUN of the command; `None` for the forms that name none.
         lun: Option<u16>,
         /// SRP tag of the command.
@@ -226,26 +226,26 @@ pub enum AbortScope {
     /// ABORT TASK SET: all commands of a session to a logical unit.
     TaskSet {
         /// The session.
-        session: u64,
+        session: SessionId,
         /// The LUN that it named. Its commands to it are meant even if the map has changed since.
         lun: u16,
         /// [`LogicalUnit::id`].
-        unit: u32,
+        unit: UnitId,
     },
     /// CLEAR TASK SET and LOGICAL UNIT RESET: all commands of all sessions to a logical unit.
     Unit {
         /// The session that asked.
-        session: u64,
+        session: SessionId,
         /// The LUN that it named. Its commands to it are meant even if the map has changed since.
         lun: u16,
         /// [`LogicalUnit::id`].
-        unit: u32,
+        unit: UnitId,
     },
 }
 
 impl AbortScope {
     /// True when commands of this session can be meant.
-    pub fn concerns(&self, session: Option<u64>) -> bool {
+    pub fn concerns(&self, session: Option<SessionId>) -> bool {
         match self {
             AbortScope::Task { session: asked, .. }
             | AbortScope::TaskSet { session: asked, .. } => session == Some(*asked),
@@ -302,7 +302,7 @@ pub enum CoreMessage {
         /// Bits of [`crate::scsi::attention`].
         bits: u8,
         /// A session that does not get it.
-        except: Option<u64>,
+        except: Option<SessionId>,
     },
     /// Ends commands on the receiving core; answered by `Aborted` when none of them can change
     /// data any more.
@@ -310,7 +310,7 @@ pub enum CoreMessage {
         /// Which commands.
         scope: AbortScope,
         /// Core that carries out the function.
-        from: usize,
+        from: CoreId,
         /// Its name for the function.
         task: Tag,
     },

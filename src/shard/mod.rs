@@ -10,10 +10,8 @@ mod connections;
 pub mod counts;
 pub mod coverage;
 mod dispatch;
-mod known;
 mod log;
 mod logins;
-pub mod lun;
 mod manage;
 pub mod message;
 pub mod meter;
@@ -27,6 +25,7 @@ mod shard;
 mod stops;
 mod tasks;
 pub mod unit;
+mod units;
 
 use bdev::{CoreContext, IoDone};
 use reactor::Batch;
@@ -36,13 +35,13 @@ use transport::{Event, Fabric};
 use self::command::Commands;
 use self::connections::table::Connections;
 use self::log::Log;
-use self::lun::Luns;
 use self::message::{Answer, Report, Token};
 use self::outbox::Outbox;
 use self::qos::queue::RateQueues;
-use self::sessions::{REGISTRY_CORE, Registry};
+use self::sessions::registry::{REGISTRY_CORE, Registry};
 use self::stops::Stops;
 use self::tasks::functions::Tasks;
+use self::units::map::Luns;
 use crate::limits::Limits;
 
 /// Events taken per turn. With the slots, which bound completions, and [`Limits::turn_bytes`], it

@@ -1,5 +1,7 @@
 //! Names of things on a core: each kind has a type of its own.
 
+use std::fmt;
+
 use reactor::Tag;
 use transport::ConnId;
 
@@ -7,6 +9,9 @@ pub(crate) use transport::srp::Tag as SrpTag;
 
 /// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
 pub const LUN_MAX: u16 = 16383;
+
+/// Mappings of all targets together: every core has a place for each.
+pub const MAPPINGS_MAX: usize = 16384;
 
 /// Names a change or question of the control plane; every core answers it once.
 pub type Token = u64;
@@ -25,11 +30,72 @@ pub struct TargetSpec {
     pub relative_port: u16,
 }
 
+/// Number of a session among all of the process, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionId(u64);
+
+impl SessionId {
+    /// The session of this number.
+    pub const fn new(number: u64) -> SessionId {
+        SessionId(number)
+    }
+
+    /// The number, as operators see it.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Number of a logical unit among all of the process, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnitId(u32);
+
+impl UnitId {
+    /// The logical unit of this number.
+    pub const fn new(number: u32) -> UnitId {
+        UnitId(number)
+    }
+
+    /// The number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+/// Number of a core, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CoreId(u16);
+
+impl CoreId {
+    /// The core of this number. Panics above 65535: there are not so many.
+    pub const fn new(number: usize) -> CoreId {
+        assert!(number <= u16::MAX as usize, "a core's number");
+        CoreId(number as u16)
+    }
+
+    /// The number, as an index.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for CoreId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Where a channel is: its core and the fabric's number for it there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelAt {
     /// Core.
-    pub core: usize,
+    pub core: CoreId,
     /// Connection on that core.
     pub conn: ConnId,
 }
@@ -48,6 +114,24 @@ impl RequestKey {
     /// The tag of its operations.
     #[inline]
     pub(crate) const fn tag(self) -> Tag {
+        self.0
+    }
+}
+
+/// A mapping of this core: a logical unit under a LUN of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MappingKey(Tag);
+
+impl MappingKey {
+    /// The mapping at a place of the core's map.
+    #[inline]
+    pub(super) const fn of(place: Tag) -> MappingKey {
+        MappingKey(place)
+    }
+
+    /// Its place in the core's map.
+    #[inline]
+    pub(super) const fn place(self) -> Tag {
         self.0
     }
 }

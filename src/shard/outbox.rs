@@ -10,6 +10,7 @@ use std::sync::mpsc;
 
 use super::coverage::{Mark, mark};
 use super::message::{Answer, CoreMessage, Message};
+use super::names::CoreId;
 
 /// Hands a message to one core's mailbox, or gives it back when that is full.
 pub type CoreDoor = Box<dyn FnMut(Message) -> Result<(), Message>>;
@@ -28,7 +29,7 @@ impl Answers for mpsc::Sender<Answer> {
 
 /// One core's way to the other cores and to the control plane.
 pub struct Outbox {
-    core: usize,
+    core: CoreId,
     doors: Vec<CoreDoor>,
     /// By receiver.
     waiting: Vec<VecDeque<Message>>,
@@ -39,27 +40,27 @@ pub struct Outbox {
 
 impl Outbox {
     /// `doors[n]` leads to core `n`; the own one is there too and is used like the others.
-    pub fn new(core: usize, doors: Vec<CoreDoor>, answers: impl Answers + 'static) -> Self {
+    pub fn new(core: CoreId, doors: Vec<CoreDoor>, answers: impl Answers + 'static) -> Self {
         let waiting = doors.iter().map(|_| VecDeque::new()).collect();
         Outbox { core, doors, waiting, waiting_count: 0, answers: Box::new(answers) }
     }
 
     /// This core's number.
-    pub fn core(&self) -> usize {
+    pub fn core(&self) -> CoreId {
         self.core
     }
 
-    /// Number of cores.
-    pub fn cores(&self) -> usize {
-        self.doors.len()
+    /// All cores, this one included.
+    pub fn cores(&self) -> impl ExactSizeIterator<Item = CoreId> + use<> {
+        (0..self.doors.len()).map(CoreId::new)
     }
 
     /// Says something to a core, this one included. Order per receiver is kept.
-    pub fn send(&mut self, core: usize, message: CoreMessage) {
+    pub fn send(&mut self, core: CoreId, message: CoreMessage) {
         let message = Message::Core(message);
-        let waiting = &mut self.waiting[core];
+        let waiting = &mut self.waiting[core.index()];
         let refused = match waiting.is_empty() {
-            true => (self.doors[core])(message),
+            true => (self.doors[core.index()])(message),
             false => Err(message),
         };
         if let Err(message) = refused {
@@ -118,10 +119,10 @@ mod tests {
                 Ok(())
             })
         });
-        let mut outbox = Outbox::new(0, doors.into(), sender);
+        let mut outbox = Outbox::new(CoreId::new(0), doors.into(), sender);
         let probe = |index| CoreMessage::Probe { conn: ConnId { index, generation: 0 } };
         for (core, index) in [(0, 1), (1, 2), (0, 3), (1, 4)] {
-            outbox.send(core, probe(index));
+            outbox.send(CoreId::new(core), probe(index));
         }
         assert!(!outbox.flush());
         assert_eq!(*said.borrow(), [(1, 2), (1, 4)]);

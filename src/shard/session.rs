@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-use super::names::{LUN_MAX, PortId, TargetSpec};
+use super::names::{LUN_MAX, PortId, SessionId, TargetSpec};
 use crate::scsi::attention::{ASK_FIRST, Attention};
 
 /// An I_T nexus (SAM-5 4.3.4): one initiator port logged in to one target port.
 #[derive(Debug)]
 pub struct Session {
     /// Number of the session, never reused.
-    pub id: u64,
+    pub id: SessionId,
     /// The target.
     pub target: Arc<TargetSpec>,
     /// Initiator port identifier.
@@ -25,7 +25,11 @@ pub struct Session {
 }
 
 impl Session {
-    pub(crate) fn new(id: u64, target: Arc<TargetSpec>, initiator_port_id: PortId) -> Session {
+    pub(crate) fn new(
+        id: SessionId,
+        target: Arc<TargetSpec>,
+        initiator_port_id: PortId,
+    ) -> Session {
         let attentions = (0..=LUN_MAX).map(|_| AtomicU8::new(Attention::PowerOn.bit())).collect();
         Session {
             id,
@@ -128,7 +132,7 @@ mod tests {
 
     fn session() -> Session {
         let spec = TargetSpec { name: "t".into(), service_guid: 1, relative_port: 1 };
-        Session::new(1, Arc::new(spec), [0; 16])
+        Session::new(SessionId::new(1), Arc::new(spec), [0; 16])
     }
 
     #[test]

@@ -128,13 +128,13 @@ impl<F: Fabric> Service for Shard<F> {
         if !connections.is_none_ready() && commands.admit_ready(connections, luns, queues) {
             progress = Progress::Busy;
         }
-        luns.flush();
-        luns.poll(now, &mut self.done);
+        luns.devices_mut().flush();
+        luns.devices_mut().poll(now, &mut self.done);
         if !self.done.is_empty() {
             while let Some(done) = self.done.pop() {
                 commands.requests_mut().on_done(connections, luns, out, done);
             }
-            luns.settle();
+            luns.devices_mut().settle();
             progress = Progress::Busy;
         }
         if connections.is_any_ending() {
@@ -154,7 +154,7 @@ impl<F: Fabric> Service for Shard<F> {
     fn arm(&mut self) -> bool {
         self.connections.may_sleep()
             && self.out.flush()
-            && self.luns.arm()
+            && self.luns.devices_mut().arm()
             && self.connections.fabric_mut().arm()
     }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bdev::Bdev;
 
-use super::known::UnitName;
+use super::names::{SessionId, UnitId};
 use super::qos::rate::Limiter;
 use crate::scsi::Identity;
 
@@ -13,7 +13,7 @@ use crate::scsi::Identity;
 #[derive(Debug)]
 pub struct LogicalUnit {
     /// Number among all logical units of the process, never reused.
-    pub id: u32,
+    pub id: UnitId,
     /// The device.
     pub bdev: Arc<dyn Bdev>,
     /// Vendor, product, serial number and designators.
@@ -26,12 +26,28 @@ pub struct LogicalUnit {
     pub limiter: Arc<Limiter>,
 }
 
+/// What makes a logical unit the same one for an initiator: the names that it shows, and the size
+/// of its blocks, without which a block address means nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct UnitName {
+    uuid: [u8; 16],
+    serial: String,
+    block_bytes: u32,
+}
+
+impl UnitName {
+    /// Of a unit with this UUID, this serial number, and blocks of so many bytes.
+    pub(crate) fn new(uuid: [u8; 16], serial: &str, block_bytes: u32) -> UnitName {
+        UnitName { uuid, serial: serial.to_owned(), block_bytes }
+    }
+}
+
 /// No session: their numbers begin with 1.
 const NOBODY: u64 = 0;
 
 impl LogicalUnit {
     /// A logical unit for a device.
-    pub fn new(id: u32, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
+    pub fn new(id: UnitId, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
         LogicalUnit {
             id,
             bdev,
@@ -43,7 +59,7 @@ impl LogicalUnit {
     }
 
     /// What makes it the same unit for initiators, whatever device is behind it.
-    pub(super) fn name(&self) -> UnitName {
+    pub(crate) fn name(&self) -> UnitName {
         let Identity { uuid, serial, .. } = &self.identity;
         UnitName::new(*uuid, serial, self.bdev.geometry().block_bytes)
     }
@@ -60,18 +76,18 @@ impl LogicalUnit {
     }
 
     /// Reserves the unit for a session (SPC-2 7.21); again is fine. False: another one has it.
-    pub fn reserve(&self, session: u64) -> bool {
+    pub fn reserve(&self, session: SessionId) -> bool {
         let order = (Ordering::AcqRel, Ordering::Acquire);
-        match self.reserved_by.compare_exchange(NOBODY, session, order.0, order.1) {
+        match self.reserved_by.compare_exchange(NOBODY, session.number(), order.0, order.1) {
             Ok(_) => true,
-            Err(holder) => holder == session,
+            Err(holder) => holder == session.number(),
         }
     }
 
     /// Ends a session's reservation, if it has one.
-    pub fn release(&self, session: u64) {
+    pub fn release(&self, session: SessionId) {
         let order = (Ordering::AcqRel, Ordering::Relaxed);
-        let _ = self.reserved_by.compare_exchange(session, NOBODY, order.0, order.1);
+        let _ = self.reserved_by.compare_exchange(session.number(), NOBODY, order.0, order.1);
     }
 
     /// Ends whatever reservation there is: after a reset.
@@ -81,8 +97,8 @@ impl LogicalUnit {
 
     /// True when another session than this one has reserved the unit.
     #[inline]
-    pub fn is_reserved_by_other(&self, session: u64) -> bool {
+    pub fn is_reserved_by_other(&self, session: SessionId) -> bool {
         let holder = self.reserved_by.load(Ordering::Acquire);
-        holder != NOBODY && holder != session
+        holder != NOBODY && holder != session.number()
     }
 }

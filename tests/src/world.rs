@@ -21,10 +21,11 @@ use reactor::{Batch, Clock, Service};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::shard::Shard;
-use srpt_tgt::shard::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::shard::message::{Action, ActionError, Answer, Message, Report, Token};
+use srpt_tgt::shard::names::{CoreId, TargetSpec, UnitId};
 use srpt_tgt::shard::outbox::{CoreDoor, Outbox};
 use srpt_tgt::shard::qos::rate::RateLimits;
+use srpt_tgt::shard::unit::LogicalUnit;
 use transport::initiator::{Data, Outcome};
 use transport::sim::{LoginAnswer, Net, NetOptions, SimFabric, SimLink, SimMemory};
 use transport::srp::{
@@ -248,7 +249,7 @@ impl World {
             let depth = limits.slots as u32;
             let context = CoreContext { memory, ring: None, depth, wake: None };
             let doors = mailboxes.iter().map(|mailbox| door(mailbox, options.mailbox)).collect();
-            let out = Outbox::new(core, doors, sender.clone());
+            let out = Outbox::new(CoreId::new(core), doors, sender.clone());
             Shard::new(SimFabric::new(&net, core), pool, limits, context, out)
         });
         let shards = shards.collect();
@@ -391,7 +392,7 @@ impl World {
         let (id, device) = (self.units.len() as u32, self.device(bdev));
         let unit = self.units.entry(bdev.to_owned()).or_insert_with(|| {
             let identity = Identity::new(device.product_name(), *device.uuid().as_bytes());
-            Arc::new(LogicalUnit::new(id, device, identity))
+            Arc::new(LogicalUnit::new(UnitId::new(id), device, identity))
         });
         Arc::clone(unit)
     }

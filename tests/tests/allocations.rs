@@ -24,9 +24,10 @@ use srpt_tests::sys::{Counting, allocations};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::shard::Shard;
-use srpt_tgt::shard::lun::{LogicalUnit, TargetSpec};
 use srpt_tgt::shard::message::{Action, Answer, Message};
+use srpt_tgt::shard::names::{CoreId, TargetSpec, UnitId};
 use srpt_tgt::shard::outbox::Outbox;
+use srpt_tgt::shard::unit::LogicalUnit;
 use transport::initiator::{Channel, Command, Data, DataMemory, Event, LoginOptions, Session, cdb};
 use transport::shm::{FabricOptions, Listener, ShmConnector, ShmFabric, ShmLink, ShmMemory};
 use transport::srp::Lun;
@@ -79,7 +80,7 @@ impl Rig {
             to_self.borrow_mut().push_back(message);
             Ok(())
         };
-        let outbox = Outbox::new(0, vec![Box::new(say)], sender);
+        let outbox = Outbox::new(CoreId::new(0), vec![Box::new(say)], sender);
         let shard = Shard::new(fabric, pool, limits, context, outbox);
         let (clock, inbox) = (Tsc::new(), Batch::new(16));
         let dir = tempfile::tempdir().unwrap();
@@ -88,7 +89,7 @@ impl Rig {
         rig.order(Action::CreateTarget(Arc::new(spec)));
         for (lun, bdev) in rig.bdevs().into_iter().enumerate() {
             let identity = Identity::new(bdev.product_name(), *bdev.uuid().as_bytes());
-            let lu = Arc::new(LogicalUnit::new(lun as u32 + 1, bdev, identity));
+            let lu = Arc::new(LogicalUnit::new(UnitId::new(lun as u32 + 1), bdev, identity));
             let target = "t0".to_owned();
             rig.order(Action::MapLun { target, lun: lun as u16, lu, read_only: false });
         }

@@ -9,7 +9,7 @@ use super::{BUSY, CORE_SILENT, Changed, Method, Outcome, Undo, change, shared};
 use crate::control::{Desk, MapRequest, Overrides};
 use crate::rpc::params::{self, BdevName, Bounded, Params, TargetName, Text};
 use crate::rpc::schema::{Rank, fails, gives};
-use crate::shard::lun::LUN_MAX;
+use crate::shard::names::LUN_MAX;
 
 pub(super) const METHODS: [Method; 2] = [
     change("srpt_map_lun", Rank::Luns, |desk, params| Box::pin(map(desk, params)))

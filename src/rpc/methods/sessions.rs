@@ -12,6 +12,7 @@ use crate::control::{Desk, Refused};
 use crate::rpc::params::{self, Bounded, Params, TargetName};
 use crate::rpc::schema::{fails, gives, member};
 use crate::shard::message::{ChannelReport, PortId};
+use crate::shard::names::SessionId;
 
 pub(super) const METHODS: [Method; 2] = [
     shared("srpt_get_sessions", |desk, params| Box::pin(list(desk, params)))
@@ -63,7 +64,7 @@ async fn list(desk: &Desk, params: Params<'_>) -> Outcome {
         return Err(Refused::missing(format!("target {name}")).into());
     }
     let reports = desk.reports().await?;
-    let mut sessions: BTreeMap<u64, Vec<(usize, &ChannelReport)>> = BTreeMap::new();
+    let mut sessions: BTreeMap<SessionId, Vec<(usize, &ChannelReport)>> = BTreeMap::new();
     for (core, report) in reports.iter().enumerate() {
         for channel in &report.channels {
             if target.as_ref().is_none_or(|target| target.0 == channel.target) {
@@ -74,11 +75,11 @@ async fn list(desk: &Desk, params: Params<'_>) -> Outcome {
     Ok(sessions.iter().map(|(id, channels)| session(*id, channels)).collect())
 }
 
-fn session(id: u64, channels: &[(usize, &ChannelReport)]) -> Value {
+fn session(id: SessionId, channels: &[(usize, &ChannelReport)]) -> Value {
     let (_, first) = channels[0];
     let shown: Vec<Value> = channels.iter().map(|(core, channel)| shown(*core, channel)).collect();
     json!({
-        "id": id,
+        "id": id.number(),
         "target": first.target,
         "initiator_port_id": hex(&first.initiator_port_id),
         "target_port_id": hex(&first.target_port_id),
@@ -118,6 +119,6 @@ struct DisconnectParams {
 
 async fn disconnect(desk: &Desk, params: Params<'_>) -> Outcome {
     let DisconnectParams { session } = params::parse(params)?;
-    desk.disconnect_session(session.0).await?;
+    desk.disconnect_session(SessionId::new(session.0)).await?;
     Ok(json!(true))
 }

@@ -7,6 +7,7 @@ use transport::{CloseReason, ConnId, PeerInfo};
 
 use crate::rpc::testing::Bench;
 use crate::shard::message::{ChannelReport, IoCounts, Report};
+use crate::shard::names::SessionId;
 
 /// Calls that make it. `/srv` stands for a scratch folder.
 const FURNITURE: &[(&str, &str)] = &[
@@ -84,7 +85,7 @@ impl Furnished {
 
 fn channel(session: u64, index: u32) -> ChannelReport {
     ChannelReport {
-        session,
+        session: SessionId::new(session),
         target: "target0".to_owned(),
         peer: PeerInfo {
             trtype: "shm",

@@ -11,6 +11,7 @@ use transport::{CloseReason, ConnId, PeerInfo};
 use crate::rpc::methods;
 use crate::rpc::testing::{Bench, Served};
 use crate::shard::message::{ChannelReport, IoCounts, Report};
+use crate::shard::names::SessionId;
 
 fn keys(value: &Value) -> Vec<&str> {
     value.as_object().expect("an object").keys().map(String::as_str).collect()
@@ -18,7 +19,7 @@ fn keys(value: &Value) -> Vec<&str> {
 
 fn channel(session: u64, index: u32) -> ChannelReport {
     ChannelReport {
-        session,
+        session: SessionId::new(session),
         target: "t0".to_owned(),
         peer: PeerInfo {
             trtype: "shm",

@@ -5,7 +5,6 @@
 //! connection and nothing was taken. A command that arrives while nobody waits does not stand in a
 //! queue of one.
 
-use reactor::Tag;
 use reactor::pool::Buf;
 use transport::srp::{Cmd, DirectCmd, Direction, ImmediateCmd};
 use transport::{ConnId, Fabric, Recv};
@@ -21,8 +20,9 @@ use crate::scsi::Sense;
 use crate::shard::connections::connection::Connection;
 use crate::shard::connections::table::Connections;
 use crate::shard::coverage::{At, Mark, Met, mark, met};
-use crate::shard::lun::Luns;
+use crate::shard::names::MappingKey;
 use crate::shard::qos::queue::{Charge, RateQueues};
+use crate::shard::units::map::Luns;
 
 /// Commands of one connection admitted before the next one has its turn.
 const TURN_COMMANDS: usize = 32;
@@ -298,10 +298,10 @@ impl Commands {
                 let unit = luns.mapping(mapping);
                 let moved = direction.map(|direction| (direction, bytes));
                 let mut recv = recv;
-                if unit.limited
-                    && let Some(cost) = job.cost(moved, unit.geometry.block_bytes)
+                if unit.is_limited()
+                    && let Some(cost) = job.cost(moved, unit.geometry().block_bytes)
                 {
-                    let (unit, limiter) = (unit.lu.id, &unit.lu.limiter);
+                    let (unit, limiter) = (unit.unit(), &unit.lu().limiter);
                     let charge = Charge { mapping, unit, limiter, cost };
                     let connection = connections.get_mut(conn);
                     match queues.charge(connection, recv, &charge, self.requests.now) {
@@ -422,7 +422,7 @@ fn take_bufs<F: Fabric>(
     buffers: &mut Buffers,
     fabric: &mut F,
     luns: &Luns,
-    (conn, mapping): (ConnId, Tag),
+    (conn, mapping): (ConnId, MappingKey),
     offered: &Offered,
     run: &Run,
 ) -> Result<Cargo, Lack> {
@@ -430,7 +430,7 @@ fn take_bufs<F: Fabric>(
     if let (Source::Direct(seg), Job::Io(_)) = (offered.source, &run.job)
         && seg.len == run.wanted
         && offered.direction == run.direction
-        && let Some(data) = fabric.place(conn, seg, mapping.geometry.buf_align)
+        && let Some(data) = fabric.place(conn, seg, mapping.geometry().buf_align)
     {
         return Ok(Cargo { data: Some(data), ..Cargo::default() });
     }
@@ -448,7 +448,7 @@ fn take_bufs<F: Fabric>(
         bytes => buffers.take(bytes).map(Some),
     });
     let short = data.is_none() || scratch.is_none() || table.is_none();
-    if short || (exclusive && !mapping.lu.try_enter()) {
+    if short || (exclusive && !mapping.lu().try_enter()) {
         for buf in [data, scratch, table].into_iter().flatten().flatten() {
             buffers.put(buf);
         }

@@ -4,7 +4,7 @@ use crate::scsi::opcodes::opcode::REPORT_LUNS;
 use crate::scsi::{Answer, LunSelect, Sense, attention};
 use crate::shard::connections::connection::Connection;
 use crate::shard::coverage::{Mark, mark};
-use crate::shard::lun::Mapping;
+use crate::shard::units::mapping::Mapping;
 
 /// What ends a command to a unit before anything is done: a unit attention, which it takes, or that
 /// the session knows another unit there.
@@ -38,7 +38,7 @@ fn next_attention(connection: &Connection, lun: u16) -> Option<Sense> {
 /// What REQUEST SENSE reports of a unit (SPC-4 6.39): a unit attention, which it takes, or why the
 /// unit is not ready; nothing when all is well.
 pub(super) fn sense_to_report(connection: &Connection, unit: &Mapping) -> Option<Sense> {
-    next_attention(connection, unit.lun).or((!unit.ready).then_some(Sense::NOT_READY))
+    next_attention(connection, unit.lun()).or((!unit.is_ready()).then_some(Sense::NOT_READY))
 }
 
 /// True when the session of a channel knows another unit under a LUN.

@@ -11,8 +11,8 @@ use super::request::Phase;
 use crate::scsi::Sense;
 use crate::shard::connections::table::Connections;
 use crate::shard::coverage::{Mark, Met, mark, met};
-use crate::shard::lun::Luns;
 use crate::shard::names::RequestKey;
+use crate::shard::units::map::Luns;
 
 impl Requests {
     /// Starts to move what a request needs from the initiator, or the job if that is nothing.

@@ -9,9 +9,9 @@ use super::request::{Next, Phase};
 use crate::scsi::sense_of;
 use crate::shard::connections::table::Connections;
 use crate::shard::coverage::{At, Met, met};
-use crate::shard::lun::Luns;
 use crate::shard::names::RequestKey;
 use crate::shard::outbox::Outbox;
+use crate::shard::units::map::Luns;
 
 impl Requests {
     /// All data is here: the job.
@@ -29,8 +29,8 @@ impl Requests {
             Job::Io(_) | Job::FlushThen(_) => {
                 let (op, buf) = request.next_op();
                 request.submit(now);
-                let device = luns.mapping(request.unit()).device;
-                luns.submit(device, Io { tag: key.tag(), op, buf });
+                let device = luns.mapping(request.unit()).device();
+                luns.devices_mut().submit(device, Io { tag: key.tag(), op, buf });
             }
             Job::Steps(_) => self.step(connections, luns, key, IoStatus::Good),
             Job::Pass { .. } => self.pass(connections, luns, key),
@@ -49,11 +49,11 @@ impl Requests {
         let now = self.now;
         let request = self.request(key);
         let mapping = luns.mapping(request.unit());
-        match request.next_step(last, mapping.geometry.block_bytes) {
+        match request.next_step(last, mapping.geometry().block_bytes) {
             Next::Io(op, buf) => {
                 request.submit(now);
-                let device = mapping.device;
-                luns.submit(device, Io { tag: key.tag(), op, buf });
+                let device = mapping.device();
+                luns.devices_mut().submit(device, Io { tag: key.tag(), op, buf });
             }
             Next::Done(outcome) => self.respond(connections, luns, key, outcome, false),
         }
@@ -86,8 +86,8 @@ impl Requests {
         let (key, now) = (RequestKey::of(tag), self.now);
         let request = self.request(key);
         let mapping = luns.mapping(request.unit());
-        let (device, block_bytes) = (mapping.device, mapping.geometry.block_bytes);
-        let meter = luns.on_done(device);
+        let (device, block_bytes) = (mapping.device(), mapping.geometry().block_bytes);
+        let meter = luns.devices_mut().on_done(device);
         let took_ns = request.took_ns(now);
         match request.job() {
             Job::Io(_) | Job::FlushThen(_) => {

@@ -10,7 +10,6 @@
 //! is sent.
 
 use bdev::{Io, IoDone, IoOp, IoStatus};
-use reactor::Tag;
 use transport::srp::{CDB_BYTES, DirectCmd, Direction, ImmediateCmd, Lun, Rsp, SolNot};
 use transport::{ConnId, DataIn, Fabric, Recv};
 
@@ -22,12 +21,13 @@ use crate::scsi;
 use crate::shard::connections::connection::Connection;
 use crate::shard::connections::table::{Connections, own_tag};
 use crate::shard::coverage::{Mark, mark};
-use crate::shard::lun::{Luns, Mapping};
-use crate::shard::names::{RequestKey, SrpTag};
+use crate::shard::names::{MappingKey, RequestKey, SrpTag};
+use crate::shard::units::map::Luns;
+use crate::shard::units::mapping::Mapping;
 
 /// Where a command goes that its logical unit welcomes: LUN and mapping.
 #[inline(always)]
-fn welcome(connection: &Connection, luns: &Luns, lun: Lun) -> Option<(u16, Tag)> {
+fn welcome(connection: &Connection, luns: &Luns, lun: Lun) -> Option<(u16, MappingKey)> {
     let lun = lun.number()?;
     let mapping = luns.find(connection.target(), lun)?;
     (connection.session()?.attentions(lun) == 0).then_some((lun, mapping))
@@ -36,10 +36,10 @@ fn welcome(connection: &Connection, luns: &Luns, lun: Lun) -> Option<(u16, Tag)>
 /// What a plain command with `bytes` bytes of data does at its logical unit.
 #[inline(always)]
 fn plain(unit: &Mapping, cdb: &[u8; CDB_BYTES], direction: Direction, bytes: u32) -> Option<IoOp> {
-    if unit.passes || unit.limited {
+    if unit.passes() || unit.is_limited() {
         return None;
     }
-    let (op, wanted) = scsi::transfer(cdb, &unit.geometry, unit.read_only, IO_BYTES_MAX)?;
+    let (op, wanted) = scsi::transfer(cdb, unit.geometry(), unit.is_read_only(), IO_BYTES_MAX)?;
     let way = if op.changes_medium() { Direction::Out } else { Direction::In };
     (bytes == wanted && direction == way).then_some(op)
 }
@@ -71,10 +71,10 @@ impl Commands {
         if self.requests.slots.is_full() {
             return Err(recv);
         }
-        let device = unit.device;
-        let buf = match fabric.place(conn, cmd.seg, unit.geometry.buf_align) {
+        let device = unit.device();
+        let buf = match fabric.place(conn, cmd.seg, unit.geometry().buf_align) {
             Some(mut buf) => {
-                if luns.at_once(device, &op, bytes, &mut buf) {
+                if luns.devices_mut().at_once(device, &op, bytes, &mut buf) {
                     mark(Mark::DoneAtOnce);
                     self.turn_bytes += u64::from(bytes);
                     let (iu, solicited) = good(connection, cmd.tag, cmd.sol_not, direction, bytes);
@@ -107,7 +107,7 @@ impl Commands {
                 mark(Mark::Lent);
             }
             request.submit(now);
-            luns.submit(device, Io { tag: key.tag(), op, buf: Some(buf) });
+            luns.devices_mut().submit(device, Io { tag: key.tag(), op, buf: Some(buf) });
         }
         Ok(())
     }
@@ -125,9 +125,9 @@ impl Commands {
         let (lun, at) = welcome(connection, luns, lun)?;
         let unit = luns.mapping(at);
         let op = plain(unit, cdb, Direction::Out, bytes)?;
-        let device = unit.device;
+        let device = unit.device();
         // Before the write: the response needs a slot until it is sent.
-        if self.requests.slots.is_full() || !luns.write_at_once(device, &op, data) {
+        if self.requests.slots.is_full() || !luns.devices_mut().write_at_once(device, &op, data) {
             return None;
         }
         mark(Mark::WrittenAtOnce);

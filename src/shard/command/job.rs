@@ -1,12 +1,11 @@
 //! What a command is asked for, and its data as its information unit describes it.
 
 use bdev::IoOp;
-use reactor::Tag;
 use transport::srp::{Cmd, DataDesc, Direction, Residual, Seg, SolNot, covers};
 
 use crate::limits::SEGMENTS_MAX;
 use crate::scsi::{ScsiStatus, Sense, Steps};
-use crate::shard::names::SrpTag;
+use crate::shard::names::{MappingKey, SrpTag};
 use crate::shard::qos::rate::Cost;
 
 /// Byte of an SRP_CMD's buffer format field, for the field pointer of its errors: the descriptors
@@ -107,7 +106,7 @@ pub(crate) struct Header {
     /// LUN, if it has the form of one.
     pub lun: Option<u16>,
     /// The logical unit's mapping.
-    pub mapping: Option<Tag>,
+    pub mapping: Option<MappingKey>,
 }
 
 /// A command's data as its information unit describes it.

@@ -32,10 +32,10 @@ use self::job::{Header, Job};
 use self::request::{Phase, Request};
 use super::connections::table::Connections;
 use super::coverage::{Met, met};
-use super::lun::Luns;
 use super::message::{AbortScope, ChannelAt, Token};
-use super::names::{RequestKey, SrpTag};
+use super::names::{CoreId, RequestKey, SrpTag};
 use super::tasks::abort::{Abort, Aborts, Subject};
+use super::units::map::Luns;
 use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 
 /// The commands of a core: those that begin in a turn, and those that run.
@@ -149,7 +149,7 @@ impl Requests {
     pub(crate) fn abort<F: Fabric>(
         &mut self,
         (connections, luns): (&Connections<F>, &Luns),
-        core: usize,
+        core: CoreId,
         scope: AbortScope,
         (number, mut abort): (usize, Abort),
     ) {
@@ -159,7 +159,7 @@ impl Requests {
                 channel: ChannelAt { core, conn },
                 session: connections.get(conn).session_id(),
                 lun: request.lun(),
-                unit: request.mapping().map(|mapping| luns.mapping(mapping).lu.id),
+                unit: request.mapping().map(|mapping| luns.mapping(mapping).unit()),
                 tag: request.tag(),
             };
             if !subject.is_in(scope) {

@@ -20,11 +20,12 @@ use crate::scsi::reads::only_reads;
 use crate::scsi::{ScsiStatus, Sense};
 use crate::shard::connections::connection::Connection;
 use crate::shard::connections::table::Connections;
-use crate::shard::lun::{Luns, Mapping};
 use crate::shard::message::{AttentionAt, CoreMessage};
 use crate::shard::names::RequestKey;
 use crate::shard::outbox::Outbox;
-use crate::shard::sessions::REGISTRY_CORE;
+use crate::shard::sessions::registry::REGISTRY_CORE;
+use crate::shard::units::map::Luns;
+use crate::shard::units::mapping::Mapping;
 
 /// The plan of a command to a unit whose device takes commands; `None` for one that is answered as
 /// for every logical unit. Unit attentions have been reported.
@@ -44,7 +45,7 @@ pub(super) fn pass_plan(
     };
     let end = |outcome| Some(Plan::end(header, Some(offered), outcome));
     let session = connection.session().expect("live connections have a session");
-    if unit.lu.is_reserved_by_other(session.id) && !pass::allowed_while_reserved(cmd.cdb) {
+    if unit.lu().is_reserved_by_other(session.id) && !pass::allowed_while_reserved(cmd.cdb) {
         return end(Outcome { status: ScsiStatus::ReservationConflict, sense: None });
     }
     let cdb_bytes = cmd.cdb.len() as u16;
@@ -58,22 +59,22 @@ pub(super) fn pass_plan(
     };
     match pass {
         Pass::Here => None,
-        Pass::RequestSense if session.attentions(unit.lun) != 0 => None,
+        Pass::RequestSense if session.attentions(unit.lun()) != 0 => None,
         // Repeated when the plan is made again: the holder's own RESERVE changes nothing.
-        Pass::Reserve if unit.lu.reserve(session.id) => {
+        Pass::Reserve if unit.lu().reserve(session.id) => {
             session.note_reservation();
             end(Outcome::GOOD)
         }
         Pass::Reserve => end(Outcome { status: ScsiStatus::ReservationConflict, sense: None }),
         Pass::Release => {
-            unit.lu.release(session.id);
+            unit.lu().release(session.id);
             end(Outcome::GOOD)
         }
         Pass::Identification if direction == Some(Direction::In) => {
             run(u32::from(IDENTIFICATION_BYTES))
         }
         Pass::RequestSense | Pass::Identification | Pass::Forward(_) => {
-            if unit.read_only && (direction == Some(Direction::Out) || !reads(unit, cmd.cdb)) {
+            if unit.is_read_only() && (direction == Some(Direction::Out) || !reads(unit, cmd.cdb)) {
                 return end(Outcome::check(Sense::WRITE_PROTECTED));
             }
             if offered.bytes > IO_BYTES_MAX {
@@ -86,7 +87,7 @@ pub(super) fn pass_plan(
 
 /// True for a command that a read-only mapping lets through, unless it has data for the device.
 fn reads(unit: &Mapping, cdb: &[u8]) -> bool {
-    unit.lu.bdev.scsi().is_some_and(|device| only_reads(cdb, device.peripheral_type))
+    unit.lu().bdev.scsi().is_some_and(|device| only_reads(cdb, device.peripheral_type))
 }
 
 impl Requests {
@@ -112,8 +113,8 @@ impl Requests {
         let direction = request.passed_direction();
         let (tag, buf) = (key.tag(), request.take_data());
         request.submit(now);
-        let device = luns.mapping(request.unit()).device;
-        luns.submit_scsi(device, ScsiIo { tag, cdb: &cdb[..bytes], direction, buf });
+        let device = luns.mapping(request.unit()).device();
+        luns.devices_mut().submit_scsi(device, ScsiIo { tag, cdb: &cdb[..bytes], direction, buf });
     }
 
     /// The device has ended a command; its buffer is back in the request.
@@ -126,8 +127,8 @@ impl Requests {
     ) {
         let now = self.now;
         let request = self.request(key);
-        let device = luns.mapping(request.unit()).device;
-        let end = *luns.scsi_end(device, key.tag());
+        let device = luns.mapping(request.unit()).device();
+        let end = *luns.devices().scsi_end(device, key.tag());
         let good = end.status == ScsiStatus::Good as u8;
         let len = request.data().map_or(0, |buf| buf.len() as u32);
         let moved = len.saturating_sub(end.residual);
@@ -137,7 +138,7 @@ impl Requests {
             Some(Direction::Out) => IoOp::Write { lba: 0, blocks: moved, fua: false },
             None => IoOp::Flush,
         };
-        luns.meter(device).count(&op, 1, status, request.took_ns(now));
+        luns.devices_mut().meter(device).count(&op, 1, status, request.took_ns(now));
         spread_attention(request, connections, luns, out, end.sense());
         if !self.goes_on(connections, luns, key) {
             return;
@@ -166,7 +167,7 @@ fn settle_passed<F: Fabric>(
     let mapping = luns.mapping(request.unit());
     let session = connections.get(request.conn()).session();
     if good && cdb[0] == opcode::INQUIRY {
-        session.inspect(|session| session.asked(mapping.lun));
+        session.inspect(|session| session.asked(mapping.lun()));
     }
     if request.reads()
         && let Some(data) = request.data_mut().and_then(|buf| buf.private_mut())
@@ -175,7 +176,7 @@ fn settle_passed<F: Fabric>(
             let port = session.map_or(1, |session| session.target.relative_port);
             let allocation = u32::from(u16::from_be_bytes([cdb[3], cdb[4]]));
             moved = (pass::own_port(data, moved as usize, port) as u32).min(allocation);
-        } else if mapping.read_only {
+        } else if mapping.is_read_only() {
             pass::protect(cdb, &mut data[..moved as usize]);
         }
     }
@@ -196,7 +197,7 @@ fn spread_attention<F: Fabric>(
         return;
     }
     let session = connections.get(request.conn()).session_id();
-    let at = AttentionAt::Luns(luns.places_of(luns.mapping(request.unit()).lu.id));
+    let at = AttentionAt::Luns(luns.places_of(luns.mapping(request.unit()).unit()));
     let except = session.filter(|_| !request.is_aborted());
     out.send(REGISTRY_CORE, CoreMessage::Attention { at, bits, except });
 }

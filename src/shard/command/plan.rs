@@ -1,7 +1,6 @@
 //! What a received command asks for: from its information unit, its session and the LUN map.
 
 use bdev::IoOp;
-use reactor::Tag;
 use reactor::pool::Buf;
 use transport::srp::{Cmd, CmdError, Direction};
 
@@ -16,7 +15,9 @@ use crate::scsi::{
 };
 use crate::shard::connections::connection::Connection;
 use crate::shard::coverage::{Mark, mark};
-use crate::shard::lun::{Luns, Mapping};
+use crate::shard::names::MappingKey;
+use crate::shard::units::map::Luns;
+use crate::shard::units::mapping::Mapping;
 
 /// What a received command asks for. Takes the unit attention that it is told.
 #[inline]
@@ -40,7 +41,7 @@ pub(super) fn plan(connection: &Connection, luns: &Luns, cmd: Result<Cmd<'_>, Cm
                 return Plan::end(header, Offered::of(&cmd, None), Outcome::check(sense));
             }
             let unit = luns.mapping(mapping);
-            if unit.passes
+            if unit.passes()
                 && let Some(plan) = pass_plan(connection, unit, &cmd, header)
             {
                 return plan;
@@ -89,7 +90,7 @@ pub(super) fn make(
     buffers: &mut Buffers,
     connection: &Connection,
     luns: &Luns,
-    mapping: Option<Tag>,
+    mapping: Option<MappingKey>,
     content: &Content,
     allocation: u64,
 ) -> Option<Buf> {
@@ -104,7 +105,7 @@ pub(super) fn make(
         Content::Unit(answer) => match mapping {
             Some(mapping) => {
                 let mapping = luns.mapping(mapping);
-                told_answer(connection, mapping.lun, answer);
+                told_answer(connection, mapping.lun(), answer);
                 answer.fill(&view(mapping, connection), out)
             }
             None => answer.fill(&LuView::absent(), out),
@@ -127,11 +128,11 @@ pub(super) fn make(
 #[inline]
 fn view<'a>(mapping: &'a Mapping, connection: &Connection) -> LuView<'a> {
     LuView {
-        geometry: mapping.geometry,
-        identity: &mapping.lu.identity,
-        read_only: mapping.read_only,
-        ready: mapping.ready,
-        placeholder: mapping.placeholder,
+        geometry: *mapping.geometry(),
+        identity: &mapping.lu().identity,
+        read_only: mapping.is_read_only(),
+        ready: mapping.is_ready(),
+        placeholder: mapping.is_placeholder(),
         relative_port: connection.session().map_or(1, |session| session.target.relative_port),
         io_bytes_max: IO_BYTES_MAX,
     }

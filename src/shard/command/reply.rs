@@ -12,8 +12,8 @@ use crate::limits::SENSE_BYTES_MAX;
 use crate::scsi::ScsiStatus;
 use crate::shard::connections::table::{Connections, is_own};
 use crate::shard::coverage::{At, Mark, Met, mark, met};
-use crate::shard::lun::Luns;
 use crate::shard::names::RequestKey;
+use crate::shard::units::map::Luns;
 
 impl Requests {
     /// True when a request that has just come back goes on: nobody aborted it and its connection
@@ -144,7 +144,7 @@ impl Requests {
         }
         let Some((mapping, exclusive)) = request.leave_unit() else { return };
         if exclusive {
-            luns.mapping(mapping).lu.leave();
+            luns.mapping(mapping).lu().leave();
         }
         if luns.end_use(mapping) {
             self.left.extend(luns.take_leaving(mapping));

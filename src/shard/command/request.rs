@@ -4,15 +4,15 @@
 //! (Fetching, Replying) or the device (Executing). Exactly one party will come back with them.
 
 use bdev::{DataDirection, IoOp, IoStatus};
+use reactor::Instant;
 use reactor::pool::Buf;
-use reactor::{Instant, Tag};
 use transport::srp::{Direction, Residual, Seg, SolNot};
 use transport::{ConnId, Recv};
 
 use super::job::{Header, Job, Outcome, Source};
 use crate::scsi::Step;
 use crate::shard::coverage::{At, Mark, mark};
-use crate::shard::names::SrpTag;
+use crate::shard::names::{MappingKey, SrpTag};
 
 /// Who holds a request's buffers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub(crate) struct Request {
     /// Data buffer, while nobody else holds it.
     data: Option<Buf>,
     /// The logical unit's mapping.
-    mapping: Option<Tag>,
+    mapping: Option<MappingKey>,
     /// Where the initiator's side is.
     source: Source,
     /// What it does.
@@ -186,13 +186,13 @@ impl Request {
 
     /// The logical unit's mapping, until the response is built; a job has one.
     #[inline]
-    pub(crate) fn mapping(&self) -> Option<Tag> {
+    pub(crate) fn mapping(&self) -> Option<MappingKey> {
         self.mapping
     }
 
     /// The mapping of a request that has a job.
     #[inline]
-    pub(crate) fn unit(&self) -> Tag {
+    pub(crate) fn unit(&self) -> MappingKey {
         self.mapping.expect("jobs have a logical unit")
     }
 
@@ -426,7 +426,7 @@ impl Request {
     /// Takes the mapping: the command can no longer change data or use its logical unit. True: it
     /// leaves the unit, which it had for itself.
     #[inline]
-    pub(crate) fn leave_unit(&mut self) -> Option<(Tag, bool)> {
+    pub(crate) fn leave_unit(&mut self) -> Option<(MappingKey, bool)> {
         let mapping = self.mapping.take()?;
         Some((mapping, std::mem::take(&mut self.exclusive)))
     }

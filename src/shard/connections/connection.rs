@@ -15,7 +15,7 @@ use super::credits::Credits;
 use super::queue::Queue;
 use crate::limits::RECEIVES_EXTRA;
 use crate::shard::coverage::{At, Met, met};
-use crate::shard::names::PortId;
+use crate::shard::names::{PortId, SessionId};
 use crate::shard::session::Session;
 
 /// Where a connection is in its life.
@@ -82,7 +82,7 @@ pub(crate) struct Agreed {
 #[derive(Debug, Clone)]
 pub struct ChannelReport {
     /// Session it belongs to; the same number on every core.
-    pub session: u64,
+    pub session: SessionId,
     /// Target name.
     pub target: String,
     /// Who is at the other end, and how it came.
@@ -201,7 +201,7 @@ impl Connection {
     }
 
     /// The session's number.
-    pub(crate) fn session_id(&self) -> Option<u64> {
+    pub(crate) fn session_id(&self) -> Option<SessionId> {
         self.session().map(|session| session.id)
     }
 

@@ -15,7 +15,7 @@ use super::connection::{Connection, Ending, Idle};
 use super::probe::Probes;
 use crate::scsi::attention::Attention;
 use crate::shard::coverage::{At, Mark, Met, mark, met};
-use crate::shard::names::SrpTag;
+use crate::shard::names::{SessionId, SrpTag};
 
 /// How long a connection that was asked to leave may take to answer what runs.
 const LEAVE_WAIT: Duration = Duration::from_secs(1);
@@ -29,7 +29,7 @@ pub(crate) struct Ended {
     /// The fabric's name for it.
     pub conn: ConnId,
     /// Its session, if it had one.
-    pub session: Option<u64>,
+    pub session: Option<SessionId>,
 }
 
 /// The connections of a core over a fabric.

@@ -13,19 +13,20 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
 use std::sync::Arc;
 
-use reactor::{Instant, Tag};
+use reactor::Instant;
 use transport::{ConnId, Fabric, Recv};
 
 use super::rate::{Cost, Limiter};
 use crate::shard::connections::connection::Connection;
 use crate::shard::connections::table::Connections;
 use crate::shard::coverage::{At, Mark, Met, mark, met};
+use crate::shard::names::{MappingKey, SessionId, UnitId};
 
 /// Whose commands wait in a lane, and for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Name {
-    unit: u32,
-    session: u64,
+    unit: UnitId,
+    session: SessionId,
     writes: bool,
 }
 
@@ -34,17 +35,17 @@ struct Held {
     conn: ConnId,
     recv: Recv,
     /// What it was for when it came.
-    mapping: Tag,
-    unit: u32,
+    mapping: MappingKey,
+    unit: UnitId,
     cost: Cost,
 }
 
 /// What a command to a limited logical unit is charged.
 pub(crate) struct Charge<'a> {
     /// The mapping of the unit.
-    pub mapping: Tag,
+    pub mapping: MappingKey,
     /// The unit's number.
-    pub unit: u32,
+    pub unit: UnitId,
     /// The unit's limits.
     pub limiter: &'a Arc<Limiter>,
     /// What the command takes from them.
@@ -186,7 +187,7 @@ impl RateQueues {
     }
 
     /// The limits of a logical unit have changed: those who wait ask again.
-    fn renew(&mut self, unit: u32, now: Instant) {
+    fn renew(&mut self, unit: UnitId, now: Instant) {
         for index in 0..self.lanes.len() {
             let lane = &mut self.lanes[index];
             if lane.name.unit == unit
@@ -200,7 +201,7 @@ impl RateQueues {
     }
 
     /// Drops empty lanes.
-    fn forget(&mut self, gone: impl Fn(u32, u64) -> bool) {
+    fn forget(&mut self, gone: impl Fn(UnitId, SessionId) -> bool) {
         let lanes = &self.lanes;
         let free = &mut self.free;
         self.names.retain(|name, index| {
@@ -274,7 +275,7 @@ impl RateQueues {
     pub(crate) fn on_limits<F: Fabric>(
         &mut self,
         connections: &mut Connections<F>,
-        units: Vec<u32>,
+        units: Vec<UnitId>,
         limited: bool,
         now: Instant,
     ) {
@@ -294,8 +295,8 @@ impl RateQueues {
     pub(crate) fn release_unmapped<F: Fabric>(
         &mut self,
         connections: &mut Connections<F>,
-        mapping: Tag,
-        unit: u32,
+        mapping: MappingKey,
+        unit: UnitId,
         now: Instant,
     ) {
         for held in self.take(now, |held| held.mapping == mapping) {
@@ -323,7 +324,7 @@ impl RateQueues {
     }
 
     /// A connection of a session has gone.
-    pub(crate) fn forget_session(&mut self, session: Option<u64>) {
+    pub(crate) fn forget_session(&mut self, session: Option<SessionId>) {
         self.forget(|_, other| Some(other) == session);
     }
 

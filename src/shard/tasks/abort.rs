@@ -6,8 +6,7 @@ use std::collections::VecDeque;
 use reactor::Tag;
 
 use crate::shard::message::AbortScope;
-use crate::shard::names::ChannelAt;
-use crate::shard::names::SrpTag;
+use crate::shard::names::{ChannelAt, CoreId, SessionId, SrpTag, UnitId};
 
 /// Aborts under way on a core at a time: one bit each in a request.
 const ABORTS_MAX: usize = 64;
@@ -16,7 +15,7 @@ const ABORTS_MAX: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Abort {
     /// Core that carries out the function.
-    pub from: usize,
+    pub from: CoreId,
     /// Its name for the function.
     pub task: Tag,
     /// Commands that have not come back yet.
@@ -77,11 +76,11 @@ pub(crate) struct Subject {
     /// Where the command came.
     pub channel: ChannelAt,
     /// Its session.
-    pub session: Option<u64>,
+    pub session: Option<SessionId>,
     /// Its LUN, if it has the form of one.
     pub lun: Option<u16>,
     /// The number of its logical unit.
-    pub unit: Option<u32>,
+    pub unit: Option<UnitId>,
     /// SRP tag.
     pub tag: SrpTag,
 }
@@ -113,7 +112,7 @@ mod tests {
     #[test]
     fn an_abort_ends_with_the_last_command_that_it_waits_for() {
         let mut aborts = Aborts::new();
-        let abort = |left| Abort { from: 1, task: Tag::new(3, 0), left, count: 2 };
+        let abort = |left| Abort { from: CoreId::new(1), task: Tag::new(3, 0), left, count: 2 };
         aborts.begin(0, abort(0));
         assert_eq!(aborts.next_ended(), Some(abort(0)), "nothing to wait for");
         aborts.begin(0, abort(2));

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reactor::Clock;
-use srpt_tgt::shard::lun::TargetSpec;
 use srpt_tgt::shard::message::{Action, Token};
+use srpt_tgt::shard::names::{SessionId, TargetSpec};
 use srpt_tgt::shard::qos::rate::RateLimits;
 use transport::sim::Rng;
 
@@ -295,7 +295,7 @@ impl Operator {
         let session = 1 + self.rng.below(shared.plan.sessions + 3);
         self.script.extend([
             Step::EndsChannels(true),
-            Step::Do(Action::Disconnect { session }),
+            Step::Do(Action::Disconnect { session: SessionId::new(session) }),
             Step::Pause(40),
             Step::EndsChannels(false),
         ]);

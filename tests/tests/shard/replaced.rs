@@ -8,9 +8,10 @@ use srpt_tests::gate::Gate;
 use srpt_tests::port::{Code, End, Port};
 use srpt_tests::scripted::Scripted;
 use srpt_tests::world::{Login, Options, World};
-use srpt_tgt::shard::lun::LogicalUnit;
 use srpt_tgt::shard::message::Action;
+use srpt_tgt::shard::names::UnitId;
 use srpt_tgt::shard::qos::rate::RateLimits;
+use srpt_tgt::shard::unit::LogicalUnit;
 use transport::initiator::{Data, cdb};
 use transport::srp::{Tmf, response_code};
 
@@ -152,7 +153,7 @@ fn the_unit_that_a_session_knows_may_come_back() {
     world.unmap("t", LUN);
     // A copy that has the names of "a".
     let identity = world.unit("a").identity.clone();
-    let copy = LogicalUnit::new(77, Arc::new(Gate::new("copy", 64)), identity);
+    let copy = LogicalUnit::new(UnitId::new(77), Arc::new(Gate::new("copy", 64)), identity);
     let (target, lu) = ("t".to_owned(), Arc::new(copy));
     let announced = Arc::clone(&lu);
     world.control(Action::AnnounceLun { target: target.clone(), lun: LUN, lu: announced });

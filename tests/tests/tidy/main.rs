@@ -34,7 +34,7 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     ("visible fields", "src/control", "", 5),
     ("visible fields", "src/rpc", "", 5),
     ("visible fields", "src/scsi", "", 5),
-    ("visible fields", "src/shard", "", 25),
+    ("visible fields", "src/shard", "", 10),
     ("visible fields", "transport/src", "", 70),
 ];
 

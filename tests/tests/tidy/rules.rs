@@ -162,7 +162,7 @@ const MODULE_ARROWS: &[Arrow] = &[
             "srpt_tgt::control",
             "srpt_tgt::logs",
             "srpt_tgt::shard::message",
-            "srpt_tgt::shard::lun::LUN_MAX",
+            "srpt_tgt::shard::names",
         ],
     },
     Arrow {

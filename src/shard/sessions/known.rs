@@ -10,11 +10,13 @@
 //!
 //! [`attention::ASK_FIRST`]: crate::scsi::attention::ASK_FIRST
 
+use crate::shard::names::{MAPPINGS_MAX, SessionId};
+use crate::shard::unit::UnitName;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// An initiator port and the service GUID of a target: the names by which both know each other.
-pub(super) type Ends = ([u8; 16], u64);
+pub(crate) type Ends = ([u8; 16], u64);
 
 /// Ports without a session that are remembered; beyond that the one that ended first is forgotten.
 const GONE_MAX: usize = 1024;
@@ -22,37 +24,21 @@ const GONE_MAX: usize = 1024;
 /// when the unit that it knows has come back.
 const STALE_MAX: usize = 64;
 /// LUNs of all targets that are remembered: twice as many as can be mapped.
-pub(super) const UNITS_MAX: usize = 32768;
-
-/// What makes a logical unit the same one for an initiator: the names that it shows, and the size
-/// of its blocks, without which a block address means nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct UnitName {
-    uuid: [u8; 16],
-    serial: String,
-    block_bytes: u32,
-}
-
-impl UnitName {
-    /// Of a unit with this UUID, this serial number, and blocks of so many bytes.
-    pub(super) fn new(uuid: [u8; 16], serial: &str, block_bytes: u32) -> UnitName {
-        UnitName { uuid, serial: serial.to_owned(), block_bytes }
-    }
-}
+pub(crate) const UNITS_MAX: usize = 2 * MAPPINGS_MAX;
 
 /// The unit that was the last one under a LUN.
 #[derive(Debug)]
 struct Last {
     name: Arc<UnitName>,
     /// It was taken away: ports that came with a session of a higher number have not seen it.
-    gone_after: Option<u64>,
+    gone_after: Option<SessionId>,
 }
 
 /// What one initiator port knows of one target.
 #[derive(Debug)]
-pub(super) struct Knowledge {
+pub(crate) struct Knowledge {
     /// Number of its first session.
-    since: u64,
+    since: SessionId,
     /// LUNs with another unit than the port knows, and the one that it knows.
     stale: Vec<(u16, Arc<UnitName>)>,
     /// There are more such LUNs.
@@ -61,18 +47,18 @@ pub(super) struct Knowledge {
 
 impl Knowledge {
     /// True when a port whose session begins must ask at a LUN.
-    pub(super) fn must_ask(&self, lun: u16) -> bool {
+    pub(crate) fn must_ask(&self, lun: u16) -> bool {
         self.more || self.stale.iter().any(|(of, _)| *of == lun)
     }
 
     /// True when such a port must ask at some LUN.
-    pub(super) fn is_stale(&self) -> bool {
+    pub(crate) fn is_stale(&self) -> bool {
         self.more || !self.stale.is_empty()
     }
 
     /// A unit comes under a LUN. `asks`: the port had to ask there before already. True when it
     /// must ask now.
-    pub(super) fn replace(&mut self, change: &Change, asks: bool) -> bool {
+    pub(crate) fn replace(&mut self, change: &Change, asks: bool) -> bool {
         let Change { lun, last, new } = change;
         let lun = *lun;
         let place = self.stale.iter().position(|(of, _)| *of == lun);
@@ -100,7 +86,7 @@ impl Knowledge {
 
 /// A unit comes under a LUN where there was one before.
 #[derive(Debug)]
-pub(super) struct Change {
+pub(crate) struct Change {
     lun: u16,
     last: Last,
     new: Arc<UnitName>,
@@ -109,7 +95,7 @@ pub(super) struct Change {
 /// The units under all LUNs, and the ports without a session that may know them. Targets are named
 /// by their service GUID, as initiators do.
 #[derive(Debug, Default)]
-pub(super) struct Known {
+pub(crate) struct Known {
     units: BTreeMap<(u64, u16), Last>,
     /// LUNs whose units some cores may still show.
     leaving: Vec<(u64, u16)>,
@@ -119,7 +105,7 @@ pub(super) struct Known {
 impl Known {
     /// A unit is about to come under a LUN where nothing is mapped. What has changed for the ports
     /// with a session: see [`Knowledge::replace`].
-    pub(super) fn announce(&mut self, guid: u64, lun: u16, unit: UnitName) -> Option<Change> {
+    pub(crate) fn announce(&mut self, guid: u64, lun: u16, unit: UnitName) -> Option<Change> {
         self.leaving.retain(|place| *place != (guid, lun));
         if self.units.len() >= UNITS_MAX {
             self.units.retain(|_, last| last.gone_after.is_none());
@@ -136,7 +122,7 @@ impl Known {
     }
 
     /// A LUN is being taken out of the map.
-    pub(super) fn unmap(&mut self, guid: u64, lun: u16) {
+    pub(crate) fn unmap(&mut self, guid: u64, lun: u16) {
         if self.units.contains_key(&(guid, lun)) && !self.leaving.contains(&(guid, lun)) {
             self.leaving.push((guid, lun));
         }
@@ -144,7 +130,7 @@ impl Known {
 
     /// No core shows the LUNs of a target any more that were taken out of the map. `session`: the
     /// number of the latest session.
-    pub(super) fn unmapped(&mut self, guid: u64, session: u64) {
+    pub(crate) fn unmapped(&mut self, guid: u64, session: SessionId) {
         for place in self.leaving.extract_if(.., |(of, _)| *of == guid) {
             if let Some(last) = self.units.get_mut(&place) {
                 last.gone_after = Some(session);
@@ -153,7 +139,7 @@ impl Known {
     }
 
     /// A session begins, of this number: what its port knows.
-    pub(super) fn begin(&mut self, ends: Ends, session: u64) -> Knowledge {
+    pub(crate) fn begin(&mut self, ends: Ends, session: SessionId) -> Knowledge {
         let place = self.gone.iter().position(|(other, _)| *other == ends);
         let back = place.and_then(|place| self.gone.remove(place));
         let new = || Knowledge { since: session, stale: Vec::new(), more: false };
@@ -161,7 +147,7 @@ impl Known {
     }
 
     /// A session has ended. `asks`: whether its port still had to ask at a LUN.
-    pub(super) fn end(&mut self, ends: Ends, mut knowledge: Knowledge, asks: impl Fn(u16) -> bool) {
+    pub(crate) fn end(&mut self, ends: Ends, mut knowledge: Knowledge, asks: impl Fn(u16) -> bool) {
         knowledge.stale.retain(|(lun, _)| asks(*lun));
         if self.gone.len() >= GONE_MAX {
             self.gone.pop_front();

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::lun::MAPPINGS_MAX;
 use super::*;
+use crate::shard::names::{MAPPINGS_MAX, SessionId};
 
 const GUID: u64 = 7;
 
@@ -38,7 +38,7 @@ impl Ports {
 
     fn login(&mut self, port: u16) -> u16 {
         self.last += 1;
-        let knowledge = self.known.begin(ends(port), self.last);
+        let knowledge = self.known.begin(ends(port), SessionId::new(self.last));
         let asks = (0..1000).filter(|lun| knowledge.must_ask(*lun)).collect();
         self.sessions.push(Session { port, knowledge, asks });
         port
@@ -76,7 +76,7 @@ impl Ports {
 
     fn unmap(&mut self, lun: u16) {
         self.known.unmap(GUID, lun);
-        self.known.unmapped(GUID, self.last);
+        self.known.unmapped(GUID, SessionId::new(self.last));
     }
 }
 
@@ -103,7 +103,7 @@ fn a_unit_that_some_core_still_shows_may_be_known() {
     ports.map(3, b'a');
     ports.known.unmap(GUID, 3);
     let between = ports.login(1);
-    ports.known.unmapped(GUID, ports.last);
+    ports.known.unmapped(GUID, SessionId::new(ports.last));
     ports.map(3, b'b');
     assert!(ports.must_ask(between, 3));
 }
@@ -201,7 +201,7 @@ fn what_is_remembered_is_bounded() {
         for lun in 0..MAPPINGS_MAX as u16 {
             ports.known.announce(guid, lun, unit.clone());
             ports.known.unmap(guid, lun);
-            ports.known.unmapped(guid, ports.last);
+            ports.known.unmapped(guid, SessionId::new(ports.last));
         }
     }
     assert!(ports.known.units.len() <= UNITS_MAX);

@@ -10,18 +10,18 @@ use std::sync::Arc;
 
 use transport::srp::{OtherChannels, RejectReason};
 
-use super::coverage::{Mark, mark};
 use super::known::{Ends, Knowledge, Known};
-use super::message::{AttentionAt, CoreMessage, LoginAsk};
-use super::names::{ChannelAt, LUN_MAX, TargetSpec};
-use super::outbox::Outbox;
-use super::session::Session;
-use super::unit::LogicalUnit;
 use crate::limits::CHANNELS_PER_SESSION_MAX;
 use crate::scsi::attention::ASK_FIRST;
+use crate::shard::coverage::{Mark, mark};
+use crate::shard::message::{AttentionAt, CoreMessage, LoginAsk};
+use crate::shard::names::{ChannelAt, CoreId, LUN_MAX, SessionId, TargetSpec};
+use crate::shard::outbox::Outbox;
+use crate::shard::session::Session;
+use crate::shard::unit::LogicalUnit;
 
 /// Core of the registry.
-pub const REGISTRY_CORE: usize = 0;
+pub const REGISTRY_CORE: CoreId = CoreId::new(0);
 
 /// A session in the list.
 struct Entry {
@@ -36,7 +36,7 @@ struct Entry {
 /// A login that waits until the commands of the session it takes over have ended.
 struct Takeover {
     ask: LoginAsk,
-    old: u64,
+    old: SessionId,
 }
 
 /// All sessions of the process. Lives on [`REGISTRY_CORE`].
@@ -45,7 +45,7 @@ pub struct Registry {
     sessions: Vec<Entry>,
     takeovers: Vec<Takeover>,
     known: Known,
-    last_id: u64,
+    sessions_made: u64,
 }
 
 impl Registry {
@@ -55,7 +55,7 @@ impl Registry {
             let conn = ask.channel.conn;
             out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
         };
-        let ending: Vec<u64> = self.takeovers.iter().map(|takeover| takeover.old).collect();
+        let ending: Vec<SessionId> = self.takeovers.iter().map(|takeover| takeover.old).collect();
         let Some(entry) = self.entry_of(&ask) else {
             let session = self.admit(&ask);
             let others = if ask.multichannel { OtherChannels::Kept } else { OtherChannels::None };
@@ -90,7 +90,7 @@ impl Registry {
 
     /// A channel ended, in a session or while its login waited. Answers the session's number if
     /// the session has ended with it and may have reserved something.
-    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) -> Option<u64> {
+    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) -> Option<SessionId> {
         self.takeovers.retain(|takeover| takeover.ask.channel != channel);
         let at = self.sessions.iter().position(|s| s.channels.contains(&channel))?;
         let entry = &mut self.sessions[at];
@@ -131,7 +131,7 @@ impl Registry {
     }
 
     /// A session is to end: no channel joins it any more.
-    pub fn end(&mut self, session: u64) {
+    pub fn end(&mut self, session: SessionId) {
         if let Some(entry) = self.sessions.iter().find(|s| s.session.id == session) {
             entry.session.end();
         }
@@ -160,11 +160,11 @@ impl Registry {
 
     /// No core shows a LUN of the target any more that was unmapped.
     pub fn on_unmapped(&mut self, target: &TargetSpec) {
-        self.known.unmapped(target.service_guid, self.last_id);
+        self.known.unmapped(target.service_guid, SessionId::new(self.sessions_made));
     }
 
     /// Raises unit attentions in sessions.
-    pub fn on_attention(&mut self, at: &AttentionAt, bits: u8, except: Option<u64>) {
+    pub fn on_attention(&mut self, at: &AttentionAt, bits: u8, except: Option<SessionId>) {
         for entry in self.sessions.iter().filter(|s| Some(s.session.id) != except) {
             match at {
                 AttentionAt::Target(target) if *target == entry.session.target.name => {
@@ -187,9 +187,10 @@ impl Registry {
     }
 
     fn admit(&mut self, ask: &LoginAsk) -> Arc<Session> {
-        self.last_id += 1;
+        self.sessions_made += 1;
+        let id = SessionId::new(self.sessions_made);
         let target = Arc::clone(&ask.target);
-        let session = Arc::new(Session::new(self.last_id, target, ask.initiator_port_id));
+        let session = Arc::new(Session::new(id, target, ask.initiator_port_id));
         let knowledge = self.known.begin(ends(&session), session.id);
         if knowledge.is_stale() {
             let asks = (0..=LUN_MAX).filter(|lun| knowledge.must_ask(*lun));
