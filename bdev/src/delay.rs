@@ -195,6 +195,10 @@ impl Bdev for Delay {
         self.base.geometry()
     }
 
+    fn placeholder(&self) -> bool {
+        self.base.placeholder()
+    }
+
     fn ready(&self) -> bool {
         self.base.ready()
     }

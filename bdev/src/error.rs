@@ -190,6 +190,10 @@ impl Bdev for ErrorInjection {
         self.base.geometry()
     }
 
+    fn placeholder(&self) -> bool {
+        self.base.placeholder()
+    }
+
     fn ready(&self) -> bool {
         self.base.ready()
     }

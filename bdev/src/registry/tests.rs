@@ -139,6 +139,33 @@ fn a_virtual_device_that_is_refused_claims_nothing() {
 }
 
 #[test]
+fn a_virtual_device_is_what_its_base_is() {
+    for dummy in [false, true] {
+        let mut registry = Registry::with_host("host");
+        registry.create_null(NullOptions { dummy, ..null(Some("a")) }).unwrap();
+        let base = String::from;
+        let delay = crate::delay::DelayOptions {
+            name: "d".into(),
+            base: base("a"),
+            uuid: None,
+            latencies: crate::delay::Latencies::default(),
+        };
+        let passthru =
+            crate::passthru::PassthruOptions { name: "p".into(), base: base("d"), uuid: None };
+        let error = crate::error::ErrorOptions { base: base("p"), uuid: None };
+        for over in [
+            registry.create_delay(delay).unwrap(),
+            registry.create_passthru(passthru).unwrap(),
+            registry.create_error(error).unwrap(),
+        ] {
+            assert_eq!(over.placeholder(), dummy, "{over:?}");
+            assert_eq!(over.geometry(), registry.find("a").unwrap().geometry());
+            assert!(over.ready());
+        }
+    }
+}
+
+#[test]
 fn each_kind_has_its_own_methods() {
     let mut registry = Registry::with_host("host");
     let options = parsed(json!({ "name": "m", "num_blocks": 8, "block_size": 512 }));
