@@ -73,15 +73,13 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 pub mod contract;
-pub mod delay;
-pub mod error;
 pub mod malloc;
 pub mod null;
-pub mod passthru;
 pub(crate) mod refused;
 pub mod registry;
 pub mod scsi;
 pub mod sg;
+pub mod stacked;
 #[allow(unsafe_code)]
 pub(crate) mod sys;
 pub mod uring;

@@ -16,12 +16,12 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::delay::Delay;
-use crate::error::ErrorInjection;
 use crate::malloc::{self, Malloc, MallocOptions};
 use crate::null::{self, Null, NullOptions};
 use crate::refused::{BdevError, Shape};
 use crate::sg::SgOptions;
+use crate::stacked::delay::Delay;
+use crate::stacked::fault::ErrorInjection;
 use crate::uring::{self, Uring, UringOptions};
 use crate::{Bdev, Geometry};
 

@@ -6,13 +6,13 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bdev::contract::{RULES, Rig};
-use bdev::delay::{DelayOptions, Latencies};
-use bdev::error::{ErrorOptions, Fault, Injection, IoType};
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
-use bdev::passthru::PassthruOptions;
 use bdev::registry::Registry;
 use bdev::sg::SgOptions;
+use bdev::stacked::delay::{DelayOptions, Latencies};
+use bdev::stacked::fault::{ErrorOptions, Fault, Injection, IoType};
+use bdev::stacked::passthru::PassthruOptions;
 use bdev::uring::{Direct, UringOptions};
 use bdev::{Bdev, IoOp, IoStatus};
 

@@ -21,8 +21,8 @@ use std::sync::{Arc, mpsc};
 
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
-use bdev::passthru::PassthruOptions;
 use bdev::registry::Registry;
+use bdev::stacked::passthru::PassthruOptions;
 use bdev::{Bdev, CoreContext};
 use reactor::sys::memory::Memory;
 use reactor::{Batch, Instant, Pool, Service};

@@ -9,11 +9,11 @@ use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use bdev::delay::{DelayOptions, Latencies};
-use bdev::error::{Corruption, ErrorOptions, Fault, Injection, IoType};
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::Registry;
+use bdev::stacked::delay::{DelayOptions, Latencies};
+use bdev::stacked::fault::{Corruption, ErrorOptions, Fault, Injection, IoType};
 use bdev::uring::UringOptions;
 use bdev::{Bdev, CoreContext};
 use reactor::sys::memory::Memory;

@@ -6,10 +6,10 @@ use uuid::Uuid;
 
 use super::{Entry, Kind, Registry, wrong_kind};
 use crate::Bdev;
-use crate::delay::{Delay, DelayOptions, LatencyType};
-use crate::error::{ErrorInjection, ErrorOptions, Injection, IoType};
-use crate::passthru::{Passthru, PassthruOptions};
 use crate::refused::BdevError;
+use crate::stacked::delay::{Delay, DelayOptions, LatencyType};
+use crate::stacked::fault::{ErrorInjection, ErrorOptions, Injection, IoType};
+use crate::stacked::passthru::{Passthru, PassthruOptions};
 
 /// What a virtual device is made of: all checked, nothing claimed yet.
 struct Parts {

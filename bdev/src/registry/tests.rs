@@ -101,7 +101,7 @@ fn a_claimed_device_stays() {
 fn a_virtual_device_claims_its_base_and_releases_it() {
     let mut registry = Registry::with_host("host");
     let base = registry.create_null(null(Some("a"))).unwrap();
-    let passthru = |name: &str, base: &str| crate::passthru::PassthruOptions {
+    let passthru = |name: &str, base: &str| crate::stacked::passthru::PassthruOptions {
         name: name.into(),
         base: base.into(),
         uuid: None,
@@ -129,11 +129,15 @@ fn a_virtual_device_that_is_refused_claims_nothing() {
     let mut registry = Registry::with_host("host");
     registry.create_null(null(Some("a"))).unwrap();
     registry.create_null(null(Some("EE_a"))).unwrap();
-    let latencies = crate::delay::Latencies { avg_read_us: 1, ..Default::default() };
-    let delay =
-        crate::delay::DelayOptions { name: "d".into(), base: "a".into(), uuid: None, latencies };
+    let latencies = crate::stacked::delay::Latencies { avg_read_us: 1, ..Default::default() };
+    let delay = crate::stacked::delay::DelayOptions {
+        name: "d".into(),
+        base: "a".into(),
+        uuid: None,
+        latencies,
+    };
     assert_eq!(registry.create_delay(delay).unwrap_err().errno(), -22);
-    let error = crate::error::ErrorOptions { base: "a".into(), uuid: None };
+    let error = crate::stacked::fault::ErrorOptions { base: "a".into(), uuid: None };
     assert_eq!(registry.create_error(error).unwrap_err().errno(), -17);
     assert_eq!(registry.claimed_by("a"), None);
 }
@@ -144,15 +148,18 @@ fn a_virtual_device_is_what_its_base_is() {
         let mut registry = Registry::with_host("host");
         registry.create_null(NullOptions { dummy, ..null(Some("a")) }).unwrap();
         let base = String::from;
-        let delay = crate::delay::DelayOptions {
+        let delay = crate::stacked::delay::DelayOptions {
             name: "d".into(),
             base: base("a"),
             uuid: None,
-            latencies: crate::delay::Latencies::default(),
+            latencies: crate::stacked::delay::Latencies::default(),
         };
-        let passthru =
-            crate::passthru::PassthruOptions { name: "p".into(), base: base("d"), uuid: None };
-        let error = crate::error::ErrorOptions { base: base("p"), uuid: None };
+        let passthru = crate::stacked::passthru::PassthruOptions {
+            name: "p".into(),
+            base: base("d"),
+            uuid: None,
+        };
+        let error = crate::stacked::fault::ErrorOptions { base: base("p"), uuid: None };
         for over in [
             registry.create_delay(delay).unwrap(),
             registry.create_passthru(passthru).unwrap(),

@@ -8,8 +8,8 @@ use rustix::fs::Mode;
 
 use super::*;
 use crate::contract::{self, Rig};
-use crate::delay::{Delay, Latencies};
 use crate::registry::Registry;
+use crate::stacked::delay::{Delay, Latencies};
 use crate::{Io, IoDone, IoOp, IoStatus};
 use reactor::Instant;
 

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use bdev::delay::{DelayOptions, LATENCY_US_MAX, Latencies, LatencyType};
-use bdev::error::{Corruption, ErrorOptions, Fault, Injection, IoType};
-use bdev::passthru::PassthruOptions;
 use bdev::registry::Registry;
+use bdev::stacked::delay::{DelayOptions, LATENCY_US_MAX, Latencies, LatencyType};
+use bdev::stacked::fault::{Corruption, ErrorOptions, Fault, Injection, IoType};
+use bdev::stacked::passthru::PassthruOptions;
 use bdev::{Bdev, BdevError};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;

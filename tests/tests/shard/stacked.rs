@@ -1,8 +1,8 @@
 //! Logical units on devices over devices.
 
-use bdev::delay::{DelayOptions, Latencies, LatencyType};
-use bdev::error::{Corruption, ErrorOptions, Fault, Injection, IoType};
 use bdev::malloc::MallocOptions;
+use bdev::stacked::delay::{DelayOptions, Latencies, LatencyType};
+use bdev::stacked::fault::{Corruption, ErrorOptions, Fault, Injection, IoType};
 use reactor::{Clock, Service};
 use srpt_tests::port::{End, Port};
 use srpt_tests::world::{Login, Options, World};

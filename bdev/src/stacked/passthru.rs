@@ -5,8 +5,8 @@
 //!
 //! A channel opens one channel of the base and hands everything on. Nothing has to be done with
 //! completions, so they may come out of any channel of the core; a device that must see its own
-//! opens its base with [`CoreContext::apart`], as [`delay`](crate::delay) and
-//! [`error`](crate::error) do.
+//! opens its base with [`CoreContext::apart`], as [`delay`](crate::stacked::delay) and
+//! [`error`](crate::stacked::fault) do.
 //!
 //! One operation costs two calls through a trait object.
 
