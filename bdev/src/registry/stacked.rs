@@ -7,9 +7,9 @@ use uuid::Uuid;
 use super::{Entry, Kind, Registry, wrong_kind};
 use crate::Bdev;
 use crate::refused::BdevError;
-use crate::stacked::delay::{Delay, DelayOptions, LatencyType};
-use crate::stacked::fault::{ErrorInjection, ErrorOptions, Injection, IoType};
-use crate::stacked::passthru::{Passthru, PassthruOptions};
+use crate::stacked::delay::{Delay, DelayOptions, LatencyType, Slow};
+use crate::stacked::fault::{ErrorInjection, ErrorOptions, Failing, Injection, IoType};
+use crate::stacked::passthru::{PassOn, Passthru, PassthruOptions};
 
 /// What a virtual device is made of: all checked, nothing claimed yet.
 struct Parts {
@@ -26,7 +26,7 @@ impl Registry {
     ) -> Result<Arc<dyn Bdev>, BdevError> {
         let Parts { name, uuid, base } =
             self.parts("passthru", &options.base, options.name, options.uuid)?;
-        let passthru = Passthru::new(name, uuid, Arc::clone(&base));
+        let passthru = Passthru::new(name, uuid, Arc::clone(&base), PassOn);
         Ok(self.stack(Kind::Other(Arc::new(passthru)), "passthru", base.as_ref()))
     }
 
@@ -34,7 +34,8 @@ impl Registry {
     pub fn create_delay(&mut self, options: DelayOptions) -> Result<Arc<dyn Bdev>, BdevError> {
         let Parts { name, uuid, base } =
             self.parts("delay", &options.base, options.name, options.uuid)?;
-        let delay = Delay::new(name, uuid, Arc::clone(&base), &options.latencies)?;
+        let slow = Slow::new(&name, &options.latencies)?;
+        let delay = Delay::new(name, uuid, Arc::clone(&base), slow);
         Ok(self.stack(Kind::Delay(Arc::new(delay)), "delay", base.as_ref()))
     }
 
@@ -42,7 +43,7 @@ impl Registry {
     pub fn create_error(&mut self, options: ErrorOptions) -> Result<Arc<dyn Bdev>, BdevError> {
         let name = format!("EE_{}", self.find(&options.base)?.name());
         let Parts { name, uuid, base } = self.parts("error", &options.base, name, options.uuid)?;
-        let error = ErrorInjection::new(name, uuid, Arc::clone(&base));
+        let error = ErrorInjection::new(name, uuid, Arc::clone(&base), Failing::default());
         Ok(self.stack(Kind::Error(Arc::new(error)), "error", base.as_ref()))
     }
 

@@ -22,8 +22,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::{Filter, Layer, Over};
 use crate::refused::BdevError;
-use crate::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, OpenError};
+use crate::{Io, IoChannel, IoDone, IoOp};
 
 /// Operations of one kind of which one takes the longer latency.
 const ONE_IN: u64 = 100;
@@ -121,36 +122,34 @@ impl Shared {
 }
 
 /// The slow device.
+pub type Delay = Over<Slow>;
+
+/// Reads and writes take at least a given time.
 #[derive(Debug)]
-pub struct Delay {
-    name: String,
-    uuid: Uuid,
-    base: Arc<dyn Bdev>,
+pub struct Slow {
     shared: Arc<Shared>,
 }
 
-impl Delay {
-    /// A device of checked name over a base that is claimed for it.
+impl Slow {
+    /// For the device of a name.
     ///
     /// Fails with [`BdevError::Invalid`] for latencies that don't go together.
-    pub(crate) fn new(
-        name: String,
-        uuid: Uuid,
-        base: Arc<dyn Bdev>,
-        latencies: &Latencies,
-    ) -> Result<Delay, BdevError> {
-        latencies.check(&name)?;
+    pub(crate) fn new(name: &str, latencies: &Latencies) -> Result<Slow, BdevError> {
+        latencies.check(name)?;
         let shared = Arc::new(Shared::default());
         shared.store(latencies);
-        Ok(Delay { name, uuid, base, shared })
+        Ok(Slow { shared })
     }
+}
 
+impl Delay {
     /// Changes one latency, in microseconds, for operations submitted from now on.
     ///
     /// Fails with [`BdevError::Invalid`] when it does not go with the other three. One caller at a
     /// time: the control plane.
     pub fn update(&self, which: LatencyType, us: u64) -> Result<(), BdevError> {
-        let mut latencies = self.shared.load();
+        let shared = &self.layer.shared;
+        let mut latencies = shared.load();
         let field = match which {
             LatencyType::AvgRead => &mut latencies.avg_read_us,
             LatencyType::P99Read => &mut latencies.p99_read_us,
@@ -159,13 +158,13 @@ impl Delay {
         };
         *field = us;
         latencies.check(&self.name)?;
-        self.shared.store(&latencies);
+        shared.store(&latencies);
         Ok(())
     }
 
     /// What creates the device again and what `bdev_get_bdevs` shows, as in SPDK.
     fn params(&self) -> Value {
-        let latencies = self.shared.load();
+        let latencies = self.layer.shared.load();
         json!({
             "name": self.name,
             "base_bdev_name": self.base.name(),
@@ -178,35 +177,14 @@ impl Delay {
     }
 }
 
-impl Bdev for Delay {
-    fn name(&self) -> &str {
-        &self.name
-    }
+impl Layer for Slow {
+    const PRODUCT_NAME: &'static str = "delay";
+    const DELETE_METHOD: &'static str = "bdev_delay_delete";
+    const APART: bool = true;
+    type Filter = DelayFilter;
 
-    fn product_name(&self) -> &'static str {
-        "delay"
-    }
-
-    fn uuid(&self) -> Uuid {
-        self.uuid
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.base.geometry()
-    }
-
-    fn placeholder(&self) -> bool {
-        self.base.placeholder()
-    }
-
-    fn ready(&self) -> bool {
-        self.base.ready()
-    }
-
-    fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
-        let depth = core.depth as usize;
-        Ok(Box::new(DelayChannel {
-            base: self.base.open_channel(&mut core.apart())?,
+    fn filter(&self, depth: usize) -> DelayFilter {
+        DelayFilter {
             shared: Arc::clone(&self.shared),
             slots: (0..depth).map(|_| Slot::default()).collect(),
             fresh: Vec::with_capacity(depth),
@@ -215,19 +193,15 @@ impl Bdev for Delay {
             order: 0,
             reads: 0,
             writes: 0,
-        }))
+        }
     }
 
-    fn driver_specific(&self) -> Map<String, Value> {
-        Map::from_iter([("delay".to_owned(), self.params())])
+    fn driver_specific(over: &Delay) -> Map<String, Value> {
+        Map::from_iter([("delay".to_owned(), over.params())])
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        ("bdev_delay_create", self.params())
-    }
-
-    fn delete_method(&self) -> &'static str {
-        "bdev_delay_delete"
+    fn create_call(over: &Delay) -> (&'static str, Value) {
+        ("bdev_delay_create", over.params())
     }
 }
 
@@ -240,8 +214,8 @@ struct Slot {
     done: Option<IoDone>,
 }
 
-struct DelayChannel {
-    base: Box<dyn IoChannel>,
+/// One core's part of a slow device.
+pub struct DelayFilter {
     shared: Arc<Shared>,
     slots: Box<[Slot]>,
     /// Operations whose time begins with the next poll, that of the turn they were submitted in.
@@ -255,7 +229,7 @@ struct DelayChannel {
     writes: u64,
 }
 
-impl DelayChannel {
+impl DelayFilter {
     /// How long an operation takes at least.
     #[inline]
     fn latency(&mut self, op: &IoOp) -> Duration {
@@ -274,24 +248,19 @@ impl DelayChannel {
     }
 }
 
-impl IoChannel for DelayChannel {
+impl Filter for DelayFilter {
     #[inline]
-    fn submit(&mut self, io: Io) {
+    fn submit(&mut self, io: Io, base: &mut dyn IoChannel) {
         let latency = self.latency(&io.op);
         self.fresh.push((io.tag.index(), latency));
-        self.base.submit(io);
+        base.submit(io);
     }
 
-    #[inline]
-    fn flush(&mut self) {
-        self.base.flush();
-    }
-
-    fn poll(&mut self, now: Instant, done: &mut Batch<IoDone>) {
+    fn poll(&mut self, now: Instant, base: &mut dyn IoChannel, done: &mut Batch<IoDone>) {
         for (index, latency) in self.fresh.drain(..) {
             self.slots[index].due = now.after(latency);
         }
-        self.base.poll(now, &mut self.came);
+        base.poll(now, &mut self.came);
         while let Some(item) = self.came.pop() {
             let index = item.tag.index();
             let slot = &mut self.slots[index];
@@ -311,16 +280,12 @@ impl IoChannel for DelayChannel {
         }
     }
 
-    fn arm(&mut self) -> bool {
-        self.fresh.is_empty() && self.held.is_empty() && self.base.arm()
-    }
-
-    fn refresh(&mut self) {
-        self.base.refresh();
+    fn is_idle(&self) -> bool {
+        self.fresh.is_empty() && self.held.is_empty()
     }
 }
 
-impl Drop for DelayChannel {
+impl Drop for DelayFilter {
     fn drop(&mut self) {
         // A target that ends with operations in flight: nobody is left to take their buffers home.
         self.slots.iter_mut().for_each(|slot| std::mem::forget(slot.done.take()));

@@ -20,7 +20,8 @@ use reactor::{Batch, Buf, Instant};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError};
+use super::{Filter, Layer, Over};
+use crate::{Io, IoChannel, IoDone, IoOp, IoStatus};
 
 /// Parameters of `bdev_error_create`. The name is `EE_` and that of the base.
 #[derive(Debug, Clone)]
@@ -137,71 +138,45 @@ impl Shared {
 }
 
 /// The device that fails on demand.
-#[derive(Debug)]
-pub struct ErrorInjection {
-    name: String,
-    uuid: Uuid,
-    base: Arc<dyn Bdev>,
+pub type ErrorInjection = Over<Failing>;
+
+/// Operations meet what is injected.
+#[derive(Debug, Default)]
+pub struct Failing {
     shared: Arc<Shared>,
 }
 
 impl ErrorInjection {
-    /// A device of checked name over a base that is claimed for it.
-    pub(crate) fn new(name: String, uuid: Uuid, base: Arc<dyn Bdev>) -> ErrorInjection {
-        ErrorInjection { name, uuid, base, shared: Arc::default() }
-    }
-
     /// Injects an error into types of operations, in place of what was injected into them before.
     pub fn inject(&self, io_types: &[IoType], injection: Injection) {
-        let mut injections = self.shared.injections();
+        let mut injections = self.layer.shared.injections();
         for io_type in io_types {
             injections[*io_type as usize] = (injection.num > 0).then_some(injection);
         }
-        self.shared.active.store(injections.iter().any(Option::is_some), Ordering::Relaxed);
+        self.layer.shared.active.store(injections.iter().any(Option::is_some), Ordering::Relaxed);
     }
 
     /// Ends all injections. What is pending stays so.
     pub fn clear(&self) {
-        *self.shared.injections() = Default::default();
-        self.shared.active.store(false, Ordering::Relaxed);
+        *self.layer.shared.injections() = Default::default();
+        self.layer.shared.active.store(false, Ordering::Relaxed);
     }
 
     /// Lets every core hand to the base, with its next poll, what is pending now. Injections that
     /// are left count down no further for it.
     pub fn resume_pending(&self) {
-        self.shared.resumes.fetch_add(1, Ordering::Release);
+        self.layer.shared.resumes.fetch_add(1, Ordering::Release);
     }
 }
 
-impl Bdev for ErrorInjection {
-    fn name(&self) -> &str {
-        &self.name
-    }
+impl Layer for Failing {
+    const PRODUCT_NAME: &'static str = "Error Injection Disk";
+    const DELETE_METHOD: &'static str = "bdev_error_delete";
+    const APART: bool = true;
+    type Filter = ErrorFilter;
 
-    fn product_name(&self) -> &'static str {
-        "Error Injection Disk"
-    }
-
-    fn uuid(&self) -> Uuid {
-        self.uuid
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.base.geometry()
-    }
-
-    fn placeholder(&self) -> bool {
-        self.base.placeholder()
-    }
-
-    fn ready(&self) -> bool {
-        self.base.ready()
-    }
-
-    fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
-        let depth = core.depth as usize;
-        Ok(Box::new(ErrorChannel {
-            base: self.base.open_channel(&mut core.apart())?,
+    fn filter(&self, depth: usize) -> ErrorFilter {
+        ErrorFilter {
             shared: Arc::clone(&self.shared),
             in_flight: 0,
             failed: Batch::new(depth),
@@ -209,25 +184,21 @@ impl Bdev for ErrorInjection {
             marks: vec![None; depth].into_boxed_slice(),
             marked: 0,
             came: Batch::new(depth),
-        }))
+        }
     }
 
-    fn driver_specific(&self) -> Map<String, Value> {
-        Map::from_iter([("error_disk".to_owned(), json!({ "base_bdev": self.base.name() }))])
+    fn driver_specific(over: &ErrorInjection) -> Map<String, Value> {
+        Map::from_iter([("error_disk".to_owned(), json!({ "base_bdev": over.base.name() }))])
     }
 
     /// Injections are not part of a configuration.
-    fn create_call(&self) -> (&'static str, Value) {
-        ("bdev_error_create", json!({ "base_name": self.base.name(), "uuid": self.uuid }))
-    }
-
-    fn delete_method(&self) -> &'static str {
-        "bdev_error_delete"
+    fn create_call(over: &ErrorInjection) -> (&'static str, Value) {
+        ("bdev_error_create", json!({ "base_name": over.base.name(), "uuid": over.uuid }))
     }
 }
 
-struct ErrorChannel {
-    base: Box<dyn IoChannel>,
+/// One core's part of a device that fails on demand.
+pub struct ErrorFilter {
     shared: Arc<Shared>,
     /// Operations with the base.
     in_flight: u64,
@@ -242,14 +213,14 @@ struct ErrorChannel {
     came: Batch<IoDone>,
 }
 
-impl ErrorChannel {
+impl ErrorFilter {
     #[inline]
-    fn pass(&mut self, io: Io) {
+    fn pass(&mut self, io: Io, base: &mut dyn IoChannel) {
         self.in_flight += 1;
-        self.base.submit(io);
+        base.submit(io);
     }
 
-    fn meet(&mut self, fault: Fault, mut io: Io) {
+    fn meet(&mut self, fault: Fault, mut io: Io, base: &mut dyn IoChannel) {
         match fault {
             Fault::Failure => {
                 let status = match io.op {
@@ -270,17 +241,17 @@ impl ErrorChannel {
                     self.marks[io.tag.index()] = Some(corruption);
                     self.marked += 1;
                 }
-                self.pass(io);
+                self.pass(io, base);
             }
         }
     }
 
     /// Hands to the base what was pending at the last resume.
-    fn resume(&mut self) {
+    fn resume(&mut self, base: &mut dyn IoChannel) {
         let resumes = self.shared.resumes.load(Ordering::Acquire);
         while self.pending.front().is_some_and(|(before, _)| *before != resumes) {
             let Some((_, io)) = self.pending.pop_front() else { break };
-            self.pass(io);
+            self.pass(io, base);
         }
     }
 
@@ -298,26 +269,21 @@ impl ErrorChannel {
     }
 }
 
-impl IoChannel for ErrorChannel {
+impl Filter for ErrorFilter {
     #[inline]
-    fn submit(&mut self, io: Io) {
+    fn submit(&mut self, io: Io, base: &mut dyn IoChannel) {
         if self.shared.active.load(Ordering::Relaxed)
             && let Some(fault) = self.shared.draw(IoType::of(&io.op), self.in_flight)
         {
-            return self.meet(fault, io);
+            return self.meet(fault, io, base);
         }
-        self.pass(io);
+        self.pass(io, base);
     }
 
     #[inline]
-    fn flush(&mut self) {
-        self.base.flush();
-    }
-
-    #[inline]
-    fn poll(&mut self, now: Instant, done: &mut Batch<IoDone>) {
+    fn poll(&mut self, now: Instant, base: &mut dyn IoChannel, done: &mut Batch<IoDone>) {
         if !self.pending.is_empty() {
-            self.resume();
+            self.resume(base);
         }
         while !done.is_full() {
             let Some(item) = self.failed.pop() else { break };
@@ -325,11 +291,11 @@ impl IoChannel for ErrorChannel {
         }
         if self.marked == 0 && self.came.is_empty() {
             let before = done.len();
-            self.base.poll(now, done);
+            base.poll(now, done);
             self.in_flight -= (done.len() - before) as u64;
             return;
         }
-        self.base.poll(now, &mut self.came);
+        base.poll(now, &mut self.came);
         while !done.is_full() {
             let Some(mut item) = self.came.pop() else { break };
             self.in_flight -= 1;
@@ -338,16 +304,13 @@ impl IoChannel for ErrorChannel {
         }
     }
 
-    fn arm(&mut self) -> bool {
-        self.failed.is_empty() && self.came.is_empty() && self.base.arm()
-    }
-
-    fn refresh(&mut self) {
-        self.base.refresh();
+    /// What is pending waits for a message that wakes the core.
+    fn is_idle(&self) -> bool {
+        self.failed.is_empty() && self.came.is_empty()
     }
 }
 
-impl Drop for ErrorChannel {
+impl Drop for ErrorFilter {
     fn drop(&mut self) {
         // A target that ends with operations in flight: nobody is left to take their buffers home.
         self.pending.drain(..).for_each(|(_, io)| std::mem::forget(io.buf));

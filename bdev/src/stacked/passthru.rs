@@ -1,22 +1,11 @@
 //! A virtual device that does nothing: the example of a device over another one.
 //!
-//! It owns its base exclusively: the registry claims the base when the device is made and releases
-//! it when the device is deleted. Size and abilities are always the base's.
-//!
-//! A channel opens one channel of the base and hands everything on. Nothing has to be done with
-//! completions, so they may come out of any channel of the core; a device that must see its own
-//! opens its base with [`CoreContext::apart`], as [`delay`](crate::stacked::delay) and
-//! [`error`](crate::stacked::fault) do.
-//!
-//! One operation costs two calls through a trait object.
+//! Nothing has to be done with completions, so they may come out of any channel of the core.
 
-use std::sync::Arc;
-
-use reactor::{Batch, Instant};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, OpenError};
+use super::{Filter, Layer, Over};
 
 /// Parameters of `bdev_passthru_create`.
 #[derive(Debug, Clone)]
@@ -30,107 +19,51 @@ pub struct PassthruOptions {
 }
 
 /// The device that hands everything on.
+pub type Passthru = Over<PassOn>;
+
+/// Hands everything on, on every core.
 #[derive(Debug)]
-pub struct Passthru {
-    name: String,
-    uuid: Uuid,
-    base: Arc<dyn Bdev>,
-}
+pub struct PassOn;
 
-impl Passthru {
-    /// A device of checked name over a base that is claimed for it.
-    pub(crate) fn new(name: String, uuid: Uuid, base: Arc<dyn Bdev>) -> Passthru {
-        Passthru { name, uuid, base }
-    }
-}
+impl Layer for PassOn {
+    const PRODUCT_NAME: &'static str = "passthru";
+    const DELETE_METHOD: &'static str = "bdev_passthru_delete";
+    const APART: bool = false;
+    type Filter = PassOn;
 
-impl Bdev for Passthru {
-    fn name(&self) -> &str {
-        &self.name
+    fn filter(&self, _depth: usize) -> PassOn {
+        PassOn
     }
 
-    fn product_name(&self) -> &'static str {
-        "passthru"
-    }
-
-    fn uuid(&self) -> Uuid {
-        self.uuid
-    }
-
-    fn geometry(&self) -> Geometry {
-        self.base.geometry()
-    }
-
-    fn placeholder(&self) -> bool {
-        self.base.placeholder()
-    }
-
-    fn ready(&self) -> bool {
-        self.base.ready()
-    }
-
-    fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
-        Ok(Box::new(PassthruChannel { base: self.base.open_channel(core)? }))
-    }
-
-    fn driver_specific(&self) -> Map<String, Value> {
-        let passthru = json!({ "name": self.name, "base_bdev_name": self.base.name() });
+    fn driver_specific(over: &Passthru) -> Map<String, Value> {
+        let passthru = json!({ "name": over.name, "base_bdev_name": over.base.name() });
         Map::from_iter([("passthru".to_owned(), passthru)])
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
+    fn create_call(over: &Passthru) -> (&'static str, Value) {
         let params = json!({
-            "base_bdev_name": self.base.name(),
-            "name": self.name,
-            "uuid": self.uuid,
+            "base_bdev_name": over.base.name(),
+            "name": over.name,
+            "uuid": over.uuid,
         });
         ("bdev_passthru_create", params)
     }
-
-    fn delete_method(&self) -> &'static str {
-        "bdev_passthru_delete"
-    }
 }
 
-struct PassthruChannel {
-    base: Box<dyn IoChannel>,
-}
-
-impl IoChannel for PassthruChannel {
-    #[inline]
-    fn submit(&mut self, io: Io) {
-        self.base.submit(io);
-    }
-
-    #[inline]
-    fn flush(&mut self) {
-        self.base.flush();
-    }
-
-    #[inline]
-    fn poll(&mut self, now: Instant, done: &mut Batch<IoDone>) {
-        self.base.poll(now, done);
-    }
-
-    fn arm(&mut self) -> bool {
-        self.base.arm()
-    }
-
-    fn refresh(&mut self) {
-        self.base.refresh();
-    }
-}
+impl Filter for PassOn {}
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
-    use crate::contract;
     use crate::registry::testing::malloc;
+    use crate::{Bdev, contract};
 
     #[test]
     fn obeys_the_contract() {
         let passthru = |blocks, block_bytes| {
-            Passthru::new("P".into(), Uuid::nil(), malloc(blocks, block_bytes))
+            Passthru::new("P".into(), Uuid::nil(), malloc(blocks, block_bytes), PassOn)
         };
         contract::every_rule(&passthru(8192, 512), 5);
         contract::every_rule(&passthru(1000, 4096), 6);
@@ -139,7 +72,7 @@ mod tests {
     #[test]
     fn is_as_large_as_its_base() {
         let base = malloc(77, 512);
-        let passthru = Passthru::new("P".into(), Uuid::nil(), Arc::clone(&base));
+        let passthru = Passthru::new("P".into(), Uuid::nil(), Arc::clone(&base), PassOn);
         assert_eq!(passthru.geometry(), base.geometry());
         assert_eq!(
             Value::Object(passthru.driver_specific()),

@@ -9,7 +9,7 @@ use rustix::fs::Mode;
 use super::*;
 use crate::contract::{self, Rig};
 use crate::registry::Registry;
-use crate::stacked::delay::{Delay, Latencies};
+use crate::stacked::delay::{Delay, Latencies, Slow};
 use crate::{Io, IoDone, IoOp, IoStatus};
 use reactor::Instant;
 
@@ -223,7 +223,8 @@ fn no_channel_of_the_core_takes_completions_from_a_virtual_device() {
     let scratch = Scratch::on_disk(1 << 20);
     let uring: Arc<dyn Bdev> = Arc::new(scratch.open(|_| {}).unwrap());
     let latencies = Latencies { avg_read_us: 50, p99_read_us: 50, ..Latencies::default() };
-    let delay = Delay::new("D".into(), Uuid::nil(), Arc::clone(&uring), &latencies).unwrap();
+    let slow = Slow::new("D", &latencies).unwrap();
+    let delay = Delay::new("D".into(), Uuid::nil(), Arc::clone(&uring), slow);
     contract::every_rule(&delay, 12);
     let mut rig = Rig::new(uring.as_ref(), 8, 4096);
     let mut slow = delay.open_channel(&mut rig.core).unwrap();

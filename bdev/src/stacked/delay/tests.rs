@@ -3,7 +3,7 @@ use reactor::Clock;
 use super::*;
 use crate::contract::{self, Rig};
 use crate::registry::testing::malloc;
-use crate::{IoStatus, Tag};
+use crate::{Bdev, IoStatus, Tag};
 
 const READ: IoOp = IoOp::Read { lba: 0, blocks: 1 };
 const WRITE: IoOp = IoOp::Write { lba: 0, blocks: 1, fua: false };
@@ -11,7 +11,8 @@ const WRITE: IoOp = IoOp::Write { lba: 0, blocks: 1, fua: false };
 fn delay(latencies: [u64; 4]) -> Result<Delay, BdevError> {
     let [avg_read_us, p99_read_us, avg_write_us, p99_write_us] = latencies;
     let latencies = Latencies { avg_read_us, p99_read_us, avg_write_us, p99_write_us };
-    Delay::new("D".into(), Uuid::nil(), malloc(8192, 512), &latencies)
+    let slow = Slow::new("D", &latencies)?;
+    Ok(Delay::new("D".into(), Uuid::nil(), malloc(8192, 512), slow))
 }
 
 fn submit(rig: &mut Rig, op: IoOp) -> Tag {

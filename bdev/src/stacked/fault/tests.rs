@@ -1,6 +1,7 @@
 use reactor::Tag;
 
 use super::*;
+use crate::Bdev;
 use crate::contract::{self, Rig};
 use crate::registry::testing::{malloc, null};
 
@@ -10,7 +11,7 @@ const ZEROES: IoOp = IoOp::WriteZeroes { lba: 1, blocks: 1, unmap: false, fua: f
 const UNMAP: IoOp = IoOp::Unmap { lba: 1, blocks: 1 };
 
 fn error(base: Arc<dyn Bdev>) -> ErrorInjection {
-    ErrorInjection::new("EE".into(), Uuid::nil(), base)
+    ErrorInjection::new("EE".into(), Uuid::nil(), base, Failing::default())
 }
 
 fn injection(fault: Fault, num: u32) -> Injection {
@@ -67,7 +68,7 @@ fn failures_count_down_by_type_and_change_nothing() {
     assert_eq!(run(&mut rig, WRITE), IoStatus::WriteError);
     assert!(rig.read(1, 1).unwrap().iter().all(|byte| *byte == 0), "only the unmap changed data");
     assert_eq!(run(&mut rig, WRITE), IoStatus::Good);
-    assert!(!error.shared.active.load(Ordering::Relaxed), "nothing is left to look for");
+    assert!(!error.layer.shared.active.load(Ordering::Relaxed), "nothing is left to look for");
 
     error.inject(&IoType::ALL, injection(Fault::Failure, 9));
     for (op, status) in [
