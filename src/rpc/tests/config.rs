@@ -79,6 +79,74 @@ fn what_was_saved_makes_the_same_state() {
     }
 }
 
+/// What a file that was saved says of bdevs, byte for byte: another version must read the file, and
+/// whoever compares two files is to see what an operator changed.
+const SAVED_BDEVS: &[(&str, &str)] = &[
+    (
+        "bdev_null_create",
+        r#"{"name":"N","num_blocks":64,"block_size":512,"physical_block_size":4096,
+            "md_size":0,"dif_type":0,"dif_is_head_of_md":false,"dif_pi_format":0,
+            "uuid":"3b1d2a30-1111-4222-8333-444455550001","dummy":true,"read_zero":true,
+            "preferred_write_granularity":0,"preferred_write_alignment":0,
+            "optimal_write_size":0,"preferred_unmap_granularity":0,
+            "preferred_unmap_alignment":0}"#,
+    ),
+    (
+        "bdev_malloc_create",
+        r#"{"name":"M","num_blocks":16,"block_size":512,"physical_block_size":512,
+            "uuid":"3b1d2a30-1111-4222-8333-444455550002","optimal_io_boundary":0,"md_size":0,
+            "dif_type":0,"dif_is_head_of_md":false,"dif_pi_format":0,"numa_id":-1}"#,
+    ),
+    (
+        "bdev_uring_create",
+        r#"{"name":"U","block_size":4096,"filename":"/srv/disk.img",
+            "uuid":"3b1d2a30-1111-4222-8333-444455550003","read_only":false,"shared":true,
+            "direct":"off","write_cache":true,"rotational":false,"sq_poll":false,
+            "io_poll":false,"serial":"S-1"}"#,
+    ),
+    (
+        "bdev_uring_create",
+        r#"{"name":"V","block_size":512,"filename":"/srv/other.img",
+            "uuid":"3b1d2a30-1111-4222-8333-444455550004","read_only":true,"shared":false,
+            "direct":"auto","write_cache":false,"rotational":true,"sq_poll":false,
+            "io_poll":false}"#,
+    ),
+    (
+        "bdev_delay_create",
+        r#"{"name":"D","base_bdev_name":"N","uuid":"3b1d2a30-1111-4222-8333-444455550005",
+            "avg_read_latency":1,"p99_read_latency":20,"avg_write_latency":3,
+            "p99_write_latency":40}"#,
+    ),
+    ("bdev_error_create", r#"{"base_name":"D","uuid":"3b1d2a30-1111-4222-8333-444455550006"}"#),
+    (
+        "bdev_passthru_create",
+        r#"{"base_bdev_name":"EE_D","name":"P","uuid":"3b1d2a30-1111-4222-8333-444455550007"}"#,
+    ),
+];
+
+#[test]
+fn a_saved_bdev_has_its_members_in_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let here = |text: &str| {
+        let text: String = text.split_whitespace().collect();
+        text.replace("/srv", &folder.path().display().to_string())
+    };
+    for file in ["disk.img", "other.img"] {
+        fs::write(folder.path().join(file), vec![0; 1 << 20]).expect("written");
+    }
+    let bench = Bench::new();
+    for (method, params) in SAVED_BDEVS {
+        bench.ok(method, &here(params));
+    }
+    let saved = bench.saved();
+    let entries = saved["subsystems"][0]["config"].as_array().expect("an array");
+    assert_eq!(entries.len(), SAVED_BDEVS.len());
+    for (entry, (method, params)) in entries.iter().zip(SAVED_BDEVS) {
+        assert_eq!(entry["method"], *method);
+        assert_eq!(entry["params"].to_string(), here(params));
+    }
+}
+
 #[test]
 fn a_file_keeps_every_option() {
     let folder = tempfile::tempdir().expect("a folder");
