@@ -83,6 +83,7 @@ pub mod stacked;
 #[allow(unsafe_code)]
 pub(crate) mod sys;
 pub mod uring;
+pub mod values;
 
 pub use refused::BdevError;
 pub use scsi::{DataDirection, ScsiDevice, ScsiEnd, ScsiIo};

@@ -8,12 +8,13 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use bdev::values::string;
+pub use bdev::values::{BdevName, Bounded, Text};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{
     Deserialize, DeserializeOwned, Deserializer, Error, IgnoredAny, MapAccess, Visitor,
 };
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
 use super::error::RpcError;
 
@@ -86,178 +87,8 @@ impl<'de> Deserialize<'de> for UniqueMembers {
     }
 }
 
-/// An integer of `MIN..=MAX`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bounded<const MIN: u64, const MAX: u64>(pub u64);
-
-impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Integer<const MIN: u64, const MAX: u64>;
-        impl<const MIN: u64, const MAX: u64> Visitor<'_> for Integer<MIN, MAX> {
-            type Value = Bounded<MIN, MAX>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an integer of {MIN}..={MAX}")
-            }
-
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                if (MIN..=MAX).contains(&value) {
-                    return Ok(Bounded(value));
-                }
-                Err(E::custom(format_args!("{value} is not in {MIN}..={MAX}")))
-            }
-
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                match u64::try_from(value) {
-                    Ok(value) => self.visit_u64(value),
-                    Err(_) => Err(E::custom(format_args!("{value} is not in {MIN}..={MAX}"))),
-                }
-            }
-        }
-        deserializer.deserialize_u64(Integer)
-    }
-}
-
-impl<const MIN: u64, const MAX: u64> JsonSchema for Bounded<MIN, MAX> {
-    fn schema_name() -> Cow<'static, str> {
-        format!("Integer{MIN}To{MAX}").into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        match MIN == MAX {
-            true => json_schema!({ "type": "integer", "const": MIN }),
-            false => json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX }),
-        }
-    }
-}
-
-/// An integer of `MIN..=MAX`, which may be below zero.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Signed<const MIN: i64, const MAX: i64>(pub i64);
-
-impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Signed<MIN, MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Integer<const MIN: i64, const MAX: i64>;
-        impl<const MIN: i64, const MAX: i64> Visitor<'_> for Integer<MIN, MAX> {
-            type Value = Signed<MIN, MAX>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, "an integer of {MIN}..={MAX}")
-            }
-
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Self::Value, E> {
-                if (MIN..=MAX).contains(&value) {
-                    return Ok(Signed(value));
-                }
-                Err(E::custom(format_args!("{value} is not in {MIN}..={MAX}")))
-            }
-
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Self::Value, E> {
-                match i64::try_from(value) {
-                    Ok(value) => self.visit_i64(value),
-                    Err(_) => Err(E::custom(format_args!("{value} is not in {MIN}..={MAX}"))),
-                }
-            }
-        }
-        deserializer.deserialize_i64(Integer)
-    }
-}
-
-impl<const MIN: i64, const MAX: i64> JsonSchema for Signed<MIN, MAX> {
-    fn schema_name() -> Cow<'static, str> {
-        format!("Integer{MIN}To{MAX}").into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "integer", "minimum": MIN, "maximum": MAX })
-    }
-}
-
-/// Reads a string with `read`, which says what it accepts in words that follow "is not".
-fn string<'de, D: Deserializer<'de>, T>(
-    deserializer: D,
-    accepts: &str,
-    read: impl FnOnce(&str) -> Option<T>,
-) -> Result<T, D::Error> {
-    struct Words<'a, R>(&'a str, R);
-    impl<T, R: FnOnce(&str) -> Option<T>> Visitor<'_> for Words<'_, R> {
-        type Value = T;
-
-        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            write!(f, "a string: {}", self.0)
-        }
-
-        fn visit_str<E: Error>(self, text: &str) -> Result<T, E> {
-            (self.1)(text).ok_or_else(|| {
-                let shown: String = text.chars().take(40).collect();
-                E::custom(format_args!("{shown:?} is not {}", self.0))
-            })
-        }
-    }
-    deserializer.deserialize_str(Words(accepts, read))
-}
-
-/// Printable ASCII without leading or trailing space, 1 to `MAX` bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Text<const MAX: usize>(pub String);
-
-impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let accepts = format!("1 to {MAX} characters of printable ASCII without outer spaces");
-        string(deserializer, &accepts, |text| {
-            let printable = text.bytes().all(|byte| (0x20..=0x7e).contains(&byte));
-            let fits = (1..=MAX).contains(&text.len()) && printable && text.trim() == text;
-            fits.then(|| Text(text.to_owned()))
-        })
-    }
-}
-
-impl<const MAX: usize> JsonSchema for Text<MAX> {
-    fn schema_name() -> Cow<'static, str> {
-        format!("Text{MAX}").into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({
-            "type": "string",
-            "minLength": 1,
-            "maxLength": MAX,
-            "pattern": "^[!-~]([ -~]*[!-~])?$",
-        })
-    }
-}
-
-/// Bytes of the longest path (`PATH_MAX` less the byte that ends it).
-const PATH_BYTES_MAX: usize = 4095;
-
-/// A path: 1 to 4095 bytes without a NUL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathText(pub String);
-
-impl<'de> Deserialize<'de> for PathText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let accepts = format!("a path of 1 to {PATH_BYTES_MAX} bytes without NUL");
-        string(deserializer, &accepts, |text| {
-            let fits = (1..=PATH_BYTES_MAX).contains(&text.len()) && !text.contains('\0');
-            fits.then(|| PathText(text.to_owned()))
-        })
-    }
-}
-
-impl JsonSchema for PathText {
-    fn schema_name() -> Cow<'static, str> {
-        "Path".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "minLength": 1, "maxLength": PATH_BYTES_MAX })
-    }
-}
-
 /// Name of a target.
 pub type TargetName = Text<223>;
-/// Name of a bdev.
-pub type BdevName = Text<255>;
 
 /// A 64-bit identifier: 16 hexadecimal digits, also with `0x` or colons (EUI-64, GUID form). Never
 /// zero.
@@ -278,27 +109,6 @@ impl JsonSchema for Guid {
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({ "type": "string", "format": "guid" })
-    }
-}
-
-/// A UUID (RFC 9562).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UuidText(pub Uuid);
-
-impl<'de> Deserialize<'de> for UuidText {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let accepts = "a UUID of 32 hexadecimal digits, with or without hyphens";
-        string(deserializer, accepts, |text| Uuid::parse_str(text).ok().map(UuidText))
-    }
-}
-
-impl JsonSchema for UuidText {
-    fn schema_name() -> Cow<'static, str> {
-        "Uuid".into()
-    }
-
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "uuid" })
     }
 }
 

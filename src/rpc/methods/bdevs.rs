@@ -8,13 +8,13 @@ use bdev::null::NullOptions;
 use bdev::registry::{Registry, describe};
 use bdev::sg::{SgOptions, TIMEOUT_MS_MAX};
 use bdev::uring::{Direct, OnOff, UringOptions};
+use bdev::values::{BlockSize, BlockSizeOr0, False, PathText, Signed, UuidText, Zero};
 use bdev::{Bdev, BdevError};
 use rustix::io::Errno;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::neutral::{BlockSize, BlockSizeOr0, False, Zero};
 use super::{
     BUSY, CORE_SILENT, Changed, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, Undo, change, limits,
     shared,
@@ -22,7 +22,7 @@ use super::{
 use crate::control::bdevs::{self, MakeError};
 use crate::control::{Control, Desk, Refused};
 use crate::rpc::error::RpcError;
-use crate::rpc::params::{self, BdevName, Bounded, Params, PathText, Signed, Text, UuidText};
+use crate::rpc::params::{self, BdevName, Bounded, Params, Text};
 use crate::rpc::schema::{Fails, Gives, Member, Rank, fails, gives, member, system_fails};
 
 pub(super) const METHODS: [Method; 11] = [

@@ -19,7 +19,6 @@ mod config;
 mod iostat;
 mod limits;
 mod luns;
-mod neutral;
 mod options;
 mod sessions;
 mod stats;

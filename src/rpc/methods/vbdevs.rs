@@ -6,6 +6,7 @@ use bdev::registry::Registry;
 use bdev::stacked::delay::{DelayOptions, LATENCY_US_MAX, Latencies, LatencyType};
 use bdev::stacked::fault::{Corruption, ErrorOptions, Fault, Injection, IoType};
 use bdev::stacked::passthru::PassthruOptions;
+use bdev::values::UuidText;
 use bdev::{Bdev, BdevError};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
@@ -16,7 +17,7 @@ use super::{CORE_SILENT, Changed, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, change
 use crate::control::bdevs::{self, MakeError};
 use crate::control::{Control, Desk};
 use crate::rpc::error::RpcError;
-use crate::rpc::params::{self, BdevName, Bounded, Params, UuidText};
+use crate::rpc::params::{self, BdevName, Bounded, Params};
 use crate::rpc::schema::Rank;
 
 pub(super) const METHODS: [Method; 9] = [
