@@ -36,7 +36,7 @@
 //!
 //! // The control plane makes the device.
 //! let disk = MallocOptions { num_blocks: 2048, block_size: 512, ..Default::default() };
-//! let disk = Registry::new().create_malloc(disk)?;
+//! let disk = Registry::new().create(disk)?;
 //!
 //! // A core has eight buffers of 4 KiB, and opens its channel once.
 //! let memory = Arc::new(Memory::ordinary(8 * 4096)?);
@@ -64,6 +64,7 @@
 //! ```
 #![deny(unsafe_code)]
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -75,6 +76,7 @@ use uuid::Uuid;
 pub mod contract;
 pub mod malloc;
 pub mod null;
+pub mod options;
 pub(crate) mod refused;
 pub mod registry;
 pub mod scsi;
@@ -85,6 +87,7 @@ pub(crate) mod sys;
 pub mod uring;
 pub mod values;
 
+pub use options::Options;
 pub use refused::BdevError;
 pub use scsi::{DataDirection, ScsiDevice, ScsiEnd, ScsiIo};
 
@@ -297,7 +300,7 @@ pub(crate) fn contains(device_blocks: u64, lba: u64, blocks: u64) -> bool {
 }
 
 /// A device. Shared between the control plane and the cores.
-pub trait Bdev: Send + Sync + fmt::Debug {
+pub trait Bdev: Any + Send + Sync + fmt::Debug {
     /// Unique name, 1 to 255 bytes of printable ASCII.
     fn name(&self) -> &str;
     /// Kind of device as SPDK's `bdev_get_bdevs` names it ("Malloc disk").
@@ -323,10 +326,19 @@ pub trait Bdev: Send + Sync + fmt::Debug {
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError>;
     /// Members of `driver_specific` in `bdev_get_bdevs`.
     fn driver_specific(&self) -> Map<String, Value>;
-    /// The RPC that would create this device again: method and parameters, every option included.
-    fn create_call(&self) -> (&'static str, Value);
-    /// The RPC method that deletes this kind of device.
-    fn delete_method(&self) -> &'static str;
+    /// Kind of device, as in the names of the RPCs for it: `bdev_MODULE_create`,
+    /// `bdev_MODULE_delete`.
+    fn module(&self) -> &'static str;
+    /// The [`options`] that would make this device again, every one of them.
+    fn options(&self) -> Value;
+    /// Closes what the device has open in the kernel, whoever still holds the device, which is
+    /// deleted.
+    fn close(&self) {}
+    /// True when [`Bdev::close`], or letting go of the device, may take as long as a file system or
+    /// a device of the host wants.
+    fn close_may_sleep(&self) -> bool {
+        false
+    }
     /// What a device is whose commands are handed on as they are. `None`: it has blocks only.
     fn scsi(&self) -> Option<ScsiDevice> {
         None

@@ -12,46 +12,86 @@
 use std::sync::Arc;
 
 use reactor::{Batch, Buf, Instant};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::options::{Options, Place, checked, maybe, to_value};
 use crate::refused::{BdevError, Shape};
 use crate::sys::region::Region;
+use crate::values::{BdevName, BlockSize, Blocks, False, Signed, UuidText, Zero};
 use crate::{
     Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
 };
 
 /// Parameters of `bdev_malloc_create`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct MallocOptions {
-    /// Name; `Malloc0` and so on when absent.
+    /// Name of the new bdev; the first free of Malloc0, Malloc1 and so on if absent.
+    #[serde(default, deserialize_with = "maybe::<BdevName, _, _>")]
+    #[schemars(with = "Option<BdevName>")]
     pub name: Option<String>,
-    /// Size in blocks.
+    /// Size; at most 2^63 bytes.
+    #[serde(deserialize_with = "checked::<Blocks, _, _>")]
+    #[schemars(with = "Blocks", extend("x-unit" = "blocks"))]
     pub num_blocks: u64,
-    /// Bytes of a block: a power of two from 512 to 32768.
+    /// Size of a logical block.
+    #[serde(deserialize_with = "checked::<BlockSize, _, _>")]
+    #[schemars(with = "BlockSize")]
     pub block_size: u32,
-    /// Bytes of a physical block: `block_size` times a power of two. Absent or 0: `block_size`.
-    #[serde(default)]
+    /// Size of a physical block, which initiators are told; that of a logical block if absent.
+    #[serde(default, deserialize_with = "maybe::<BlockSize, _, _>")]
+    #[schemars(with = "Option<BlockSize>")]
     pub physical_block_size: Option<u32>,
-    /// Identity; derived from host and name when absent.
-    #[serde(default)]
+    /// Identity; derived from host and name if absent.
+    #[serde(default, deserialize_with = "maybe::<UuidText, _, _>")]
+    #[schemars(with = "Option<UuidText>")]
     pub uuid: Option<Uuid>,
-    /// Memory node whose memory is taken as long as it has some; absent or -1: any.
+    /// I/O boundaries are not supported.
     #[serde(default)]
+    pub optimal_io_boundary: Zero,
+    /// Metadata is not supported.
+    #[serde(default)]
+    pub md_size: Zero,
+    /// Metadata is not supported.
+    #[serde(default, skip_serializing)]
+    pub md_interleave: False,
+    /// Protection information is not supported.
+    #[serde(default)]
+    pub dif_type: Zero,
+    /// Protection information is not supported.
+    #[serde(default)]
+    pub dif_is_head_of_md: False,
+    /// Protection information is not supported.
+    #[serde(default)]
+    pub dif_pi_format: Zero,
+    /// Memory node to prefer, one of this machine's; -1 or absent: any.
+    #[serde(default, deserialize_with = "maybe::<Node, _, _>")]
+    #[schemars(with = "Option<Node>")]
     pub numa_id: Option<i32>,
-    /// Other members, refused unless they are SPDK's and ask for nothing.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
 }
 
-/// Members that SPDK clients send and the only values that have a meaning here.
-pub(crate) fn neutral(member: &str) -> Option<Value> {
-    Some(match member {
-        "optimal_io_boundary" | "md_size" | "dif_type" | "dif_pi_format" => json!(0),
-        "md_interleave" | "dif_is_head_of_md" => json!(false),
-        _ => return None,
-    })
+/// Number of a memory node, or [`ANY_NODE`].
+type Node = Signed<{ ANY_NODE as i64 }, { i32::MAX as i64 }>;
+
+impl Options for MallocOptions {
+    const MODULE: &'static str = "malloc";
+
+    fn name(&self, _base: &str) -> Option<String> {
+        self.name.clone()
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.uuid
+    }
+
+    fn make(self, place: Place) -> Result<Arc<dyn Bdev>, BdevError> {
+        let Place { name, uuid, .. } = place;
+        let shape = Shape::of(&name, self.num_blocks, self.block_size, self.physical_block_size)?;
+        Ok(Arc::new(Malloc::on_node(name, uuid, shape, self.numa_id)?))
+    }
 }
 
 /// The memory device.
@@ -177,25 +217,20 @@ impl Bdev for Malloc {
         Map::new()
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        let params = json!({
-            "name": self.name,
-            "num_blocks": self.shape.blocks,
-            "block_size": self.shape.block_bytes,
-            "physical_block_size": self.shape.physical_bytes,
-            "uuid": self.uuid,
-            "optimal_io_boundary": 0,
-            "md_size": 0,
-            "dif_type": 0,
-            "dif_is_head_of_md": false,
-            "dif_pi_format": 0,
-            "numa_id": self.numa_id,
-        });
-        ("bdev_malloc_create", params)
+    fn module(&self) -> &'static str {
+        MallocOptions::MODULE
     }
 
-    fn delete_method(&self) -> &'static str {
-        "bdev_malloc_delete"
+    fn options(&self) -> Value {
+        to_value(&MallocOptions {
+            name: Some(self.name.clone()),
+            num_blocks: self.shape.blocks,
+            block_size: self.shape.block_bytes,
+            physical_block_size: Some(self.shape.physical_bytes),
+            uuid: Some(self.uuid),
+            numa_id: Some(self.numa_id),
+            ..MallocOptions::default()
+        })
     }
 }
 
@@ -321,10 +356,10 @@ mod tests {
             let error = on_node(node).unwrap_err().to_string();
             assert!(error.contains(&format!("numa_id {node} is not one of")), "{error}");
         }
-        assert_eq!(on_node(-1).unwrap().create_call().1["numa_id"], json!(-1));
+        assert_eq!(on_node(-1).unwrap().options()["numa_id"], -1);
         if std::path::Path::new("/sys/devices/system/node/node0").exists() {
             let malloc = on_node(0).unwrap();
-            assert_eq!(malloc.create_call().1["numa_id"], json!(0));
+            assert_eq!(malloc.options()["numa_id"], 0);
             contract::data_is_kept(&malloc, 9, 100);
         }
     }

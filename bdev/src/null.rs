@@ -9,53 +9,91 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reactor::{Batch, Buf, Instant};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::options::{Options, Place, checked, maybe, to_value};
 use crate::refused::{BdevError, Shape};
+use crate::values::{BdevName, BlockSize, Blocks, False, UuidText, Zero};
 use crate::{
     Alone, Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
 };
 
 /// Parameters of `bdev_null_create`.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct NullOptions {
-    /// Name; `Null0` and so on when absent.
+    /// Name of the new bdev.
+    #[serde(deserialize_with = "checked::<BdevName, _, _>")]
+    #[schemars(with = "BdevName")]
     pub name: Option<String>,
-    /// Size in blocks; at most 2^63 bytes.
+    /// Size; at most 2^63 bytes.
+    #[serde(deserialize_with = "checked::<Blocks, _, _>")]
+    #[schemars(with = "Blocks", extend("x-unit" = "blocks"))]
     pub num_blocks: u64,
-    /// Bytes of a block: a power of two from 512 to 32768.
+    /// Size of a logical block.
+    #[serde(deserialize_with = "checked::<BlockSize, _, _>")]
+    #[schemars(with = "BlockSize")]
     pub block_size: u32,
-    /// Bytes of a physical block: `block_size` times a power of two. Absent or 0: `block_size`.
-    #[serde(default)]
+    /// Size of a physical block, which initiators are told; that of a logical block if absent.
+    #[serde(default, deserialize_with = "maybe::<BlockSize, _, _>")]
+    #[schemars(with = "Option<BlockSize>")]
     pub physical_block_size: Option<u32>,
-    /// Identity; derived from host and name when absent.
+    /// Metadata is not supported.
     #[serde(default)]
+    pub md_size: Zero,
+    /// Protection information is not supported.
+    #[serde(default)]
+    pub dif_type: Zero,
+    /// Protection information is not supported.
+    #[serde(default)]
+    pub dif_is_head_of_md: False,
+    /// Protection information is not supported.
+    #[serde(default)]
+    pub dif_pi_format: Zero,
+    /// Identity; derived from host and name if absent.
+    #[serde(default, deserialize_with = "maybe::<UuidText, _, _>")]
+    #[schemars(with = "Option<UuidText>")]
     pub uuid: Option<Uuid>,
-    /// Only holds a LUN's place: initiators find nothing connected there.
+    /// Shows initiators a logical unit that is not connected.
     #[serde(default)]
     pub dummy: bool,
-    /// Reads fill the initiator's memory with zeros. Otherwise they move nothing where the fabric
-    /// can leave that out.
+    /// Reads fill memory with zeros.
     #[serde(default)]
     pub read_zero: bool,
-    /// Other members, refused unless they are SPDK's and ask for nothing.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
+    /// Preferences of access are not supported.
+    #[serde(default)]
+    pub preferred_write_granularity: Zero,
+    /// Preferences of access are not supported.
+    #[serde(default)]
+    pub preferred_write_alignment: Zero,
+    /// Preferences of access are not supported.
+    #[serde(default)]
+    pub optimal_write_size: Zero,
+    /// Preferences of access are not supported.
+    #[serde(default)]
+    pub preferred_unmap_granularity: Zero,
+    /// Preferences of access are not supported.
+    #[serde(default)]
+    pub preferred_unmap_alignment: Zero,
 }
 
-/// Members that SPDK clients send and the only values that have a meaning here.
-pub(crate) fn neutral(member: &str) -> Option<Value> {
-    Some(match member {
-        "md_size" | "dif_type" | "dif_pi_format" => json!(0),
-        "preferred_write_granularity" | "preferred_write_alignment" | "optimal_write_size" => {
-            json!(0)
-        }
-        "preferred_unmap_granularity" | "preferred_unmap_alignment" => json!(0),
-        "dif_is_head_of_md" => json!(false),
-        _ => return None,
-    })
+impl Options for NullOptions {
+    const MODULE: &'static str = "null";
+
+    fn name(&self, _base: &str) -> Option<String> {
+        self.name.clone()
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.uuid
+    }
+
+    fn make(self, place: Place) -> Result<Arc<dyn Bdev>, BdevError> {
+        Ok(Arc::new(Null::new(place.name, place.uuid, self)?))
+    }
 }
 
 /// The null device.
@@ -64,21 +102,19 @@ pub struct Null {
     name: String,
     uuid: Uuid,
     shape: Shape,
-    dummy: bool,
-    read_zero: bool,
+    options: NullOptions,
     blocks: Arc<Alone<AtomicU64>>,
 }
 
 impl Null {
-    /// A null device of checked name and shape.
-    pub(crate) fn new(name: String, uuid: Uuid, shape: Shape) -> Null {
+    /// A null device of checked name.
+    ///
+    /// Fails with [`BdevError::Invalid`] when sizes don't go together.
+    pub(crate) fn new(name: String, uuid: Uuid, options: NullOptions) -> Result<Null, BdevError> {
+        let NullOptions { num_blocks, block_size, physical_block_size, .. } = options;
+        let shape = Shape::of(&name, num_blocks, block_size, physical_block_size)?;
         let blocks = Arc::new(Alone(AtomicU64::new(shape.blocks)));
-        Null { name, uuid, shape, dummy: false, read_zero: false, blocks }
-    }
-
-    /// The device with what the options say beside name and shape.
-    pub(crate) fn with(self, options: &NullOptions) -> Null {
-        Null { dummy: options.dummy, read_zero: options.read_zero, ..self }
+        Ok(Null { name, uuid, shape, options, blocks })
     }
 
     /// Changes the size; open channels see it with their next operation.
@@ -121,14 +157,14 @@ impl Bdev for Null {
     }
 
     fn placeholder(&self) -> bool {
-        self.dummy
+        self.options.dummy
     }
 
     fn open_channel(&self, core: &mut CoreContext) -> Result<Box<dyn IoChannel>, OpenError> {
         Ok(Box::new(NullChannel {
             blocks: Arc::clone(&self.blocks),
             block_bytes: self.shape.block_bytes,
-            read_zero: self.read_zero,
+            read_zero: self.options.read_zero,
             done: Batch::new(core.depth as usize),
         }))
     }
@@ -137,30 +173,18 @@ impl Bdev for Null {
         Map::new()
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        let params = json!({
-            "name": self.name,
-            "num_blocks": self.blocks.0.load(Ordering::Relaxed),
-            "block_size": self.shape.block_bytes,
-            "physical_block_size": self.shape.physical_bytes,
-            "md_size": 0,
-            "dif_type": 0,
-            "dif_is_head_of_md": false,
-            "dif_pi_format": 0,
-            "uuid": self.uuid,
-            "dummy": self.dummy,
-            "read_zero": self.read_zero,
-            "preferred_write_granularity": 0,
-            "preferred_write_alignment": 0,
-            "optimal_write_size": 0,
-            "preferred_unmap_granularity": 0,
-            "preferred_unmap_alignment": 0,
-        });
-        ("bdev_null_create", params)
+    fn module(&self) -> &'static str {
+        NullOptions::MODULE
     }
 
-    fn delete_method(&self) -> &'static str {
-        "bdev_null_delete"
+    fn options(&self) -> Value {
+        to_value(&NullOptions {
+            name: Some(self.name.clone()),
+            num_blocks: self.blocks.0.load(Ordering::Relaxed),
+            physical_block_size: Some(self.shape.physical_bytes),
+            uuid: Some(self.uuid),
+            ..self.options.clone()
+        })
     }
 }
 
@@ -233,9 +257,19 @@ mod tests {
     use crate::registry::Registry;
 
     fn null(num_blocks: u64) -> Null {
-        let shape = Shape { blocks: num_blocks, block_bytes: 512, physical_bytes: 4096 };
-        shape.check("Null0").unwrap();
-        Null::new("Null0".into(), Uuid::nil(), shape)
+        null_with(num_blocks, false)
+    }
+
+    fn null_with(num_blocks: u64, read_zero: bool) -> Null {
+        let physical_block_size = Some(4096);
+        let options = NullOptions {
+            num_blocks,
+            block_size: 512,
+            physical_block_size,
+            read_zero,
+            ..NullOptions::default()
+        };
+        Null::new("Null0".into(), Uuid::nil(), options).unwrap()
     }
 
     #[test]
@@ -246,12 +280,11 @@ mod tests {
 
     #[test]
     fn zeros_are_written_only_when_wanted() {
-        let zeroes = NullOptions { read_zero: true, ..NullOptions::default() };
-        let zeroing = null(1 << 20).with(&zeroes);
+        let zeroing = null_with(1 << 20, true);
         // The medium is always zeros, so the rule that data is kept does not hold.
         contract::ranges_are_checked(&zeroing);
         contract::depth_is_held(&zeroing);
-        for (null, byte) in [(null(8), 0xa5), (null(8).with(&zeroes), 0)] {
+        for (null, byte) in [(null(8), 0xa5), (null_with(8, true), 0)] {
             let mut rig = contract::Rig::new(&null, 2, 4096);
             let mut buf = rig.take(4096);
             buf.fill(0..4096, 0xa5);
@@ -295,15 +328,15 @@ mod tests {
     }
 
     #[test]
-    fn the_create_call_makes_the_same_device() {
+    fn the_options_make_the_same_device() {
         let mut registry = Registry::with_host("host");
         let options = NullOptions { num_blocks: 7, block_size: 4096, ..NullOptions::default() };
         let options = NullOptions { dummy: true, read_zero: true, ..options };
-        let first = registry.create_null(options).unwrap();
-        let (_, params) = first.create_call();
-        registry.delete(first.name(), "bdev_null_delete").unwrap();
-        let second = registry.create_null(serde_json::from_value(params).unwrap()).unwrap();
-        assert_eq!(first.create_call(), second.create_call());
+        let first = registry.create(options).unwrap();
+        registry.delete(first.name(), "null").unwrap();
+        let options: NullOptions = serde_json::from_value(first.options()).unwrap();
+        let second = registry.create(options).unwrap();
+        assert_eq!(first.options(), second.options());
         assert_eq!(first.geometry(), second.geometry());
         assert!(second.placeholder());
     }

@@ -1,8 +1,8 @@
 //! The devices that exist, by name: the control plane's side.
 //!
-//! A [`Registry`] makes devices from the parameters of their RPCs, keeps them in the order of
-//! creation, and knows who uses which. Names and identities are unique, and a device in use can't
-//! be deleted. A virtual device is the user of its base.
+//! A [`Registry`] makes devices of their [`Options`], whatever their kind, keeps them in the order
+//! of creation, and knows who uses which. Names and identities are unique, and a device in use
+//! can't be deleted. A virtual device is the user of its base.
 //!
 //! Identities are stable: without a `uuid` parameter a device's UUID follows from the host, the
 //! kind of device and its name, so an initiator finds the same disk after a restart and never the
@@ -10,19 +10,15 @@
 //!
 //! Nothing here runs per I/O.
 
-use std::sync::{Arc, Weak};
+use std::any::Any;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::malloc::{self, Malloc, MallocOptions};
-use crate::null::{self, Null, NullOptions};
-use crate::refused::{BdevError, Shape};
-use crate::sg::SgOptions;
-use crate::stacked::delay::Delay;
-use crate::stacked::fault::ErrorInjection;
-use crate::uring::{self, Uring, UringOptions};
+use crate::options::Options;
+use crate::refused::BdevError;
 use crate::{Bdev, Geometry};
 
 mod index;
@@ -32,29 +28,7 @@ mod stacked;
 use index::{Entries, Key};
 pub use opening::{Opened, Opening, Removed};
 
-/// What a device was made as, for the calls that need its own type.
-enum Kind {
-    Delay(Arc<Delay>),
-    Error(Arc<ErrorInjection>),
-    Null(Arc<Null>),
-    Uring(Arc<Uring>),
-    Other(Arc<dyn Bdev>),
-}
-
-impl Kind {
-    fn bdev(&self) -> Arc<dyn Bdev> {
-        match self {
-            Kind::Delay(delay) => Arc::clone(delay) as Arc<dyn Bdev>,
-            Kind::Error(error) => Arc::clone(error) as Arc<dyn Bdev>,
-            Kind::Null(null) => Arc::clone(null) as Arc<dyn Bdev>,
-            Kind::Uring(uring) => Arc::clone(uring) as Arc<dyn Bdev>,
-            Kind::Other(bdev) => Arc::clone(bdev),
-        }
-    }
-}
-
 struct Entry {
-    kind: Kind,
     bdev: Arc<dyn Bdev>,
     claimed_by: Option<String>,
     /// Name of the device that this one is over and has claimed.
@@ -64,9 +38,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(kind: Kind, base: Option<String>) -> Entry {
-        let bdev = kind.bdev();
-        Entry { kind, bdev, claimed_by: None, base, over: None }
+    fn new(bdev: Arc<dyn Bdev>, base: Option<String>) -> Entry {
+        Entry { bdev, claimed_by: None, base, over: None }
     }
 }
 
@@ -108,45 +81,25 @@ impl Registry {
         self.lock_wait = wait;
     }
 
-    /// Makes a null device (`bdev_null_create`).
-    pub fn create_null(&mut self, options: NullOptions) -> Result<Arc<dyn Bdev>, BdevError> {
-        let name = self.fresh_name(options.name.clone(), "Null")?;
-        refuse_other(&name, &options.other, null::neutral)?;
-        let (blocks, block) = (options.num_blocks, options.block_size);
-        let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
-        let uuid = self.fresh_uuid(options.uuid, "null", &name)?;
-        let null = Null::new(name, uuid, shape).with(&options);
-        Ok(self.keep(Kind::Null(Arc::new(null))))
-    }
-
-    /// Makes a memory device (`bdev_malloc_create`).
-    pub fn create_malloc(&mut self, options: MallocOptions) -> Result<Arc<dyn Bdev>, BdevError> {
-        let name = self.fresh_name(options.name, "Malloc")?;
-        refuse_other(&name, &options.other, malloc::neutral)?;
-        let (blocks, block) = (options.num_blocks, options.block_size);
-        let shape = Shape::of(&name, blocks, block, options.physical_block_size)?;
-        let uuid = self.fresh_uuid(options.uuid, "malloc", &name)?;
-        let malloc = Malloc::on_node(name, uuid, shape, options.numa_id)?;
-        Ok(self.keep(Kind::Other(Arc::new(malloc))))
-    }
-
-    /// Makes a device of a file or block device (`bdev_uring_create`).
-    pub fn create_uring(&mut self, options: UringOptions) -> Result<Arc<dyn Bdev>, BdevError> {
-        let opening = self.prepare_uring(options);
-        self.open_now(opening)
-    }
-
-    /// Makes a device of a SCSI device that is passed through (`bdev_sg_create`).
-    pub fn create_sg(&mut self, options: SgOptions) -> Result<Arc<dyn Bdev>, BdevError> {
-        let opening = self.prepare_sg(options);
-        self.open_now(opening)
+    /// Makes a device. Of one whose opening may sleep in the kernel that is done here, too:
+    /// [`Registry::prepare`] is the way that leaves it to another thread.
+    pub fn create<O: Options>(&mut self, options: O) -> Result<Arc<dyn Bdev>, BdevError> {
+        let opening = self.prepare(options)?;
+        let name = opening.name().to_owned();
+        match opening.open() {
+            Ok(opened) => Ok(self.adopt(opened)),
+            Err(error) => {
+                self.abandon(&name);
+                Err(error)
+            }
+        }
     }
 
     /// Takes in a device that was made elsewhere. Name and identity must be free.
     pub fn insert(&mut self, bdev: Arc<dyn Bdev>) -> Result<(), BdevError> {
         self.checked_name(bdev.name().to_owned())?;
         self.fresh_uuid(Some(bdev.uuid()), "", "")?;
-        self.keep(Kind::Other(bdev));
+        self.entries.push(Entry::new(bdev, None));
         Ok(())
     }
 
@@ -180,41 +133,22 @@ impl Registry {
         self.entry(name).ok()?.claimed_by.as_deref()
     }
 
-    /// Removes a device that nobody uses, and releases its base; `method` must be the one for its
-    /// kind. Channels that are still open keep the device alive, but not the file of a file-backed
-    /// one.
-    pub fn delete(&mut self, name: &str, method: &str) -> Result<Arc<dyn Bdev>, BdevError> {
-        self.remove(name, method).map(Removed::close)
+    /// The device of a name or UUID as what it was made as; `method` is for the error that says
+    /// that it is of another kind.
+    pub fn of_kind<T: Bdev>(&self, name: &str, method: &str) -> Result<Arc<T>, BdevError> {
+        let bdev = self.find(name)?;
+        of_kind(&bdev).ok_or_else(|| wrong_kind(bdev.as_ref(), method))
     }
 
-    /// Changes the size of a null device, in blocks (`bdev_null_resize`).
-    pub fn resize_null(&self, name: &str, blocks: u64) -> Result<(), BdevError> {
-        let entry = self.entry(name)?;
-        match &entry.kind {
-            Kind::Null(null) => null.resize(blocks),
-            _ => Err(wrong_kind(entry.bdev.as_ref(), "bdev_null_resize")),
-        }
+    /// All devices of a kind, in the order of creation.
+    pub fn all_of<T: Bdev>(&self) -> impl Iterator<Item = Arc<T>> {
+        self.entries.iter().filter_map(|entry| of_kind(&entry.bdev))
     }
 
-    /// Looks at a file or block device again (`bdev_uring_rescan`).
-    pub fn rescan_uring(&self, name: &str) -> Result<Option<uring::Change>, BdevError> {
-        self.uring(name, "bdev_uring_rescan")?.rescan()
-    }
-
-    /// The devices whose medium can change by itself, to be looked at.
-    pub fn media(&self) -> Vec<Weak<Uring>> {
-        let media = self.entries.iter().filter_map(|entry| match &entry.kind {
-            Kind::Uring(uring) => Some(Arc::downgrade(uring)),
-            _ => None,
-        });
-        media.collect()
-    }
-
-    fn keep(&mut self, kind: Kind) -> Arc<dyn Bdev> {
-        let entry = Entry::new(kind, None);
-        let bdev = Arc::clone(&entry.bdev);
-        self.entries.push(entry);
-        bdev
+    /// Removes a device that nobody uses, and releases its base; `module` must be the device's.
+    /// Channels that are still open keep the device alive, but not the file of a file-backed one.
+    pub fn delete(&mut self, name: &str, module: &str) -> Result<Arc<dyn Bdev>, BdevError> {
+        self.remove(name, module).map(Removed::close)
     }
 
     fn position(&self, name: &str) -> Result<Key, BdevError> {
@@ -236,9 +170,12 @@ impl Registry {
         }
     }
 
-    fn fresh_name(&mut self, given: Option<String>, prefix: &str) -> Result<String, BdevError> {
+    fn fresh_name(&mut self, given: Option<String>, module: &str) -> Result<String, BdevError> {
         match given {
-            None => Ok(self.entries.free_name(prefix)),
+            None => {
+                let (first, rest) = module.split_at(1);
+                Ok(self.entries.free_name(&format!("{}{rest}", first.to_ascii_uppercase())))
+            }
             Some(name) => self.checked_name(name),
         }
     }
@@ -269,33 +206,17 @@ impl Registry {
     }
 }
 
+fn of_kind<T: Bdev>(bdev: &Arc<dyn Bdev>) -> Option<Arc<T>> {
+    let any: Arc<dyn Any + Send + Sync> = Arc::clone(bdev) as _;
+    any.downcast().ok()
+}
+
 fn wrong_kind(bdev: &dyn Bdev, method: &str) -> BdevError {
     BdevError::WrongKind {
         name: bdev.name().to_owned(),
         product: bdev.product_name(),
         method: method.to_owned(),
     }
-}
-
-fn refuse_other(
-    name: &str,
-    other: &Map<String, Value>,
-    neutral: fn(&str) -> Option<Value>,
-) -> Result<(), BdevError> {
-    for (member, value) in other {
-        match neutral(member) {
-            Some(only) if only == *value => {}
-            Some(only) => {
-                return Err(BdevError::Invalid(format!(
-                    "bdev {name}: {member} {value} is not supported, only {only}"
-                )));
-            }
-            None => {
-                return Err(BdevError::Invalid(format!("bdev {name}: unknown parameter {member}")));
-            }
-        }
-    }
-    Ok(())
 }
 
 /// The entry of a device in the answer to `bdev_get_bdevs`, with SPDK's members in SPDK's order.
@@ -314,7 +235,7 @@ pub fn describe(bdev: &dyn Bdev, claimed: Option<&str>) -> Value {
     put("preferred_unmap_alignment", json!(0));
     put("preferred_unmap_granularity", json!(0));
     put("uuid", json!(bdev.uuid()));
-    if let Some(numa_id) = bdev.create_call().1.get("numa_id") {
+    if let Some(numa_id) = bdev.options().get("numa_id") {
         put("numa_id", numa_id.clone());
     }
     put(
@@ -368,15 +289,18 @@ pub(crate) mod testing {
     //! Bases for the tests of virtual devices.
 
     use super::*;
+    use crate::malloc::Malloc;
+    use crate::null::{Null, NullOptions};
+    use crate::refused::Shape;
 
     pub(crate) fn malloc(blocks: u64, block_bytes: u32) -> Arc<dyn Bdev> {
         let shape = Shape { blocks, block_bytes, physical_bytes: block_bytes };
         Arc::new(Malloc::new("base".into(), Uuid::nil(), shape).unwrap())
     }
 
-    pub(crate) fn null(blocks: u64) -> Arc<dyn Bdev> {
-        let shape = Shape { blocks, block_bytes: 512, physical_bytes: 512 };
-        Arc::new(Null::new("base".into(), Uuid::nil(), shape))
+    pub(crate) fn null(num_blocks: u64) -> Arc<dyn Bdev> {
+        let options = NullOptions { num_blocks, block_size: 512, ..NullOptions::default() };
+        Arc::new(Null::new("base".into(), Uuid::nil(), options).unwrap())
     }
 }
 

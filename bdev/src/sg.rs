@@ -28,15 +28,19 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fd::AsFd;
 use rustix::io::Errno;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use self::command::Learned;
 use self::node::{Inquiry, Opened};
 use self::worker::{Ask, Command, Completion, Device, Port, Shared, Traits, Worker};
+use crate::options::{Options, Place, checked, maybe, to_value};
 use crate::refused::BdevError;
 use crate::scsi::{CDB_BYTES_MAX, ScsiDevice, ScsiEnd, ScsiIo};
 use crate::sys::sg::ZEROS_BYTES;
+use crate::values::{BdevName, Bounded, PathText, UuidText};
 use crate::{
     Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
 };
@@ -59,17 +63,49 @@ const LOSS_INTERVAL: Duration = Duration::from_millis(10);
 const STOP_WAIT: Duration = Duration::from_millis(500);
 
 /// Parameters of `bdev_sg_create`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct SgOptions {
-    /// Name; `Sg0` and so on when absent.
+    /// Name of the new bdev; the first free of Sg0, Sg1 and so on if absent.
+    #[serde(default, deserialize_with = "maybe::<BdevName, _, _>")]
+    #[schemars(with = "Option<BdevName>")]
     pub name: Option<String>,
-    /// Any node of the device: `/dev/sgN`, `/dev/sdX`, `/dev/stN`, or a link to one.
+    /// Any node of the device: `/dev/sgN`, `/dev/sdX`, `/dev/stN`.
+    #[serde(deserialize_with = "checked::<PathText, _, _>")]
+    #[schemars(with = "PathText")]
     pub filename: String,
-    /// When the host gives up on an ordinary command, in ms, 1 to [`TIMEOUT_MS_MAX`]. Absent:
-    /// 60,000 for a disk, 900,000 for all else.
+    /// Time after which an ordinary command is given up; 60000 for a disk and 900000 for any
+    /// other device if absent.
+    #[serde(default, deserialize_with = "maybe::<TimeoutMs, _, _>")]
+    #[schemars(with = "Option<TimeoutMs>", extend("x-unit" = "ms"))]
     pub timeout_ms: Option<u32>,
-    /// Identity; derived from host and name when absent.
+    /// Identity; derived from host and name if absent.
+    #[serde(default, deserialize_with = "maybe::<UuidText, _, _>")]
+    #[schemars(with = "Option<UuidText>")]
     pub uuid: Option<Uuid>,
+}
+
+/// Milliseconds.
+type TimeoutMs = Bounded<1, { TIMEOUT_MS_MAX as u64 }>;
+
+impl Options for SgOptions {
+    const MODULE: &'static str = "sg";
+
+    fn name(&self, _base: &str) -> Option<String> {
+        self.name.clone()
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.uuid
+    }
+
+    fn filename(&self) -> Option<&str> {
+        Some(&self.filename)
+    }
+
+    fn make(self, place: Place) -> Result<Arc<dyn Bdev>, BdevError> {
+        Ok(Arc::new(Sg::open(place.name, place.uuid, &self)?))
+    }
 }
 
 /// A SCSI device.
@@ -228,18 +264,21 @@ impl Bdev for Sg {
         Map::from_iter([("sg".to_owned(), sg)])
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        let params = json!({
-            "name": self.name,
-            "filename": self.filename,
-            "timeout_ms": self.timeout_ms,
-            "uuid": self.uuid,
-        });
-        ("bdev_sg_create", params)
+    fn module(&self) -> &'static str {
+        SgOptions::MODULE
     }
 
-    fn delete_method(&self) -> &'static str {
-        "bdev_sg_delete"
+    fn options(&self) -> Value {
+        to_value(&SgOptions {
+            name: Some(self.name.clone()),
+            filename: self.filename.clone(),
+            timeout_ms: Some(self.timeout_ms),
+            uuid: Some(self.uuid),
+        })
+    }
+
+    fn close_may_sleep(&self) -> bool {
+        true
     }
 
     fn scsi(&self) -> Option<ScsiDevice> {

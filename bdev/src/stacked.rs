@@ -18,6 +18,7 @@ use reactor::{Batch, Instant};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::options::{Options, to_value};
 use crate::{Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, OpenError};
 
 pub mod delay;
@@ -44,19 +45,19 @@ impl<L> Over<L> {
 pub trait Layer: fmt::Debug + Send + Sync + Sized + 'static {
     /// As [`Bdev::product_name`].
     const PRODUCT_NAME: &'static str;
-    /// As [`Bdev::delete_method`].
-    const DELETE_METHOD: &'static str;
     /// The base's channel has a ring of its own: every end that comes out of it is of an operation
     /// of this channel, and comes out nowhere else.
     const APART: bool;
+    /// What the device is made of.
+    type Options: Options;
     /// One core's part.
     type Filter: Filter + 'static;
     /// For a core that has up to `depth` operations in flight.
     fn filter(&self, depth: usize) -> Self::Filter;
     /// As [`Bdev::driver_specific`].
     fn driver_specific(over: &Over<Self>) -> Map<String, Value>;
-    /// As [`Bdev::create_call`].
-    fn create_call(over: &Over<Self>) -> (&'static str, Value);
+    /// As [`Bdev::options`].
+    fn options(over: &Over<Self>) -> Self::Options;
 }
 
 /// What a channel does with operations and their ends. Unless it says otherwise it passes them on.
@@ -114,12 +115,12 @@ impl<L: Layer> Bdev for Over<L> {
         L::driver_specific(self)
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        L::create_call(self)
+    fn module(&self) -> &'static str {
+        L::Options::MODULE
     }
 
-    fn delete_method(&self) -> &'static str {
-        L::DELETE_METHOD
+    fn options(&self) -> Value {
+        to_value(&L::options(self))
     }
 }
 

@@ -36,13 +36,13 @@ use uuid::Uuid;
 
 use self::channel::{Polled, UringChannel};
 use self::medium::{Medium, Opened, Unmap, os};
-pub(crate) use self::options::neutral;
 pub use self::options::{Direct, OnOff, UringOptions};
 use self::refusals::Extra;
 pub use self::ring::Ring;
 use self::ring::{Op, Work};
 pub use self::state::Change;
 use self::state::State;
+use crate::options::{Options, to_value};
 use crate::refused::BdevError;
 use crate::sys::queue::{self, Delivery, Setup};
 use crate::{Bdev, CoreContext, Geometry, IoChannel, OpenError};
@@ -108,11 +108,6 @@ impl Uring {
     /// size, and with the reason when the medium is still lost.
     pub fn rescan(&self) -> Result<Option<Change>, BdevError> {
         self.state.rescan(&self.name, &self.options)
-    }
-
-    /// Closes the file of a device that is deleted, whoever still holds the device.
-    pub(crate) fn close(&self) {
-        self.state.close();
     }
 
     /// Why it does not poll, if it was asked to.
@@ -288,29 +283,24 @@ impl Bdev for Uring {
         Map::from_iter([("uring".to_owned(), uring)])
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        let options = &self.options;
-        let mut params = json!({
-            "name": self.name,
-            "block_size": options.block_size,
-            "filename": options.filename,
-            "uuid": self.uuid,
-            "read_only": options.read_only,
-            "shared": options.shared,
-            "direct": options.direct,
-            "write_cache": options.write_cache,
-            "rotational": options.rotational,
-            "sq_poll": options.sq_poll,
-            "io_poll": options.io_poll,
-        });
-        if let Some(serial) = &options.serial {
-            params["serial"] = json!(serial);
-        }
-        ("bdev_uring_create", params)
+    fn module(&self) -> &'static str {
+        UringOptions::MODULE
     }
 
-    fn delete_method(&self) -> &'static str {
-        "bdev_uring_delete"
+    fn options(&self) -> Value {
+        to_value(&UringOptions {
+            name: Some(self.name.clone()),
+            uuid: Some(self.uuid),
+            ..self.options.clone()
+        })
+    }
+
+    fn close(&self) {
+        self.state.close();
+    }
+
+    fn close_may_sleep(&self) -> bool {
+        true
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
 /// An integer of `MIN..=MAX`.
@@ -37,6 +38,20 @@ impl<'de, const MIN: u64, const MAX: u64> Deserialize<'de> for Bounded<MIN, MAX>
             }
         }
         deserializer.deserialize_u64(Integer)
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> From<Bounded<MIN, MAX>> for u64 {
+    fn from(value: Bounded<MIN, MAX>) -> u64 {
+        value.0
+    }
+}
+
+/// Does not compile unless `MAX` fits.
+impl<const MIN: u64, const MAX: u64> From<Bounded<MIN, MAX>> for u32 {
+    fn from(value: Bounded<MIN, MAX>) -> u32 {
+        const { assert!(MAX <= u32::MAX as u64) };
+        value.0 as u32
     }
 }
 
@@ -82,6 +97,14 @@ impl<'de, const MIN: i64, const MAX: i64> Deserialize<'de> for Signed<MIN, MAX> 
             }
         }
         deserializer.deserialize_i64(Integer)
+    }
+}
+
+/// Does not compile unless all of `MIN..=MAX` fits.
+impl<const MIN: i64, const MAX: i64> From<Signed<MIN, MAX>> for i32 {
+    fn from(value: Signed<MIN, MAX>) -> i32 {
+        const { assert!(MIN >= i32::MIN as i64 && MAX <= i32::MAX as i64) };
+        value.0 as i32
     }
 }
 
@@ -134,6 +157,18 @@ impl<'de, const MAX: usize> Deserialize<'de> for Text<MAX> {
     }
 }
 
+impl<const MAX: usize> From<Text<MAX>> for String {
+    fn from(text: Text<MAX>) -> String {
+        text.0
+    }
+}
+
+impl<const MAX: usize> From<Text<MAX>> for Option<String> {
+    fn from(text: Text<MAX>) -> Option<String> {
+        Some(text.0)
+    }
+}
+
 impl<const MAX: usize> JsonSchema for Text<MAX> {
     fn schema_name() -> Cow<'static, str> {
         format!("Text{MAX}").into()
@@ -166,6 +201,12 @@ impl<'de> Deserialize<'de> for PathText {
     }
 }
 
+impl From<PathText> for String {
+    fn from(value: PathText) -> String {
+        value.0
+    }
+}
+
 impl JsonSchema for PathText {
     fn schema_name() -> Cow<'static, str> {
         "Path".into()
@@ -175,6 +216,9 @@ impl JsonSchema for PathText {
         json_schema!({ "type": "string", "minLength": 1, "maxLength": PATH_BYTES_MAX })
     }
 }
+
+/// Blocks of a device: at most 2^63 bytes in the smallest blocks.
+pub type Blocks = Bounded<1, { 1 << 54 }>;
 
 /// Name of a bdev.
 pub type BdevName = Text<255>;
@@ -190,6 +234,12 @@ impl<'de> Deserialize<'de> for UuidText {
     }
 }
 
+impl From<UuidText> for Uuid {
+    fn from(value: UuidText) -> Uuid {
+        value.0
+    }
+}
+
 impl JsonSchema for UuidText {
     fn schema_name() -> Cow<'static, str> {
         "Uuid".into()
@@ -200,19 +250,49 @@ impl JsonSchema for UuidText {
     }
 }
 
-/// Only 0.
-pub type Zero = Bounded<0, 0>;
+/// A number that SPDK's clients send by default and that means nothing here: 0, which asks for
+/// nothing, or absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Zero;
 
-/// Only `false`.
-#[derive(Debug)]
+impl<'de> Deserialize<'de> for Zero {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Option::<Bounded<0, 0>>::deserialize(deserializer).map(|_| Zero)
+    }
+}
+
+impl Serialize for Zero {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(0)
+    }
+}
+
+impl JsonSchema for Zero {
+    fn schema_name() -> Cow<'static, str> {
+        "Zero".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["integer", "null"], "const": 0 })
+    }
+}
+
+/// The same of a switch: `false`, or absent.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct False;
 
 impl<'de> Deserialize<'de> for False {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        match bool::deserialize(deserializer)? {
-            false => Ok(False),
-            true => Err(D::Error::custom("true is not supported, only false")),
+        match Option::<bool>::deserialize(deserializer)? {
+            None | Some(false) => Ok(False),
+            Some(true) => Err(D::Error::custom("true is not supported, only false")),
         }
+    }
+}
+
+impl Serialize for False {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bool(false)
     }
 }
 
@@ -222,7 +302,7 @@ impl JsonSchema for False {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "boolean", "const": false })
+        json_schema!({ "type": ["boolean", "null"], "const": false })
     }
 }
 
@@ -261,6 +341,12 @@ impl<'de> Deserialize<'de> for BlockSize {
             }
         }
         deserializer.deserialize_u64(Power)
+    }
+}
+
+impl From<BlockSize> for u32 {
+    fn from(value: BlockSize) -> u32 {
+        value.0
     }
 }
 
@@ -311,6 +397,12 @@ impl<'de> Deserialize<'de> for BlockSizeOr0 {
             }
         }
         deserializer.deserialize_u64(PowerOr0)
+    }
+}
+
+impl From<BlockSizeOr0> for u32 {
+    fn from(value: BlockSizeOr0) -> u32 {
+        value.0
     }
 }
 

@@ -11,7 +11,7 @@ use bdev::null::NullOptions;
 use bdev::registry::Registry;
 use bdev::sg::SgOptions;
 use bdev::stacked::delay::{DelayOptions, Latencies};
-use bdev::stacked::fault::{ErrorOptions, Fault, Injection, IoType};
+use bdev::stacked::fault::{ErrorInjection, ErrorOptions, Fault, Injection, IoType};
 use bdev::stacked::passthru::PassthruOptions;
 use bdev::uring::{Direct, UringOptions};
 use bdev::{Bdev, IoOp, IoStatus};
@@ -61,23 +61,25 @@ impl Drop for Loop {
 
 fn uring(registry: &mut Registry, path: &str, direct: Direct) -> Arc<dyn Bdev> {
     let options = UringOptions { direct, ..UringOptions::new(path) };
-    registry.create_uring(options).expect("a file or device of our own")
+    registry.create(options).expect("a file or device of our own")
 }
 
 fn malloc(registry: &mut Registry) -> Arc<dyn Bdev> {
     let options = MallocOptions { num_blocks: 8192, block_size: 512, ..MallocOptions::default() };
-    registry.create_malloc(options).expect("memory")
+    registry.create(options).expect("memory")
 }
 
 /// Each kind of injected fault shows once and leaves the device as it was.
 fn faults_are_seen(registry: &mut Registry, bdev: &dyn Bdev) {
     let options = ErrorOptions { base: bdev.name().to_owned(), uuid: None };
-    let error = registry.create_error(options).expect("a base of its own");
+    let error = registry.create(options).expect("a base of its own");
     let mut rig = Rig::new(error.as_ref(), 4, 4096);
     let block = rig.geometry.block_bytes as usize;
+    let injector = registry.of_kind::<ErrorInjection>(error.name(), "");
+    let injector = injector.expect("an error device");
     let inject = |io_type, fault| {
         let injection = Injection { fault, num: 1, queue_depth: 0 };
-        registry.inject_error(error.name(), &[io_type], Some(injection)).expect("an error device");
+        injector.inject(&[io_type], injection);
     };
     inject(IoType::Read, Fault::Failure);
     assert_eq!(rig.read(0, 1), Err(IoStatus::ReadError));
@@ -87,7 +89,7 @@ fn faults_are_seen(registry: &mut Registry, bdev: &dyn Bdev) {
     inject(IoType::Flush, Fault::Pending);
     rig.submit(IoOp::Flush, None);
     assert!(rig.wait_turns(1000).is_none(), "a pending operation has ended");
-    registry.resume_pending(error.name()).expect("an error device");
+    injector.resume_pending();
     assert_eq!(rig.wait().status, IoStatus::Good);
     rig.drain();
 }
@@ -108,7 +110,7 @@ fn every_module_obeys_every_rule() {
     let files = [Scratch::new(), Scratch::new()];
     let null = NullOptions { num_blocks: 1 << 20, block_size: 512, ..NullOptions::default() };
     let mut modules = vec![
-        ("null", registry.create_null(null).expect("nothing is in the way")),
+        ("null", registry.create(null).expect("nothing is in the way")),
         ("malloc", malloc(registry)),
         ("uring, file, O_DIRECT", uring(registry, files[0].text(), Direct::Auto)),
         ("uring, file, page cache", uring(registry, files[1].text(), Direct::Off)),
@@ -116,14 +118,14 @@ fn every_module_obeys_every_rule() {
     let latencies =
         Latencies { avg_read_us: 3, p99_read_us: 40, avg_write_us: 5, p99_write_us: 50 };
     let base = malloc(registry).name().to_owned();
-    let delay = DelayOptions { name: "delay".into(), base, uuid: None, latencies };
-    modules.push(("delay over malloc", registry.create_delay(delay).expect("a free base")));
+    let delay = DelayOptions::new("delay", &base, latencies);
+    modules.push(("delay over malloc", registry.create(delay).expect("a free base")));
     let base = malloc(registry).name().to_owned();
     let error = ErrorOptions { base, uuid: None };
-    modules.push(("error over malloc", registry.create_error(error).expect("a free base")));
+    modules.push(("error over malloc", registry.create(error).expect("a free base")));
     let base = malloc(registry).name().to_owned();
     let passthru = PassthruOptions { name: "passthru".into(), base, uuid: None };
-    modules.push(("passthru over malloc", registry.create_passthru(passthru).expect("free")));
+    modules.push(("passthru over malloc", registry.create(passthru).expect("free")));
     for (number, (module, bdev)) in modules.iter().enumerate() {
         obeys(registry, module, bdev.as_ref(), number as u64 + 1);
     }
@@ -158,6 +160,6 @@ fn a_scsi_disk_obeys_every_rule() {
     let filename = std::env::var("SRPT_SG_DEVICE").expect("SRPT_SG_DEVICE");
     let mut registry = Registry::with_host("contract");
     let options = SgOptions { name: None, filename, timeout_ms: None, uuid: None };
-    let disk = registry.create_sg(options).expect("a disk that nobody uses");
+    let disk = registry.create(options).expect("a disk that nobody uses");
     obeys(&mut registry, "sg", disk.as_ref(), 1);
 }

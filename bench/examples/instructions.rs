@@ -89,16 +89,16 @@ impl Device {
         let mut registry = Registry::new();
         let null = || NullOptions { num_blocks: BLOCKS, block_size: 512, ..NullOptions::default() };
         let made = match self {
-            Device::Null => registry.create_null(null()),
-            Device::Malloc => registry.create_malloc(MallocOptions {
+            Device::Null => registry.create(null()),
+            Device::Malloc => registry.create(MallocOptions {
                 num_blocks: BLOCKS,
                 block_size: 512,
                 ..MallocOptions::default()
             }),
             Device::Passthru => {
-                let base = registry.create_null(null()).expect("a null device");
+                let base = registry.create(null()).expect("a null device");
                 let base = base.name().to_owned();
-                registry.create_passthru(PassthruOptions { name: "P".into(), base, uuid: None })
+                registry.create(PassthruOptions { name: "P".into(), base, uuid: None })
             }
         };
         made.expect("a device")

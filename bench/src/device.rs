@@ -110,17 +110,17 @@ impl Devices {
         };
         let make = |bdevs: &mut Registry| -> Result<_> {
             Ok(match spec {
-                Spec::Null(bytes) => bdevs.create_null(NullOptions {
+                Spec::Null(bytes) => bdevs.create(NullOptions {
                     num_blocks: blocks(*bytes)?,
                     block_size: block_bytes,
                     ..NullOptions::default()
                 }),
-                Spec::Malloc(bytes) => bdevs.create_malloc(MallocOptions {
+                Spec::Malloc(bytes) => bdevs.create(MallocOptions {
                     num_blocks: blocks(*bytes)?,
                     block_size: block_bytes,
                     ..MallocOptions::default()
                 }),
-                Spec::File(path) => bdevs.create_uring(UringOptions {
+                Spec::File(path) => bdevs.create(UringOptions {
                     block_size: Some(block_bytes),
                     ..UringOptions::new(&path.to_string_lossy())
                 }),

@@ -1,10 +1,13 @@
 //! Bdevs: what their making, looking at and deleting leads to.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use bdev::registry::{Opened, Opening, Registry};
-use bdev::uring::Change;
-use bdev::{Bdev, BdevError};
+use bdev::null::Null;
+use bdev::registry::Opened;
+use bdev::stacked::fault::ErrorInjection;
+use bdev::uring::{Change, Uring};
+use bdev::{Bdev, BdevError, Options};
 
 use super::{Control, Desk, Refused};
 use crate::shard::message::Action;
@@ -26,19 +29,40 @@ pub enum MakeError {
     Refused(#[from] Refused),
 }
 
+/// Makes a bdev of its options: on a worker if its opening may sleep in the kernel.
+pub async fn create<O: Options>(desk: &Desk, options: O) -> Result<Arc<dyn Bdev>, MakeError> {
+    if options.filename().is_some() {
+        return open(desk, options).await;
+    }
+    let base = options.base().map(str::to_owned);
+    let _base = match &base {
+        Some(base) => Some(desk.hold_bdev(base, "a bdev is being made over it").await?),
+        None => None,
+    };
+    let name = options.name(base.as_deref().unwrap_or_default());
+    // What is held already is not held twice: of a bdev over itself.
+    let _hold = match name.filter(|name| Some(name) != base.as_ref()) {
+        Some(name) => Some(desk.hold_bdev(&name, "being made").await?),
+        None => None,
+    };
+    desk.with(|control| {
+        if let Some(base) = &base {
+            // Whether another bdev has it, the registry knows.
+            control.refuse_mapped(control.bdev(base)?.name())?;
+        }
+        Ok(control.bdevs_mut().create(options)?)
+    })
+}
+
 /// Makes a bdev whose opening may sleep in the kernel: on a worker. After [`OPEN_WAIT_MAX`] the
 /// operation has failed; what comes of the opening after that is closed again, and until then
 /// the name is busy. A bdev whose client has gone meanwhile is made all the same.
-pub async fn open(
-    desk: &Desk,
-    name: Option<&str>,
-    prepare: impl FnOnce(&mut Registry) -> Result<Opening, BdevError>,
-) -> Result<std::sync::Arc<dyn Bdev>, MakeError> {
-    let held = match name {
-        Some(name) => Some(desk.hold_bdev(name, "being made").await?),
+async fn open<O: Options>(desk: &Desk, options: O) -> Result<Arc<dyn Bdev>, MakeError> {
+    let held = match options.name("") {
+        Some(name) => Some(desk.hold_bdev(&name, "being made").await?),
         None => None,
     };
-    let opening = desk.with(|control| prepare(control.bdevs_mut()))?;
+    let opening = desk.with(|control| control.bdevs_mut().prepare(options))?;
     let name = opening.name().to_owned();
     let mut hold = match held {
         Some(hold) => hold,
@@ -59,30 +83,6 @@ fn abandon(desk: &Desk, name: &str) {
     desk.with(|control| control.bdevs_mut().abandon(name));
 }
 
-/// Makes a bdev that waits for nothing.
-pub async fn make<T>(
-    desk: &Desk,
-    name: Option<&str>,
-    make: impl FnOnce(&mut Control) -> Result<T, MakeError>,
-) -> Result<T, MakeError> {
-    let _hold = match name {
-        Some(name) => Some(desk.hold_bdev(name, "being made").await?),
-        None => None,
-    };
-    desk.with(make)
-}
-
-/// Makes a bdev over another one.
-pub async fn make_over<T>(
-    desk: &Desk,
-    base: &str,
-    name: &str,
-    make: impl FnOnce(&mut Control) -> Result<T, MakeError>,
-) -> Result<T, MakeError> {
-    let _base = desk.hold_bdev(base, "a bdev is being made over it").await?;
-    self::make(desk, Some(name).filter(|name| *name != base), make).await
-}
-
 /// Changes something of one bdev that waits for nothing.
 pub async fn change<T>(
     desk: &Desk,
@@ -93,27 +93,27 @@ pub async fn change<T>(
     desk.with(change)
 }
 
-/// Deletes a bdev that neither a LUN nor a bdev uses. `method` is that of the bdev's kind,
-/// such as `bdev_null_delete`. When closing its file or device takes longer than
-/// `CLOSE_WAIT_MAX` the bdev is gone all the same, and its name is busy until that ends.
-pub async fn delete(desk: &Desk, method: &str, name: &str) -> Result<(), Refused> {
+/// Deletes a bdev that neither a LUN nor a bdev uses. `module` is the bdev's, such as `null`. When
+/// closing its file or device takes longer than `CLOSE_WAIT_MAX` the bdev is gone all the same, and
+/// its name is busy until that ends.
+pub async fn delete(desk: &Desk, module: &str, name: &str) -> Result<(), Refused> {
     let mut hold = desk.hold_bdev(name, "being deleted").await?;
     let removed = desk.with(|control| {
         let bdev = control.bdev(name)?;
         let name = bdev.name();
-        if bdev.delete_method() == method {
+        if bdev.module() == module {
             control.refuse_mapped(name)?;
         }
-        if bdev.scsi().is_some() || control.bdevs.uring(name, method).is_ok() {
+        if bdev.close_may_sleep() {
             // What is removed has to be closed.
             desk.workers().borrow().refuse_full()?;
         }
-        let removed = control.bdevs.remove(name, method)?;
+        let removed = control.bdevs.remove(name, module)?;
         control.meters.remove(name);
         tracing::info!("bdev {name}: deleted");
         Ok::<_, Refused>(removed)
     })?;
-    if !removed.may_sleep() {
+    if !removed.bdev().close_may_sleep() {
         removed.close();
         return Ok(());
     }
@@ -133,7 +133,7 @@ pub async fn delete(desk: &Desk, method: &str, name: &str) -> Result<(), Refused
 /// Looks at a file or block device again.
 pub async fn rescan_uring(desk: &Desk, name: &str) -> Result<(), MakeError> {
     let hold = desk.hold_bdev(name, "being looked at").await?;
-    let uring = desk.with(|control| control.bdevs().uring(name, "bdev_uring_rescan"))?;
+    let uring = desk.with(|control| control.bdevs().of_kind::<Uring>(name, "bdev_uring_rescan"))?;
     let name = uring.name().to_owned();
     let look = move || (uring.rescan(), uring);
     let looked = desk.work(hold, "being looked at", OPEN_WAIT_MAX, look, drop).await?;
@@ -155,9 +155,9 @@ pub async fn resize_null(
 ) -> Result<(), MakeError> {
     let _hold = desk.hold_bdev(name, "being resized").await?;
     let name = desk.with(|control| {
-        let bdev = control.bdev(name)?;
-        control.bdevs().resize_null(name, blocks(bdev.geometry().block_bytes))?;
-        Ok::<_, MakeError>(bdev.name().to_owned())
+        let null = control.bdevs().of_kind::<Null>(name, "bdev_null_resize")?;
+        null.resize(blocks(null.geometry().block_bytes))?;
+        Ok::<_, MakeError>(null.name().to_owned())
     })?;
     Ok(capacity_changed(desk, &name).await?)
 }
@@ -207,7 +207,10 @@ pub(super) async fn medium_changed(
 /// returns: the question wakes those that sleep. Waits for no other operation at the bdev,
 /// because those may wait for what this lets go on.
 pub async fn resume_pending(desk: &Desk, bdev: &str) -> Result<(), Refused> {
-    desk.with(|control| control.bdevs.resume_pending(bdev))?;
+    let method = "bdev_error_resume_pending";
+    let errors = desk.with(|control| control.bdevs.of_kind::<ErrorInjection>(bdev, method))?;
+    errors.resume_pending();
+    drop(errors);
     desk.reports().await.map(drop)
 }
 

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bdev::registry::Registry;
+use bdev::stacked::fault::ErrorInjection;
 use bdev::{Bdev, BdevError};
 use reactor::stats::CoreStats;
 use rustix::io::Errno;
@@ -214,7 +215,12 @@ impl Desk {
     /// anything left they all end. What an error bdev holds goes on. Fails after `wait_max`: a
     /// device has not given a command back, and the cores still run.
     pub async fn stop(&self, wait_max: Duration) -> Result<(), Refused> {
-        self.with(|control| control.bdevs.end_injections());
+        self.with(|control| {
+            for errors in control.bdevs.all_of::<ErrorInjection>() {
+                errors.clear();
+                errors.resume_pending();
+            }
+        });
         let stopped = self.all_within(&Action::Shutdown, wait_max).await;
         stopped.map_err(|partial| refusal(&partial.error))?;
         self.all_within(&Action::End, wait_max).await.map_err(|partial| refusal(&partial.error))?;

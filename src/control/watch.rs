@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bdev::Bdev;
+use bdev::registry::Registry;
 use bdev::uring::Uring;
 
 use super::bdevs;
@@ -87,13 +88,18 @@ impl Round {
     }
 }
 
+/// The devices whose medium can change by itself.
+fn media(bdevs: &Registry) -> Vec<Weak<Uring>> {
+    bdevs.all_of().map(|uring| Arc::downgrade(&uring)).collect()
+}
+
 impl Desk {
     /// Looks at all media every `interval`, as long as the control thread runs.
     pub async fn watch(self, interval: Duration) {
         let round = Round::default();
         loop {
             self.until(Instant::now() + interval).await;
-            let media = self.with(|control| control.bdevs().media());
+            let media = self.with(|control| media(control.bdevs()));
             if !round.begin(media) {
                 continue;
             }
@@ -127,13 +133,13 @@ mod tests {
         let mut bdevs = Registry::with_host("test host");
         for file in &files {
             let options = UringOptions::new(&file.path().to_string_lossy());
-            bdevs.create_uring(options).expect("a bdev");
+            bdevs.create(options).expect("a bdev");
         }
         let round = Round::default();
-        assert!(round.begin(bdevs.media()));
+        assert!(round.begin(media(&bdevs)));
         let stuck = round.next().expect("the first medium");
         // The looker that has it does not come back: the next round has one for the others.
-        assert!(round.begin(bdevs.media()));
+        assert!(round.begin(media(&bdevs)));
         for _ in 0..2 {
             let medium = round.next().expect("another medium");
             assert_ne!(medium.name(), stuck.name());
@@ -141,7 +147,7 @@ mod tests {
         }
         assert!(round.next().is_none());
         round.done(&stuck);
-        assert!(round.begin(bdevs.media()));
+        assert!(round.begin(media(&bdevs)));
         assert_eq!(round.next().expect("the first medium").name(), stuck.name());
     }
 }

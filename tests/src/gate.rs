@@ -200,12 +200,12 @@ impl Bdev for Gate {
         Map::new()
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        ("bdev_gate_create", json!({ "name": self.name }))
+    fn module(&self) -> &'static str {
+        "gate"
     }
 
-    fn delete_method(&self) -> &'static str {
-        "bdev_gate_delete"
+    fn options(&self) -> Value {
+        json!({ "name": self.name })
     }
 }
 

@@ -123,12 +123,12 @@ impl Bdev for Scripted {
         Map::new()
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        ("bdev_scripted_create", json!({ "name": self.name }))
+    fn module(&self) -> &'static str {
+        "scripted"
     }
 
-    fn delete_method(&self) -> &'static str {
-        "bdev_scripted_delete"
+    fn options(&self) -> Value {
+        json!({ "name": self.name })
     }
 
     fn scsi(&self) -> Option<ScsiDevice> {

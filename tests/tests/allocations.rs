@@ -13,7 +13,7 @@ use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
 use bdev::registry::Registry;
 use bdev::stacked::delay::{DelayOptions, Latencies};
-use bdev::stacked::fault::{Corruption, ErrorOptions, Fault, Injection, IoType};
+use bdev::stacked::fault::{Corruption, ErrorInjection, ErrorOptions, Fault, Injection, IoType};
 use bdev::uring::UringOptions;
 use bdev::{Bdev, CoreContext};
 use reactor::sys::memory::Memory;
@@ -121,19 +121,20 @@ impl Rig {
             ..UringOptions::new(path.to_str().unwrap())
         };
         let base = MallocOptions { name: Some("Base".into()), ..malloc.clone() };
-        registry.create_malloc(base).unwrap();
+        registry.create(base).unwrap();
         let latencies =
             Latencies { avg_read_us: 5, p99_read_us: 50, avg_write_us: 5, p99_write_us: 50 };
-        let delay = DelayOptions { name: "D".into(), base: "Base".into(), uuid: None, latencies };
-        registry.create_delay(delay).unwrap();
-        let error = registry.create_error(ErrorOptions { base: "D".into(), uuid: None }).unwrap();
+        let delay = DelayOptions::new("D", "Base", latencies);
+        registry.create(delay).unwrap();
+        let error = registry.create(ErrorOptions { base: "D".into(), uuid: None }).unwrap();
         let fault = Fault::CorruptData(Corruption { offset: 9, value: 1 });
         let injection = Injection { fault, num: u32::MAX, queue_depth: 2 };
-        registry.inject_error("EE_D", &IoType::ALL, Some(injection)).unwrap();
+        let errors: Arc<ErrorInjection> = registry.of_kind("EE_D", "").unwrap();
+        errors.inject(&IoType::ALL, injection);
         [
-            registry.create_null(null).unwrap(),
-            registry.create_malloc(malloc).unwrap(),
-            registry.create_uring(file).unwrap(),
+            registry.create(null).unwrap(),
+            registry.create(malloc).unwrap(),
+            registry.create(file).unwrap(),
             error,
         ]
     }

@@ -14,6 +14,13 @@ use super::Entry;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Key(u64);
 
+/// What is taken for a device that is no entry.
+struct Reserved {
+    uuid: Uuid,
+    /// Name of the device that is claimed as its base.
+    base: Option<String>,
+}
+
 /// All entries.
 #[derive(Default)]
 pub(super) struct Entries {
@@ -21,8 +28,8 @@ pub(super) struct Entries {
     made: u64,
     names: BTreeMap<String, Key>,
     uuids: BTreeMap<Uuid, Key>,
-    /// Names and identities of devices that are being opened.
-    reserved: BTreeMap<String, Uuid>,
+    /// Devices that are being opened or closed, by name.
+    reserved: BTreeMap<String, Reserved>,
     /// Of each prefix a number below which all names are taken.
     full_to: BTreeMap<String, u64>,
 }
@@ -49,22 +56,23 @@ impl Entries {
         match self.owner(uuid) {
             Some(owner) => Some(self[owner].bdev.name()),
             None => {
-                let reserved = self.reserved.iter().find(|(_, reserved)| **reserved == uuid);
+                let reserved = self.reserved.iter().find(|(_, reserved)| reserved.uuid == uuid);
                 reserved.map(|(name, _)| name.as_str())
             }
         }
     }
 
-    /// Takes a name and an identity for an entry that comes later.
-    pub(super) fn reserve(&mut self, name: &str, uuid: Uuid) {
-        self.reserved.insert(name.to_owned(), uuid);
+    /// Takes a name and an identity for a device that is no entry yet, or no longer; `base` is
+    /// claimed for it.
+    pub(super) fn reserve(&mut self, name: &str, uuid: Uuid, base: Option<String>) {
+        self.reserved.insert(name.to_owned(), Reserved { uuid, base });
     }
 
-    /// Gives back what [`Entries::reserve`] took.
-    pub(super) fn unreserve(&mut self, name: &str) {
-        if self.reserved.remove(name).is_some() {
-            self.name_is_free(name);
-        }
+    /// Gives back what [`Entries::reserve`] took, but for the claim: the base's name.
+    pub(super) fn unreserve(&mut self, name: &str) -> Option<String> {
+        let reserved = self.reserved.remove(name)?;
+        self.name_is_free(name);
+        reserved.base
     }
 
     /// The name of `prefix` with the lowest number that is not taken.

@@ -285,12 +285,12 @@ impl Bdev for FakeDisk {
         Map::new()
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        ("", Value::Null)
+    fn module(&self) -> &'static str {
+        "fake"
     }
 
-    fn delete_method(&self) -> &'static str {
-        ""
+    fn options(&self) -> Value {
+        Value::Null
     }
 }
 
@@ -529,7 +529,7 @@ fn what_is_no_scsi_device_is_refused_by_name() {
     let refusal = |filename: &str| {
         let filename = filename.to_owned();
         let options = SgOptions { name: None, filename, timeout_ms: None, uuid: None };
-        crate::registry::Registry::with_host("h").create_sg(options).unwrap_err()
+        crate::registry::Registry::with_host("h").create(options).unwrap_err()
     };
     let folder = std::env::temp_dir();
     let file = std::env::current_exe().unwrap();

@@ -18,13 +18,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reactor::{Batch, Instant};
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Filter, Layer, Over};
+use crate::options::{Options, Place, checked, maybe, to_value};
 use crate::refused::BdevError;
-use crate::{Io, IoChannel, IoDone, IoOp};
+use crate::values::{BdevName, Bounded, UuidText};
+use crate::{Bdev, Io, IoChannel, IoDone, IoOp};
 
 /// Operations of one kind of which one takes the longer latency.
 const ONE_IN: u64 = 100;
@@ -82,16 +85,77 @@ impl Latencies {
 }
 
 /// Parameters of `bdev_delay_create`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct DelayOptions {
-    /// Name.
+    /// Name of the new bdev.
+    #[serde(deserialize_with = "checked::<BdevName, _, _>")]
+    #[schemars(with = "BdevName")]
     pub name: String,
-    /// Name or UUID of the base.
+    /// Name or UUID of the bdev below.
+    #[serde(rename = "base_bdev_name", deserialize_with = "checked::<BdevName, _, _>")]
+    #[schemars(with = "BdevName")]
     pub base: String,
-    /// Identity; derived from host and name when absent.
+    /// Identity; derived from host and name if absent.
+    #[serde(default, deserialize_with = "maybe::<UuidText, _, _>")]
+    #[schemars(with = "Option<UuidText>")]
     pub uuid: Option<Uuid>,
-    /// How long operations take at least.
-    pub latencies: Latencies,
+    /// How much longer 99 reads in 100 take.
+    #[serde(rename = "avg_read_latency", deserialize_with = "checked::<LatencyUs, _, _>")]
+    #[schemars(with = "LatencyUs", extend("x-unit" = "us"))]
+    pub avg_read_us: u64,
+    /// How much longer 1 read in 100 takes; not below `avg_read_latency`.
+    #[serde(rename = "p99_read_latency", deserialize_with = "checked::<LatencyUs, _, _>")]
+    #[schemars(with = "LatencyUs", extend("x-unit" = "us"))]
+    pub p99_read_us: u64,
+    /// How much longer 99 writes in 100 take.
+    #[serde(rename = "avg_write_latency", deserialize_with = "checked::<LatencyUs, _, _>")]
+    #[schemars(with = "LatencyUs", extend("x-unit" = "us"))]
+    pub avg_write_us: u64,
+    /// How much longer 1 write in 100 takes; not below `avg_write_latency`.
+    #[serde(rename = "p99_write_latency", deserialize_with = "checked::<LatencyUs, _, _>")]
+    #[schemars(with = "LatencyUs", extend("x-unit" = "us"))]
+    pub p99_write_us: u64,
+}
+
+/// Microseconds.
+pub type LatencyUs = Bounded<0, LATENCY_US_MAX>;
+
+impl DelayOptions {
+    /// A device of a name over a base, whose operations take at least so long.
+    pub fn new(name: &str, base: &str, latencies: Latencies) -> DelayOptions {
+        let Latencies { avg_read_us, p99_read_us, avg_write_us, p99_write_us } = latencies;
+        let (name, base) = (name.to_owned(), base.to_owned());
+        let uuid = None;
+        DelayOptions { name, base, uuid, avg_read_us, p99_read_us, avg_write_us, p99_write_us }
+    }
+
+    fn latencies(&self) -> Latencies {
+        let DelayOptions { avg_read_us, p99_read_us, avg_write_us, p99_write_us, .. } = *self;
+        Latencies { avg_read_us, p99_read_us, avg_write_us, p99_write_us }
+    }
+}
+
+impl Options for DelayOptions {
+    const MODULE: &'static str = "delay";
+
+    fn name(&self, _base: &str) -> Option<String> {
+        Some(self.name.clone())
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.uuid
+    }
+
+    fn base(&self) -> Option<&str> {
+        Some(&self.base)
+    }
+
+    fn make(self, place: Place) -> Result<Arc<dyn Bdev>, BdevError> {
+        let (name, uuid, base) = place.over();
+        let slow = Slow::new(&name, &self.latencies())?;
+        Ok(Arc::new(Delay::new(name, uuid, base, slow)))
+    }
 }
 
 /// What all channels of a device read with each operation.
@@ -161,26 +225,12 @@ impl Delay {
         shared.store(&latencies);
         Ok(())
     }
-
-    /// What creates the device again and what `bdev_get_bdevs` shows, as in SPDK.
-    fn params(&self) -> Value {
-        let latencies = self.layer.shared.load();
-        json!({
-            "name": self.name,
-            "base_bdev_name": self.base.name(),
-            "uuid": self.uuid,
-            "avg_read_latency": latencies.avg_read_us,
-            "p99_read_latency": latencies.p99_read_us,
-            "avg_write_latency": latencies.avg_write_us,
-            "p99_write_latency": latencies.p99_write_us,
-        })
-    }
 }
 
 impl Layer for Slow {
     const PRODUCT_NAME: &'static str = "delay";
-    const DELETE_METHOD: &'static str = "bdev_delay_delete";
     const APART: bool = true;
+    type Options = DelayOptions;
     type Filter = DelayFilter;
 
     fn filter(&self, depth: usize) -> DelayFilter {
@@ -196,12 +246,15 @@ impl Layer for Slow {
         }
     }
 
+    /// The options, as in SPDK.
     fn driver_specific(over: &Delay) -> Map<String, Value> {
-        Map::from_iter([("delay".to_owned(), over.params())])
+        Map::from_iter([("delay".to_owned(), to_value(&Slow::options(over)))])
     }
 
-    fn create_call(over: &Delay) -> (&'static str, Value) {
-        ("bdev_delay_create", over.params())
+    fn options(over: &Delay) -> DelayOptions {
+        let latencies = over.layer.shared.load();
+        let options = DelayOptions::new(&over.name, over.base.name(), latencies);
+        DelayOptions { uuid: Some(over.uuid), ..options }
     }
 }
 

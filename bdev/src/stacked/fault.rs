@@ -17,19 +17,50 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use reactor::{Batch, Buf, Instant};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{Filter, Layer, Over};
-use crate::{Io, IoChannel, IoDone, IoOp, IoStatus};
+use crate::options::{Options, Place, checked, maybe};
+use crate::refused::BdevError;
+use crate::values::{BdevName, UuidText};
+use crate::{Bdev, Io, IoChannel, IoDone, IoOp, IoStatus};
 
 /// Parameters of `bdev_error_create`. The name is `EE_` and that of the base.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct ErrorOptions {
-    /// Name or UUID of the base.
+    /// Name or UUID of the bdev below.
+    #[serde(rename = "base_name", deserialize_with = "checked::<BdevName, _, _>")]
+    #[schemars(with = "BdevName")]
     pub base: String,
-    /// Identity; derived from host and name when absent.
+    /// Identity; derived from host and name if absent.
+    #[serde(default, deserialize_with = "maybe::<UuidText, _, _>")]
+    #[schemars(with = "Option<UuidText>")]
     pub uuid: Option<Uuid>,
+}
+
+impl Options for ErrorOptions {
+    const MODULE: &'static str = "error";
+
+    fn name(&self, base: &str) -> Option<String> {
+        Some(format!("EE_{base}"))
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.uuid
+    }
+
+    fn base(&self) -> Option<&str> {
+        Some(&self.base)
+    }
+
+    fn make(self, place: Place) -> Result<Arc<dyn Bdev>, BdevError> {
+        let (name, uuid, base) = place.over();
+        Ok(Arc::new(ErrorInjection::new(name, uuid, base, Failing::default())))
+    }
 }
 
 /// A type of operation that errors can be injected into.
@@ -171,8 +202,8 @@ impl ErrorInjection {
 
 impl Layer for Failing {
     const PRODUCT_NAME: &'static str = "Error Injection Disk";
-    const DELETE_METHOD: &'static str = "bdev_error_delete";
     const APART: bool = true;
+    type Options = ErrorOptions;
     type Filter = ErrorFilter;
 
     fn filter(&self, depth: usize) -> ErrorFilter {
@@ -192,8 +223,8 @@ impl Layer for Failing {
     }
 
     /// Injections are not part of a configuration.
-    fn create_call(over: &ErrorInjection) -> (&'static str, Value) {
-        ("bdev_error_create", json!({ "base_name": over.base.name(), "uuid": over.uuid }))
+    fn options(over: &ErrorInjection) -> ErrorOptions {
+        ErrorOptions { base: over.base.name().to_owned(), uuid: Some(over.uuid) }
     }
 }
 

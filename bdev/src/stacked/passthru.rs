@@ -2,20 +2,56 @@
 //!
 //! Nothing has to be done with completions, so they may come out of any channel of the core.
 
+use std::sync::Arc;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::{Filter, Layer, Over};
+use crate::Bdev;
+use crate::options::{Options, Place, checked, maybe};
+use crate::refused::BdevError;
+use crate::values::{BdevName, UuidText};
 
 /// Parameters of `bdev_passthru_create`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Deserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct PassthruOptions {
-    /// Name.
-    pub name: String,
-    /// Name or UUID of the base.
+    /// Name or UUID of the bdev below.
+    #[serde(rename = "base_bdev_name", deserialize_with = "checked::<BdevName, _, _>")]
+    #[schemars(with = "BdevName")]
     pub base: String,
-    /// Identity; derived from host and name when absent.
+    /// Name of the new bdev.
+    #[serde(deserialize_with = "checked::<BdevName, _, _>")]
+    #[schemars(with = "BdevName")]
+    pub name: String,
+    /// Identity; derived from host and name if absent.
+    #[serde(default, deserialize_with = "maybe::<UuidText, _, _>")]
+    #[schemars(with = "Option<UuidText>")]
     pub uuid: Option<Uuid>,
+}
+
+impl Options for PassthruOptions {
+    const MODULE: &'static str = "passthru";
+
+    fn name(&self, _base: &str) -> Option<String> {
+        Some(self.name.clone())
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.uuid
+    }
+
+    fn base(&self) -> Option<&str> {
+        Some(&self.base)
+    }
+
+    fn make(self, place: Place) -> Result<Arc<dyn Bdev>, BdevError> {
+        let (name, uuid, base) = place.over();
+        Ok(Arc::new(Passthru::new(name, uuid, base, PassOn)))
+    }
 }
 
 /// The device that hands everything on.
@@ -27,8 +63,8 @@ pub struct PassOn;
 
 impl Layer for PassOn {
     const PRODUCT_NAME: &'static str = "passthru";
-    const DELETE_METHOD: &'static str = "bdev_passthru_delete";
     const APART: bool = false;
+    type Options = PassthruOptions;
     type Filter = PassOn;
 
     fn filter(&self, _depth: usize) -> PassOn {
@@ -40,13 +76,12 @@ impl Layer for PassOn {
         Map::from_iter([("passthru".to_owned(), passthru)])
     }
 
-    fn create_call(over: &Passthru) -> (&'static str, Value) {
-        let params = json!({
-            "base_bdev_name": over.base.name(),
-            "name": over.name,
-            "uuid": over.uuid,
-        });
-        ("bdev_passthru_create", params)
+    fn options(over: &Passthru) -> PassthruOptions {
+        PassthruOptions {
+            base: over.base.name().to_owned(),
+            name: over.name.clone(),
+            uuid: Some(over.uuid),
+        }
     }
 }
 
@@ -54,11 +89,9 @@ impl Filter for PassOn {}
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
+    use crate::contract;
     use crate::registry::testing::malloc;
-    use crate::{Bdev, contract};
 
     #[test]
     fn obeys_the_contract() {

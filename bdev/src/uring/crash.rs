@@ -137,12 +137,12 @@ impl Bdev for Crashing {
         self.uring.driver_specific()
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        self.uring.create_call()
+    fn module(&self) -> &'static str {
+        self.uring.module()
     }
 
-    fn delete_method(&self) -> &'static str {
-        self.uring.delete_method()
+    fn options(&self) -> Value {
+        self.uring.options()
     }
 }
 

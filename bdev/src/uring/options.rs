@@ -1,9 +1,17 @@
 //! Parameters of `bdev_uring_create`.
 
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::{Deserialize as DeriveDeserialize, Serialize};
-use serde_json::{Map, Value};
 use uuid::Uuid;
+
+use super::Uring;
+use crate::Bdev;
+use crate::options::{Options, Place, checked, maybe};
+use crate::refused::BdevError;
+use crate::values::{BdevName, BlockSizeOr0, PathText, Text, UuidText};
 
 /// Whether the page cache is bypassed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, DeriveDeserialize, Serialize)]
@@ -53,48 +61,96 @@ impl<'de> Deserialize<'de> for OnOff {
 }
 
 /// Parameters of `bdev_uring_create`.
-#[derive(Debug, Clone, DeriveDeserialize)]
+#[derive(Debug, Clone, DeriveDeserialize, JsonSchema, Serialize)]
+#[serde(deny_unknown_fields)]
 pub struct UringOptions {
-    /// Name; `Uring0` and so on when absent.
-    #[serde(default)]
+    /// Name of the new bdev; the first free of Uring0, Uring1 and so on if absent.
+    #[serde(default, deserialize_with = "maybe::<BdevName, _, _>")]
+    #[schemars(with = "Option<BdevName>")]
     pub name: Option<String>,
-    /// Path of a regular file or block device.
-    pub filename: String,
-    /// Bytes of a block: a power of two from 512 to 32768. Absent or 0: the block device's own, 512
-    /// for a file.
-    #[serde(default)]
+    /// Size of a logical block; 0 or absent: that of the block device, 512 for a file.
+    #[serde(default, deserialize_with = "maybe::<BlockSizeOr0, _, _>")]
+    #[schemars(with = "Option<BlockSizeOr0>")]
     pub block_size: Option<u32>,
-    /// Identity; derived from host and name when absent.
-    #[serde(default)]
+    /// Path of the file or block device.
+    #[serde(deserialize_with = "checked::<PathText, _, _>")]
+    #[schemars(with = "PathText")]
+    pub filename: String,
+    /// Identity; derived from host and name if absent.
+    #[serde(default, deserialize_with = "maybe::<UuidText, _, _>")]
+    #[schemars(with = "Option<UuidText>")]
     pub uuid: Option<Uuid>,
-    /// Unit serial number that initiators see: 1 to 36 bytes of printable ASCII. Absent: the UUID.
-    #[serde(default)]
-    pub serial: Option<String>,
     /// Refuses writes, and lets others read the file meanwhile.
     #[serde(default, alias = "readonly")]
+    #[schemars(extend("x-aliases" = ["readonly"]))]
     pub read_only: bool,
     /// Lets others that say so too write the file meanwhile.
     #[serde(default)]
     pub shared: bool,
-    /// Whether the page cache is bypassed.
+    /// Bypasses the page cache: `auto` where that is possible, `on` or else the bdev is not
+    /// created, `off` never.
     #[serde(default)]
+    #[schemars(schema_with = "direct")]
     pub direct: Direct,
-    /// Completed writes may be volatile until a flush. Off: every write goes to stable storage.
-    #[serde(default = "on")]
+    /// `off` puts every write on stable storage; `on` if absent. A boolean will do, too.
+    #[serde(default = "on", deserialize_with = "on_or_off")]
+    #[schemars(schema_with = "on_off")]
     pub write_cache: OnOff,
-    /// A spinning disk; absent: what the system says of a block device, false for a file.
+    /// A spinning disk; if absent, what the system says of a block device, false for a file.
     #[serde(default)]
     pub rotational: Option<bool>,
     /// A kernel thread per core takes submissions, without system calls.
     #[serde(default)]
     pub sq_poll: bool,
-    /// The device is polled for the ends of reads and writes instead of interrupting; needs direct
-    /// I/O and a driver with poll queues.
+    /// Polls the device for the ends of reads and writes; needs direct I/O and a driver with poll
+    /// queues.
     #[serde(default)]
     pub io_poll: bool,
-    /// Other members, refused.
-    #[serde(flatten)]
-    pub other: Map<String, Value>,
+    /// Serial number that initiators see; the UUID if absent.
+    #[serde(
+        default,
+        deserialize_with = "maybe::<Text<SERIAL_BYTES_MAX>, _, _>",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(with = "Option<Text<SERIAL_BYTES_MAX>>")]
+    pub serial: Option<String>,
+}
+
+/// Bytes of the longest serial number.
+const SERIAL_BYTES_MAX: usize = 36;
+
+fn direct(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "enum": ["auto", "on", "off"], "default": "auto" })
+}
+
+fn on_off(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": ["string", "boolean", "null"], "enum": ["on", "off", true, false] })
+}
+
+/// Null is as absent.
+fn on_or_off<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OnOff, D::Error> {
+    Option::<OnOff>::deserialize(deserializer).map(|switch| switch.unwrap_or(on()))
+}
+
+impl Options for UringOptions {
+    const MODULE: &'static str = "uring";
+
+    fn name(&self, _base: &str) -> Option<String> {
+        self.name.clone()
+    }
+
+    fn uuid(&self) -> Option<Uuid> {
+        self.uuid
+    }
+
+    fn filename(&self) -> Option<&str> {
+        Some(&self.filename)
+    }
+
+    fn make(self, place: Place) -> Result<Arc<dyn Bdev>, BdevError> {
+        let Place { name, uuid, lock_wait, .. } = place;
+        Ok(Arc::new(Uring::open(name, uuid, &self, lock_wait)?))
+    }
 }
 
 fn on() -> OnOff {
@@ -117,7 +173,6 @@ impl UringOptions {
             rotational: None,
             sq_poll: false,
             io_poll: false,
-            other: Map::new(),
         }
     }
 
@@ -125,7 +180,10 @@ impl UringOptions {
     pub(crate) fn contradiction(&self) -> Option<String> {
         let printable = |byte: u8| (0x20..0x7f).contains(&byte);
         match &self.serial {
-            Some(serial) if !(1..=36).contains(&serial.len()) || !serial.bytes().all(printable) => {
+            Some(serial)
+                if !(1..=SERIAL_BYTES_MAX).contains(&serial.len())
+                    || !serial.bytes().all(printable) =>
+            {
                 return Some(format!("serial {serial:?} is not 1 to 36 bytes of printable ASCII"));
             }
             _ => {}
@@ -136,9 +194,4 @@ impl UringOptions {
         (self.io_poll && self.direct == Direct::Off)
             .then(|| "io_poll needs direct I/O: direct off does not go with it".to_owned())
     }
-}
-
-/// Members that SPDK clients send and the only values that have a meaning here: none.
-pub(crate) fn neutral(_member: &str) -> Option<Value> {
-    None
 }

@@ -335,17 +335,17 @@ fn submit_sync(channel: &mut dyn IoChannel) {
 }
 
 #[test]
-fn the_create_call_makes_the_same_device() {
+fn the_options_make_the_same_device() {
     let scratch = Scratch::on_disk(1 << 20);
     let mut registry = Registry::with_host("host");
     let options = UringOptions { write_cache: OnOff(false), ..scratch.options() };
-    let first = registry.create_uring(options).unwrap();
-    let (call, geometry) = (first.create_call(), first.geometry());
-    assert_eq!(call.0, "bdev_uring_create");
+    let first = registry.create(options).unwrap();
+    let (options, geometry) = (first.options(), first.geometry());
+    assert_eq!(first.module(), "uring");
     drop(first);
-    registry.delete("Uring0", "bdev_uring_delete").unwrap();
-    let options = serde_json::from_value(call.1.clone()).unwrap();
-    let second = registry.create_uring(options).unwrap();
-    assert_eq!((second.create_call(), second.geometry()), (call, geometry));
-    assert_eq!(registry.rescan_uring("Uring0").unwrap(), None);
+    registry.delete("Uring0", "uring").unwrap();
+    let again: UringOptions = serde_json::from_value(options.clone()).unwrap();
+    let second = registry.create(again).unwrap();
+    assert_eq!((second.options(), second.geometry()), (options, geometry));
+    assert_eq!(registry.of_kind::<Uring>("Uring0", "").unwrap().rescan().unwrap(), None);
 }

@@ -1,19 +1,18 @@
 //! Creating, deleting and listing bdevs.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bdev::malloc::MallocOptions;
 use bdev::null::NullOptions;
-use bdev::registry::{Registry, describe};
-use bdev::sg::{SgOptions, TIMEOUT_MS_MAX};
-use bdev::uring::{Direct, OnOff, UringOptions};
-use bdev::values::{BlockSize, BlockSizeOr0, False, PathText, Signed, UuidText, Zero};
-use bdev::{Bdev, BdevError};
+use bdev::registry::describe;
+use bdev::sg::SgOptions;
+use bdev::uring::UringOptions;
+use bdev::{Bdev, BdevError, Options};
 use rustix::io::Errno;
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 
 use super::{
     BUSY, CORE_SILENT, Changed, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, Undo, change, limits,
@@ -22,17 +21,19 @@ use super::{
 use crate::control::bdevs::{self, MakeError};
 use crate::control::{Control, Desk, Refused};
 use crate::rpc::error::RpcError;
-use crate::rpc::params::{self, BdevName, Bounded, Params, Text};
+use crate::rpc::params::{self, BdevName, Bounded, Params};
 use crate::rpc::schema::{Fails, Gives, Member, Rank, fails, gives, member, system_fails};
 
 pub(super) const METHODS: [Method; 11] = [
-    change("bdev_null_create", Rank::Bdevs, |desk, params| Box::pin(null_create(desk, params)))
-        .doc("Creates a bdev without data: writes are dropped, reads leave memory as it is.")
-        .takes::<NullParams>()
-        .gives(NAME)
-        .fails(&[BDEV_EXISTS])
-        .example(r#"{"name":"Null9","num_blocks":2048,"block_size":512}"#),
-    shared("bdev_null_delete", |desk, params| Box::pin(delete(desk, "bdev_null_delete", params)))
+    change("bdev_null_create", Rank::Bdevs, |desk, params| {
+        Box::pin(create::<NullOptions>(desk, params))
+    })
+    .doc("Creates a bdev without data: writes are dropped, reads leave memory as it is.")
+    .takes::<NullOptions>()
+    .gives(NAME)
+    .fails(&[BDEV_EXISTS])
+    .example(r#"{"name":"Null9","num_blocks":2048,"block_size":512}"#),
+    shared("bdev_null_delete", |desk, params| Box::pin(delete::<NullOptions>(desk, params)))
         .doc("Deletes a null bdev.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
@@ -42,29 +43,31 @@ pub(super) const METHODS: [Method; 11] = [
         .takes::<ResizeParams>()
         .fails(&[NO_SUCH_BDEV, CORE_SILENT, BUSY])
         .example(r#"{"name":"Null0","new_size":2}"#),
-    change("bdev_malloc_create", Rank::Bdevs, |desk, params| Box::pin(malloc_create(desk, params)))
-        .doc("Creates a bdev in memory. What it holds is lost with the target.")
-        .takes::<MallocParams>()
-        .gives(NAME)
-        .fails(&[BDEV_EXISTS, fails(Errno::NOMEM, "The memory is not there.")])
-        .example(r#"{"name":"Malloc9","num_blocks":2048,"block_size":512}"#),
-    shared("bdev_malloc_delete", |desk, params| {
-        Box::pin(delete(desk, "bdev_malloc_delete", params))
+    change("bdev_malloc_create", Rank::Bdevs, |desk, params| {
+        Box::pin(create::<MallocOptions>(desk, params))
     })
-    .doc("Deletes a malloc bdev, and what it holds.")
-    .takes::<NameParams>()
-    .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
-    .example(r#"{"name":"Malloc1"}"#),
-    change("bdev_uring_create", Rank::Bdevs, |desk, params| Box::pin(uring_create(desk, params)))
-        .doc("Creates a bdev of a regular file or block device.")
-        .takes::<UringParams>()
-        .gives(NAME)
-        .fails(&[
-            BDEV_EXISTS,
-            system_fails("The file or device could not be opened, locked or measured."),
-        ])
-        .example(r#"{"filename":"/srv/new.img","name":"Uring9"}"#),
-    shared("bdev_uring_delete", |desk, params| Box::pin(delete(desk, "bdev_uring_delete", params)))
+    .doc("Creates a bdev in memory. What it holds is lost with the target.")
+    .takes::<MallocOptions>()
+    .gives(NAME)
+    .fails(&[BDEV_EXISTS, fails(Errno::NOMEM, "The memory is not there.")])
+    .example(r#"{"name":"Malloc9","num_blocks":2048,"block_size":512}"#),
+    shared("bdev_malloc_delete", |desk, params| Box::pin(delete::<MallocOptions>(desk, params)))
+        .doc("Deletes a malloc bdev, and what it holds.")
+        .takes::<NameParams>()
+        .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
+        .example(r#"{"name":"Malloc1"}"#),
+    change("bdev_uring_create", Rank::Bdevs, |desk, params| {
+        Box::pin(create::<UringOptions>(desk, params))
+    })
+    .doc("Creates a bdev of a regular file or block device.")
+    .takes::<UringOptions>()
+    .gives(NAME)
+    .fails(&[
+        BDEV_EXISTS,
+        system_fails("The file or device could not be opened, locked or measured."),
+    ])
+    .example(r#"{"filename":"/srv/new.img","name":"Uring9"}"#),
+    shared("bdev_uring_delete", |desk, params| Box::pin(delete::<UringOptions>(desk, params)))
         .doc("Deletes a uring bdev. The file or device stays as it is.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
@@ -79,13 +82,15 @@ pub(super) const METHODS: [Method; 11] = [
             system_fails("The file or device could not be looked at."),
         ])
         .example(r#"{"name":"Uring0"}"#),
-    change("bdev_sg_create", Rank::Bdevs, |desk, params| Box::pin(sg_create(desk, params)))
-        .doc("Creates a bdev of a SCSI device of this host, which is passed through.")
-        .takes::<SgParams>()
-        .gives(NAME)
-        .fails(&[BDEV_EXISTS, system_fails("The device could not be opened or asked.")])
-        .example(r#"{"filename":"/dev/sg0","name":"Sg0"}"#),
-    shared("bdev_sg_delete", |desk, params| Box::pin(delete(desk, "bdev_sg_delete", params)))
+    change("bdev_sg_create", Rank::Bdevs, |desk, params| {
+        Box::pin(create::<SgOptions>(desk, params))
+    })
+    .doc("Creates a bdev of a SCSI device of this host, which is passed through.")
+    .takes::<SgOptions>()
+    .gives(NAME)
+    .fails(&[BDEV_EXISTS, system_fails("The device could not be opened or asked.")])
+    .example(r#"{"filename":"/dev/sg0","name":"Sg0"}"#),
+    shared("bdev_sg_delete", |desk, params| Box::pin(delete::<SgOptions>(desk, params)))
         .doc("Deletes an sg bdev. The SCSI device stays as it is.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
@@ -140,171 +145,6 @@ const BDEV: &[Member] = &[
     member("[].driver_specific", "object", "What only its kind has."),
 ];
 
-/// Blocks of a device: at most 2^63 bytes in the smallest blocks.
-type Blocks = Bounded<1, { 1 << 54 }>;
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct NullParams {
-    /// Name of the new bdev.
-    name: BdevName,
-    /// Size; at most 2^63 bytes.
-    #[schemars(extend("x-unit" = "blocks"))]
-    num_blocks: Blocks,
-    /// Size of a logical block.
-    block_size: BlockSize,
-    /// Size of a physical block, which initiators are told; that of a logical block if absent.
-    #[serde(default)]
-    physical_block_size: Option<BlockSize>,
-    /// Identity; derived from host and name if absent.
-    #[serde(default)]
-    uuid: Option<UuidText>,
-    /// Shows initiators a logical unit that is not connected.
-    #[serde(default)]
-    dummy: bool,
-    /// Reads fill memory with zeros.
-    #[serde(default)]
-    read_zero: bool,
-    /// Metadata is not supported.
-    #[serde(default, rename = "md_size")]
-    _md_size: Option<Zero>,
-    /// Protection information is not supported.
-    #[serde(default, rename = "dif_type")]
-    _dif_type: Option<Zero>,
-    /// Protection information is not supported.
-    #[serde(default, rename = "dif_is_head_of_md")]
-    _dif_is_head_of_md: Option<False>,
-    /// Protection information is not supported.
-    #[serde(default, rename = "dif_pi_format")]
-    _dif_pi_format: Option<Zero>,
-    /// Preferences of access are not supported.
-    #[serde(default, rename = "preferred_write_granularity")]
-    _preferred_write_granularity: Option<Zero>,
-    /// Preferences of access are not supported.
-    #[serde(default, rename = "preferred_write_alignment")]
-    _preferred_write_alignment: Option<Zero>,
-    /// Preferences of access are not supported.
-    #[serde(default, rename = "optimal_write_size")]
-    _optimal_write_size: Option<Zero>,
-    /// Preferences of access are not supported.
-    #[serde(default, rename = "preferred_unmap_granularity")]
-    _preferred_unmap_granularity: Option<Zero>,
-    /// Preferences of access are not supported.
-    #[serde(default, rename = "preferred_unmap_alignment")]
-    _preferred_unmap_alignment: Option<Zero>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct MallocParams {
-    /// Name of the new bdev; the first free of Malloc0, Malloc1 and so on if absent.
-    #[serde(default)]
-    name: Option<BdevName>,
-    /// Size; at most 2^63 bytes.
-    #[schemars(extend("x-unit" = "blocks"))]
-    num_blocks: Blocks,
-    /// Size of a logical block.
-    block_size: BlockSize,
-    /// Size of a physical block, which initiators are told; that of a logical block if absent.
-    #[serde(default)]
-    physical_block_size: Option<BlockSize>,
-    /// Identity; derived from host and name if absent.
-    #[serde(default)]
-    uuid: Option<UuidText>,
-    /// I/O boundaries are not supported.
-    #[serde(default, rename = "optimal_io_boundary")]
-    _optimal_io_boundary: Option<Zero>,
-    /// Metadata is not supported.
-    #[serde(default, rename = "md_size")]
-    _md_size: Option<Zero>,
-    /// Metadata is not supported.
-    #[serde(default, rename = "md_interleave")]
-    _md_interleave: Option<False>,
-    /// Protection information is not supported.
-    #[serde(default, rename = "dif_type")]
-    _dif_type: Option<Zero>,
-    /// Protection information is not supported.
-    #[serde(default, rename = "dif_is_head_of_md")]
-    _dif_is_head_of_md: Option<False>,
-    /// Protection information is not supported.
-    #[serde(default, rename = "dif_pi_format")]
-    _dif_pi_format: Option<Zero>,
-    /// Memory node to prefer, one of this machine's; -1 or absent: any.
-    #[serde(default)]
-    numa_id: Option<Signed<-1, { i32::MAX as i64 }>>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct UringParams {
-    /// Name of the new bdev; the first free of Uring0, Uring1 and so on if absent.
-    #[serde(default)]
-    name: Option<BdevName>,
-    /// Path of the file or block device.
-    filename: PathText,
-    /// Size of a logical block; 0 or absent: that of the block device, 512 for a file.
-    #[serde(default)]
-    block_size: Option<BlockSizeOr0>,
-    /// Identity; derived from host and name if absent.
-    #[serde(default)]
-    uuid: Option<UuidText>,
-    /// Refuses writes, and lets others read the file meanwhile.
-    #[serde(default, alias = "readonly")]
-    #[schemars(extend("x-aliases" = ["readonly"]))]
-    read_only: bool,
-    /// Lets others that say so too write the file meanwhile.
-    #[serde(default)]
-    shared: bool,
-    /// Serial number that initiators see; the UUID if absent.
-    #[serde(default)]
-    serial: Option<Text<36>>,
-    /// Bypasses the page cache: `auto` where that is possible, `on` or else the bdev is not
-    /// created, `off` never.
-    #[serde(default)]
-    #[schemars(schema_with = "direct")]
-    direct: Direct,
-    /// `off` puts every write on stable storage; `on` if absent. A boolean will do, too.
-    #[serde(default)]
-    #[schemars(schema_with = "on_off")]
-    write_cache: Option<OnOff>,
-    /// A spinning disk; if absent, what the system says of a block device, false for a file.
-    #[serde(default)]
-    rotational: Option<bool>,
-    /// A kernel thread per core takes submissions, without system calls.
-    #[serde(default)]
-    sq_poll: bool,
-    /// Polls the device for the ends of reads and writes; needs direct I/O and a driver with poll
-    /// queues.
-    #[serde(default)]
-    io_poll: bool,
-}
-
-fn direct(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "string", "enum": ["auto", "on", "off"], "default": "auto" })
-}
-
-fn on_off(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": ["string", "boolean", "null"], "enum": ["on", "off", true, false] })
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct SgParams {
-    /// Name of the new bdev; the first free of Sg0, Sg1 and so on if absent.
-    #[serde(default)]
-    name: Option<BdevName>,
-    /// Any node of the device: `/dev/sgN`, `/dev/sdX`, `/dev/stN`.
-    filename: PathText,
-    /// Time after which an ordinary command is given up; 60000 for a disk and 900000 for any
-    /// other device if absent.
-    #[serde(default)]
-    #[schemars(extend("x-unit" = "ms"))]
-    timeout_ms: Option<Bounded<1, { TIMEOUT_MS_MAX as u64 }>>,
-    /// Identity; derived from host and name if absent.
-    #[serde(default)]
-    uuid: Option<UuidText>,
-}
-
 /// Wrong values that only the device could see are parameter errors too.
 impl From<MakeError> for RpcError {
     fn from(error: MakeError) -> Self {
@@ -316,78 +156,15 @@ impl From<MakeError> for RpcError {
     }
 }
 
-pub(super) fn made(bdev: &Arc<dyn Bdev>) -> (Value, Undo) {
-    let undo = Undo::Bdev { method: bdev.delete_method(), name: bdev.name().to_owned() };
+/// Creates a bdev of any kind. What the parameters are is in the file of the kind.
+pub(super) async fn create<O>(desk: &Desk, params: Params<'_>) -> Changed
+where
+    O: Options + DeserializeOwned,
+{
+    let bdev = bdevs::create(desk, params::parse::<O>(params)?).await?;
+    let undo = Undo::Bdev { module: bdev.module(), name: bdev.name().to_owned() };
     tracing::info!("bdev {}: created, {}", bdev.name(), bdev.product_name());
-    (json!(bdev.name()), undo)
-}
-
-async fn null_create(desk: &Desk, params: Params<'_>) -> Changed {
-    let params: NullParams = params::parse(params)?;
-    let options = NullOptions {
-        name: Some(params.name.0),
-        num_blocks: params.num_blocks.0,
-        block_size: params.block_size.0,
-        physical_block_size: params.physical_block_size.map(|size| size.0),
-        uuid: params.uuid.map(|uuid| uuid.0),
-        dummy: params.dummy,
-        read_zero: params.read_zero,
-        other: Map::new(),
-    };
-    let name = options.name.clone();
-    let make = |control: &mut Control| Ok(control.bdevs_mut().create_null(options)?);
-    Ok(made(&bdevs::make(desk, name.as_deref(), make).await?))
-}
-
-async fn malloc_create(desk: &Desk, params: Params<'_>) -> Changed {
-    let params: MallocParams = params::parse(params)?;
-    let options = MallocOptions {
-        name: params.name.map(|name| name.0),
-        num_blocks: params.num_blocks.0,
-        block_size: params.block_size.0,
-        physical_block_size: params.physical_block_size.map(|size| size.0),
-        uuid: params.uuid.map(|uuid| uuid.0),
-        numa_id: params.numa_id.map(|node| node.0 as i32),
-        other: Map::new(),
-    };
-    let name = options.name.clone();
-    let make = |control: &mut Control| Ok(control.bdevs_mut().create_malloc(options)?);
-    Ok(made(&bdevs::make(desk, name.as_deref(), make).await?))
-}
-
-async fn uring_create(desk: &Desk, params: Params<'_>) -> Changed {
-    let params: UringParams = params::parse(params)?;
-    let defaults = UringOptions::new(&params.filename.0);
-    let options = UringOptions {
-        name: params.name.map(|name| name.0),
-        block_size: params.block_size.map(|size| size.0),
-        uuid: params.uuid.map(|uuid| uuid.0),
-        read_only: params.read_only,
-        shared: params.shared,
-        serial: params.serial.map(|serial| serial.0),
-        sq_poll: params.sq_poll,
-        io_poll: params.io_poll,
-        direct: params.direct,
-        write_cache: params.write_cache.unwrap_or(defaults.write_cache),
-        rotational: params.rotational,
-        ..defaults
-    };
-    let name = options.name.clone();
-    let prepare = |registry: &mut Registry| registry.prepare_uring(options);
-    Ok(made(&bdevs::open(desk, name.as_deref(), prepare).await?))
-}
-
-async fn sg_create(desk: &Desk, params: Params<'_>) -> Changed {
-    let params: SgParams = params::parse(params)?;
-    let options = SgOptions {
-        name: params.name.map(|name| name.0),
-        filename: params.filename.0,
-        timeout_ms: params.timeout_ms.map(|ms| ms.0 as u32),
-        uuid: params.uuid.map(|uuid| uuid.0),
-    };
-    let name = options.name.clone();
-    let prepare = |registry: &mut Registry| registry.prepare_sg(options);
-    Ok(made(&bdevs::open(desk, name.as_deref(), prepare).await?))
+    Ok((json!(bdev.name()), undo))
 }
 
 async fn uring_rescan(desk: &Desk, params: Params<'_>) -> Outcome {
@@ -403,9 +180,10 @@ pub(super) struct NameParams {
     pub(super) name: BdevName,
 }
 
-pub(super) async fn delete(desk: &Desk, method: &str, params: Params<'_>) -> Outcome {
+/// Deletes a bdev of the kind that such options make.
+pub(super) async fn delete<O: Options>(desk: &Desk, params: Params<'_>) -> Outcome {
     let NameParams { name } = params::parse(params)?;
-    bdevs::delete(desk, method, &name.0).await?;
+    bdevs::delete(desk, O::MODULE, &name.0).await?;
     Ok(json!(true))
 }
 

@@ -105,9 +105,11 @@ fn entry(method: &str, params: Value) -> Value {
 }
 
 fn bdev_entries(control: &Control) -> Vec<Value> {
-    let created = control.bdevs().iter().map(|(bdev, _)| bdev.create_call());
-    let set = control.bdevs().iter().flat_map(|(bdev, _)| limits::calls(control, bdev.name()));
-    created.chain(set).map(|(method, params)| entry(method, params)).collect()
+    let bdevs = || control.bdevs().iter().map(|(bdev, _)| bdev);
+    let created =
+        bdevs().map(|bdev| entry(&format!("bdev_{}_create", bdev.module()), bdev.options()));
+    let set = bdevs().flat_map(|bdev| limits::calls(control, bdev.name()));
+    created.chain(set.map(|(method, params)| entry(method, params))).collect()
 }
 
 fn srpt_entries(control: &Control) -> Vec<Value> {

@@ -71,8 +71,8 @@ pub enum Undo {
     },
     /// Delete a bdev.
     Bdev {
-        /// The method that deletes this kind.
-        method: &'static str,
+        /// Its module.
+        module: &'static str,
         /// Its name.
         name: String,
     },
@@ -110,7 +110,7 @@ impl Undo {
                 let set = meters::enable_histogram(desk, &name, before.is_some(), before.flatten());
                 set.await.map(drop)
             }
-            Undo::Bdev { method, name } => control::bdevs::delete(desk, method, &name).await,
+            Undo::Bdev { module, name } => control::bdevs::delete(desk, module, &name).await,
             Undo::Target { name } => desk.delete_target(&name).await,
             Undo::Lun { target, lun } => desk.unmap_lun(&target, lun).await,
             Undo::Listener { target, listener } => desk.remove_listener(&target, &listener).await,

@@ -1,18 +1,13 @@
 //! Bdevs over other bdevs: passthru, delay and error.
 
-use std::sync::Arc;
-
-use bdev::registry::Registry;
-use bdev::stacked::delay::{DelayOptions, LATENCY_US_MAX, Latencies, LatencyType};
-use bdev::stacked::fault::{Corruption, ErrorOptions, Fault, Injection, IoType};
+use bdev::stacked::delay::{Delay, DelayOptions, LatencyType, LatencyUs};
+use bdev::stacked::fault::{Corruption, ErrorInjection, ErrorOptions, Fault, Injection, IoType};
 use bdev::stacked::passthru::PassthruOptions;
-use bdev::values::UuidText;
-use bdev::{Bdev, BdevError};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::bdevs::{BDEV_EXISTS, BDEV_IN_USE, NAME, NameParams, delete, made};
+use super::bdevs::{BDEV_EXISTS, BDEV_IN_USE, NAME, NameParams, create, delete};
 use super::{CORE_SILENT, Changed, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, change, locked, shared};
 use crate::control::bdevs::{self, MakeError};
 use crate::control::{Control, Desk};
@@ -22,30 +17,32 @@ use crate::rpc::schema::Rank;
 
 pub(super) const METHODS: [Method; 9] = [
     change("bdev_passthru_create", Rank::Bdevs, |desk, params| {
-        Box::pin(passthru_create(desk, params))
+        Box::pin(create::<PassthruOptions>(desk, params))
     })
     .doc("Creates a bdev that hands everything on to another one.")
-    .takes::<PassthruParams>()
+    .takes::<PassthruOptions>()
     .gives(NAME)
     .fails(&[NO_BDEV, BDEV_EXISTS, BDEV_IN_USE])
     .example(r#"{"base_bdev_name":"Malloc1","name":"Passthru9"}"#),
     shared("bdev_passthru_delete", |desk, params| {
-        Box::pin(delete(desk, "bdev_passthru_delete", params))
+        Box::pin(delete::<PassthruOptions>(desk, params))
     })
     .doc("Deletes a passthru bdev. The bdev below stays.")
     .takes::<NameParams>()
     .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
     .example(r#"{"name":"Passthru0"}"#),
-    change("bdev_delay_create", Rank::Bdevs, |desk, params| Box::pin(delay_create(desk, params)))
-        .doc("Creates a bdev that makes another one slow.")
-        .takes::<DelayParams>()
-        .gives(NAME)
-        .fails(&[NO_BDEV, BDEV_EXISTS, BDEV_IN_USE])
-        .example(
-            r#"{"base_bdev_name":"Malloc1","name":"Delay9","avg_read_latency":100,
+    change("bdev_delay_create", Rank::Bdevs, |desk, params| {
+        Box::pin(create::<DelayOptions>(desk, params))
+    })
+    .doc("Creates a bdev that makes another one slow.")
+    .takes::<DelayOptions>()
+    .gives(NAME)
+    .fails(&[NO_BDEV, BDEV_EXISTS, BDEV_IN_USE])
+    .example(
+        r#"{"base_bdev_name":"Malloc1","name":"Delay9","avg_read_latency":100,
                 "p99_read_latency":1000,"avg_write_latency":200,"p99_write_latency":2000}"#,
-        ),
-    shared("bdev_delay_delete", |desk, params| Box::pin(delete(desk, "bdev_delay_delete", params)))
+    ),
+    shared("bdev_delay_delete", |desk, params| Box::pin(delete::<DelayOptions>(desk, params)))
         .doc("Deletes a delay bdev. The bdev below stays.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
@@ -57,10 +54,10 @@ pub(super) const METHODS: [Method; 9] = [
         .example(r#"{"delay_bdev_name":"Delay0","latency_type":"p99_read","latency_us":5000}"#),
     change("bdev_error_create", Rank::Bdevs, |desk, params| Box::pin(error_create(desk, params)))
         .doc("Creates a bdev EE_NAME that makes another one, NAME, fail on demand.")
-        .takes::<ErrorParams>()
+        .takes::<ErrorOptions>()
         .fails(&[NO_BDEV, BDEV_EXISTS, BDEV_IN_USE])
         .example(r#"{"base_name":"Malloc1"}"#),
-    shared("bdev_error_delete", |desk, params| Box::pin(delete(desk, "bdev_error_delete", params)))
+    shared("bdev_error_delete", |desk, params| Box::pin(delete::<ErrorOptions>(desk, params)))
         .doc("Deletes an error bdev. The bdev below stays.")
         .takes::<NameParams>()
         .fails(&[NO_SUCH_BDEV, BDEV_IN_USE])
@@ -79,72 +76,6 @@ pub(super) const METHODS: [Method; 9] = [
         .fails(&[NO_SUCH_BDEV, CORE_SILENT])
         .example(r#"{"name":"EE_Null3"}"#),
 ];
-
-/// Microseconds.
-type LatencyUs = Bounded<0, LATENCY_US_MAX>;
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct PassthruParams {
-    /// Name or UUID of the bdev below.
-    base_bdev_name: BdevName,
-    /// Name of the new bdev.
-    name: BdevName,
-    /// Identity; derived from host and name if absent.
-    #[serde(default)]
-    uuid: Option<UuidText>,
-}
-
-async fn passthru_create(desk: &Desk, params: Params<'_>) -> Changed {
-    let PassthruParams { base_bdev_name, name, uuid } = params::parse(params)?;
-    let options =
-        PassthruOptions { name: name.0, base: base_bdev_name.0, uuid: uuid.map(|uuid| uuid.0) };
-    let (base, name) = (options.base.clone(), options.name.clone());
-    let make = |registry: &mut Registry| registry.create_passthru(options);
-    Ok(made(&over(desk, &base, &name, make).await?))
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct DelayParams {
-    /// Name or UUID of the bdev below.
-    base_bdev_name: BdevName,
-    /// Name of the new bdev.
-    name: BdevName,
-    /// Identity; derived from host and name if absent.
-    #[serde(default)]
-    uuid: Option<UuidText>,
-    /// How much longer 99 reads in 100 take.
-    #[schemars(extend("x-unit" = "us"))]
-    avg_read_latency: LatencyUs,
-    /// How much longer 1 read in 100 takes; not below `avg_read_latency`.
-    #[schemars(extend("x-unit" = "us"))]
-    p99_read_latency: LatencyUs,
-    /// How much longer 99 writes in 100 take.
-    #[schemars(extend("x-unit" = "us"))]
-    avg_write_latency: LatencyUs,
-    /// How much longer 1 write in 100 takes; not below `avg_write_latency`.
-    #[schemars(extend("x-unit" = "us"))]
-    p99_write_latency: LatencyUs,
-}
-
-async fn delay_create(desk: &Desk, params: Params<'_>) -> Changed {
-    let params: DelayParams = params::parse(params)?;
-    let options = DelayOptions {
-        name: params.name.0,
-        base: params.base_bdev_name.0,
-        uuid: params.uuid.map(|uuid| uuid.0),
-        latencies: Latencies {
-            avg_read_us: params.avg_read_latency.0,
-            p99_read_us: params.p99_read_latency.0,
-            avg_write_us: params.avg_write_latency.0,
-            p99_write_us: params.p99_write_latency.0,
-        },
-    };
-    let (base, name) = (options.base.clone(), options.name.clone());
-    let make = |registry: &mut Registry| registry.create_delay(options);
-    Ok(made(&over(desk, &base, &name, make).await?))
-}
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -166,44 +97,18 @@ fn latency_type(_: &mut SchemaGenerator) -> Schema {
 async fn update_latency(desk: &Desk, params: Params<'_>) -> Outcome {
     let UpdateParams { delay_bdev_name: name, latency_type, latency_us } = params::parse(params)?;
     let update = |control: &mut Control| {
-        Ok(control.bdevs().update_latency(&name.0, latency_type, latency_us.0)?)
+        let method = "bdev_delay_update_latency";
+        let delay = control.bdevs().of_kind::<Delay>(&name.0, method)?;
+        Ok(delay.update(latency_type, latency_us.0)?)
     };
     bdevs::change(desk, &name.0, update).await?;
     Ok(json!(true))
 }
 
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ErrorParams {
-    /// Name or UUID of the bdev below.
-    base_name: BdevName,
-    /// Identity; derived from host and name if absent.
-    #[serde(default)]
-    uuid: Option<UuidText>,
-}
-
 /// Answers `true` and not the name, as SPDK does.
 async fn error_create(desk: &Desk, params: Params<'_>) -> Changed {
-    let ErrorParams { base_name, uuid } = params::parse(params)?;
-    let (base, name) = (base_name.0.clone(), format!("EE_{}", base_name.0));
-    let options = ErrorOptions { base: base_name.0, uuid: uuid.map(|uuid| uuid.0) };
-    let make = |registry: &mut Registry| registry.create_error(options);
-    let (_, undo) = made(&over(desk, &base, &name, make).await?);
+    let (_, undo) = create::<ErrorOptions>(desk, params).await?;
     Ok((json!(true), undo))
-}
-
-/// Makes a bdev over a base that no LUN shows; whether another bdev has it, the registry knows.
-async fn over(
-    desk: &Desk,
-    base: &str,
-    name: &str,
-    make: impl FnOnce(&mut Registry) -> Result<Arc<dyn Bdev>, BdevError>,
-) -> Result<Arc<dyn Bdev>, MakeError> {
-    bdevs::make_over(desk, base, name, |control| {
-        control.refuse_mapped(control.bdev(base)?.name())?;
-        Ok(make(control.bdevs_mut())?)
-    })
-    .await
 }
 
 #[derive(Deserialize, JsonSchema, Clone, Copy)]
@@ -289,9 +194,13 @@ fn inject_error(control: &mut Control, params: Params<'_>) -> Outcome {
         num: params.num.map_or(1, |num| num.0 as u32),
         queue_depth: params.queue_depth.map_or(0, |depth| depth.0),
     };
-    let injection = (!matches!(params.io_type, Injected::Clear)).then_some(injection);
-    let injected = control.bdevs().inject_error(&params.name.0, io_types, injection);
-    injected.map_err(MakeError::from)?;
+    let errors =
+        control.bdevs().of_kind::<ErrorInjection>(&params.name.0, "bdev_error_inject_error");
+    let errors = errors.map_err(MakeError::from)?;
+    match params.io_type {
+        Injected::Clear => errors.clear(),
+        _ => errors.inject(io_types, injection),
+    }
     Ok(json!(true))
 }
 

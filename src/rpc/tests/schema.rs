@@ -85,7 +85,7 @@ fn what_a_description_of_a_parameter_says_comes_from_its_type() {
     assert_eq!(param("block_size")["unit"], json!("bytes"));
     assert_eq!(param("block_size")["enum"][1], json!(512));
     let names: Vec<&str> = params.iter().map(|param| text(param, "name")).collect();
-    assert_eq!(names[..3], ["name", "filename", "block_size"], "in the order of the struct");
+    assert_eq!(names[..3], ["name", "block_size", "filename"], "in the order of the struct");
     let iostat = methods::described(Some("bdev_get_iostat"));
     assert_eq!(iostat[0]["params"][3]["enum"], json!(["none", "all", "maxmin"]));
     assert_eq!(iostat[0]["params"][3]["default"], json!("none"));

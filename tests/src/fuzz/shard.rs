@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use bdev::malloc::MallocOptions;
+use bdev::null::NullOptions;
 use bdev::registry::Registry;
 use bdev::{IoStatus, ScsiEnd};
 use transport::initiator::{Data, DataMemory, Link, cdb};
@@ -190,10 +192,10 @@ impl Scene {
 
 fn create(bdevs: &mut Registry) {
     let size = |name: &str| serde_json::json!({"name": name, "num_blocks": 64, "block_size": 512});
-    let memory = serde_json::from_value(size("memory")).expect("its parameters");
-    bdevs.create_malloc(memory).expect("a malloc bdev");
-    let none = serde_json::from_value(size("none")).expect("its parameters");
-    bdevs.create_null(none).expect("a null bdev");
+    let memory: MallocOptions = serde_json::from_value(size("memory")).expect("its parameters");
+    bdevs.create(memory).expect("a malloc bdev");
+    let none: NullOptions = serde_json::from_value(size("none")).expect("its parameters");
+    bdevs.create(none).expect("a null bdev");
 }
 
 fn segment(input: &mut Input<'_>) -> Seg {

@@ -320,12 +320,12 @@ impl Bdev for Disk {
         Map::new()
     }
 
-    fn create_call(&self) -> (&'static str, Value) {
-        ("bdev_soak_create", json!({ "name": self.name }))
+    fn module(&self) -> &'static str {
+        "soak"
     }
 
-    fn delete_method(&self) -> &'static str {
-        "bdev_soak_delete"
+    fn options(&self) -> Value {
+        json!({ "name": self.name })
     }
 }
 

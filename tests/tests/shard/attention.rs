@@ -1,6 +1,6 @@
 //! Unit attentions.
 
-use bdev::null::NullOptions;
+use bdev::null::{Null, NullOptions};
 use srpt_tests::gate::Gate;
 use srpt_tests::port::{Code, End, Port};
 use srpt_tests::world::{Login, Options, World};
@@ -105,14 +105,15 @@ fn a_changed_capacity_is_reported_where_the_device_is_mapped() {
         block_size: 512,
         ..NullOptions::default()
     };
-    world.bdevs.create_null(options).expect("created");
+    world.bdevs.create(options).expect("created");
     world.map("t", 1, "null");
     let port = world.ready(1, &Login::of(1), &[0, 1]);
     let read = |world: &mut World, lba| {
         code(&world.run(&port, 1, &cdb::read10(lba, 1), Data::In(&seg(&port, 0, 512))))
     };
     assert_eq!(read(&mut world, 150), Some((5, 0x21, 0)));
-    world.bdevs.resize_null("null", 200).expect("resized");
+    let null = world.bdevs.of_kind::<Null>("null", "").expect("a null device");
+    null.resize(200).expect("resized");
     world.control(Action::CapacityChanged { bdev: "null".to_owned() });
     assert_eq!(ready(&mut world, &port, 0), None);
     assert_eq!(read(&mut world, 150), Some(CAPACITY_CHANGED));

@@ -28,7 +28,7 @@ fn memory_of(options: &Options) -> World {
     let mut world = World::new(options);
     let name = Some("memory".to_owned());
     let memory = MallocOptions { name, num_blocks: 8192, block_size: 512, ..Default::default() };
-    world.bdevs.create_malloc(memory).expect("memory");
+    world.bdevs.create(memory).expect("memory");
     world.map("t", 0, "memory");
     world
 }

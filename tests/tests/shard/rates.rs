@@ -30,7 +30,7 @@ fn world(credits: u32, delay_ns_max: u64, buffers: u32) -> (World, Port) {
         block_size: 512,
         ..NullOptions::default()
     };
-    world.bdevs.create_null(null).expect("a null device");
+    world.bdevs.create(null).expect("a null device");
     world.map("t", 0, "N");
     let port = world.ready(0, &Login::of(1), &[0]);
     (world, port)

@@ -216,7 +216,7 @@ fn commands_done_at_once_are_refused_too() {
     for name in ["a", "b"] {
         let name = Some(name.to_owned());
         let memory = MallocOptions { name, num_blocks: 64, block_size: 512, ..Default::default() };
-        world.bdevs.create_malloc(memory).expect("memory");
+        world.bdevs.create(memory).expect("memory");
     }
     world.map("t", LUN, "a");
     let port = world.ready(0, &Login::of(1), &[LUN]);

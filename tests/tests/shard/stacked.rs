@@ -1,8 +1,10 @@
 //! Logical units on devices over devices.
 
+use std::sync::Arc;
+
 use bdev::malloc::MallocOptions;
-use bdev::stacked::delay::{DelayOptions, Latencies, LatencyType};
-use bdev::stacked::fault::{Corruption, ErrorOptions, Fault, Injection, IoType};
+use bdev::stacked::delay::{Delay, DelayOptions, Latencies, LatencyType};
+use bdev::stacked::fault::{Corruption, ErrorInjection, ErrorOptions, Fault, Injection, IoType};
 use reactor::{Clock, Service};
 use srpt_tests::port::{End, Port};
 use srpt_tests::world::{Login, Options, World};
@@ -19,24 +21,28 @@ fn stacked(options: &Options, avg_us: u64, p99_us: u64) -> World {
         block_size: 512,
         ..MallocOptions::default()
     };
-    world.bdevs.create_malloc(memory).expect("memory");
+    world.bdevs.create(memory).expect("memory");
     let latencies = Latencies {
         avg_read_us: avg_us,
         p99_read_us: p99_us,
         avg_write_us: avg_us,
         p99_write_us: p99_us,
     };
-    let delay = DelayOptions { name: "D".into(), base: "M".into(), uuid: None, latencies };
-    world.bdevs.create_delay(delay).expect("a free base");
+    let delay = DelayOptions::new("D", "M", latencies);
+    world.bdevs.create(delay).expect("a free base");
     let error = ErrorOptions { base: "D".into(), uuid: None };
-    world.bdevs.create_error(error).expect("a free base");
+    world.bdevs.create(error).expect("a free base");
     world.map("t", 0, "EE_D");
     world
 }
 
+fn errors(world: &World) -> Arc<ErrorInjection> {
+    world.bdevs.of_kind("EE_D", "").expect("an error device")
+}
+
 fn inject(world: &World, io_type: IoType, fault: Fault) {
     let injection = Injection { fault, num: 1, queue_depth: 0 };
-    world.bdevs.inject_error("EE_D", &[io_type], Some(injection)).expect("an error device");
+    errors(world).inject(&[io_type], injection);
 }
 
 /// Runs a read of the first block; its microseconds.
@@ -56,7 +62,8 @@ fn a_command_takes_the_delay_of_its_device_and_little_more() {
         let took = read_us(&mut world, &port);
         assert!((least..least + 30).contains(&took), "read {number} took {took} us");
     }
-    world.bdevs.update_latency("D", LatencyType::AvgRead, 900).expect("below the p99");
+    let delay = world.bdevs.of_kind::<Delay>("D", "").expect("a delay device");
+    delay.update(LatencyType::AvgRead, 900).expect("below the p99");
     assert!(read_us(&mut world, &port) >= 900, "an open channel sees the change");
     world.assert_home();
 }
@@ -87,7 +94,7 @@ fn abort_of_a_pending_command_is_answered_after_its_resume() {
     let abort = port.abort(0, stuck);
     world.steps(500);
     assert_eq!((port.end(stuck), port.end(abort)), (None, None), "it can still change data");
-    world.bdevs.resume_pending("EE_D").expect("an error device");
+    errors(&world).resume_pending();
     assert_eq!(world.wait(&port, abort), End::Task(Some(0)));
     assert_eq!(port.end(stuck), Some(End::Aborted));
     world.assert_home();

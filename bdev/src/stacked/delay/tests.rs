@@ -3,7 +3,7 @@ use reactor::Clock;
 use super::*;
 use crate::contract::{self, Rig};
 use crate::registry::testing::malloc;
-use crate::{Bdev, IoStatus, Tag};
+use crate::{IoStatus, Tag};
 
 const READ: IoOp = IoOp::Read { lba: 0, blocks: 1 };
 const WRITE: IoOp = IoOp::Write { lba: 0, blocks: 1, fua: false };
@@ -103,7 +103,7 @@ fn an_update_holds_for_what_is_submitted_from_then_on() {
         assert_eq!(done.tag, expected);
         rig.put(done.buf);
     }
-    assert_eq!(delay.create_call().1["avg_read_latency"], 5);
+    assert_eq!(delay.options()["avg_read_latency"], 5);
     rig.drain();
 }
 
@@ -119,9 +119,9 @@ fn a_p99_below_the_average_is_refused() {
         (LatencyType::AvgWrite, 41),
         (LatencyType::P99Write, 29),
     ] {
-        let before = delay.create_call();
+        let before = delay.options();
         assert_eq!(delay.update(which, us).unwrap_err().errno(), -22, "{which:?}");
-        assert_eq!(delay.create_call(), before);
+        assert_eq!(delay.options(), before);
     }
 }
 

@@ -1,7 +1,6 @@
 use reactor::Tag;
 
 use super::*;
-use crate::Bdev;
 use crate::contract::{self, Rig};
 use crate::registry::testing::{malloc, null};
 

@@ -314,11 +314,11 @@ fn a_locked_file_is_waited_for_only_when_told_so() {
     let writer = scratch.open(|_| {}).unwrap();
     let mut registry = Registry::with_host("host");
     let started = Now::now();
-    assert_eq!(registry.create_uring(scratch.options()).unwrap_err().errno(), -16);
+    assert_eq!(registry.create(scratch.options()).unwrap_err().errno(), -16);
     assert!(started.elapsed() < Duration::from_millis(100), "the caller was held");
     registry.wait_for_locks(Duration::from_secs(60));
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| registry.create_uring(scratch.options()).map(drop));
+        let waiting = scope.spawn(|| registry.create(scratch.options()).map(drop));
         drop(writer);
         waiting.join().unwrap().unwrap();
     });
@@ -328,12 +328,12 @@ fn a_locked_file_is_waited_for_only_when_told_so() {
 fn a_deleted_device_leaves_its_file_to_the_next_at_once() {
     let scratch = Scratch::on_disk(1 << 20);
     let mut registry = Registry::with_host("host");
-    let kept = registry.create_uring(scratch.options()).unwrap();
-    registry.delete("Uring0", "bdev_uring_delete").unwrap();
-    registry.create_uring(scratch.options()).expect("nobody has the file");
+    let kept = registry.create(scratch.options()).unwrap();
+    registry.delete("Uring0", "uring").unwrap();
+    registry.create(scratch.options()).expect("nobody has the file");
     assert!(!kept.ready());
-    let [of_the_next] = &registry.media()[..] else { panic!("one device") };
-    assert_eq!(of_the_next.upgrade().expect("the registry has it").look(), None);
+    let of_the_next = registry.all_of::<Uring>().next().expect("one device");
+    assert_eq!(of_the_next.look(), None);
 }
 
 #[test]
@@ -346,8 +346,8 @@ fn polling_works_or_says_why_it_does_not() {
         let shown = uring.driver_specific()["uring"].clone();
         let does = json!([sq_poll, io_poll]) == json!([shown["sq_poll"], shown["io_poll"]]);
         assert!(does || shown["polling_refused"].is_string(), "{shown}");
-        let (_, call) = uring.create_call();
-        assert_eq!(json!([sq_poll, io_poll]), json!([call["sq_poll"], call["io_poll"]]));
+        let options = uring.options();
+        assert_eq!(json!([sq_poll, io_poll]), json!([options["sq_poll"], options["io_poll"]]));
         contract::every_rule(&uring, 25);
     }
     let refused = scratch.open(|options| {
