@@ -8,8 +8,9 @@ usage() {
 Usage: scripts/instructions.sh [--update | --report | --planted]
 
 Runs one core's target over shared memory in one thread (bench/examples/instructions.rs) and counts
-what it executes per 4 KiB command, in all and by layer. Fails when a sum, or a layer of at least 50
-instructions, differs by more than 2 % from bench/baselines/instructions.txt, in either direction.
+what it executes per 4 KiB command, and per turn with 100 idle sessions (null-idle-d100), in all and
+by layer. Fails when a sum, or a layer of at least 50 instructions, differs by more than 2 % from
+bench/baselines/instructions.txt, in either direction.
 With another compiler or processor than the baseline's the figures are shown and not compared.
 
   --update    writes the baseline anew: belongs into the commit that changes a figure, with the why
@@ -96,6 +97,7 @@ read 32 null
 write 32 null
 read 32 malloc
 read 32 passthru
+idle 100 null
 CASES
     for pid in "${pids[@]}"; do
         wait "$pid" || return 1

@@ -13,9 +13,13 @@
 //! holds nothing back, or `removed`, one that was set and taken away. A command moves 4 KiB; the
 //! sum that callgrind prints, divided by the commands, is the cost of one.
 //! `scripts/instructions.sh` compares it with the figures that are checked in.
+//!
+//! `idle SESSIONS TURNS` runs turns of a target whose sessions do nothing, and prints the time of
+//! one, too.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 
@@ -151,11 +155,19 @@ fn rig(
     (rig, listener, answers)
 }
 
-fn login(rig: &mut Rig, listener: &Listener, depth: usize) -> Session<ShmConnector> {
+fn listen(listener: &Listener) -> PathBuf {
     let path = std::env::temp_dir().join(format!("srpt-instructions-{}", std::process::id()));
     listener.add_listener("t0", &path).expect("a socket");
+    path
+}
+
+/// A session of the initiator port with this number.
+fn login(rig: &mut Rig, path: &Path, port: u64, depth: usize) -> Session<ShmConnector> {
+    let path = path.to_path_buf();
     let login = std::thread::spawn(move || {
-        let options = LoginOptions::new([1; 16], [0; 16]);
+        let mut initiator = [1; 16];
+        initiator[..8].copy_from_slice(&port.to_be_bytes());
+        let options = LoginOptions::new(initiator, [0; 16]);
         Session::login(&ShmConnector::new(path), &options, 1, depth * IO_BYTES as usize)
     });
     while !login.is_finished() {
@@ -176,11 +188,26 @@ fn login(rig: &mut Rig, listener: &Listener, depth: usize) -> Session<ShmConnect
     session
 }
 
+/// Turns of a target whose sessions do nothing, after those in which it notices that.
+fn idle(sessions: u64, turns: u64) {
+    let (mut rig, listener, _answers) = rig(Device::Null, "never");
+    let path = listen(&listener);
+    let idle: Vec<_> = (0..sessions).map(|port| login(&mut rig, &path, port, 1)).collect();
+    (0..10_000).for_each(|_| rig.turn());
+    let began = std::time::Instant::now();
+    (0..turns).for_each(|_| loaded_turn(&mut rig));
+    let turn_ns = began.elapsed().as_nanos() as f64 / turns as f64;
+    println!("{} idle sessions: {turn_ns:.0} ns a turn", idle.len());
+}
+
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let number = |at: usize, default: u64| {
         args.get(at).map_or(default, |arg| arg.parse().expect("a number"))
     };
+    if args.first().is_some_and(|arg| arg == "idle") {
+        return idle(number(1, 100), number(2, 20_000));
+    }
     let write = args.first().is_some_and(|arg| arg == "write");
     let (depth, commands) = (number(1, 32), number(2, 20_000));
     let limit = args.get(4).map_or("never", String::as_str);
@@ -190,7 +217,8 @@ fn main() {
         _ => Device::Null,
     };
     let (mut rig, listener, _answers) = rig(device, limit);
-    let mut session = login(&mut rig, &listener, depth as usize);
+    let path = listen(&listener);
+    let mut session = login(&mut rig, &path, 1, depth as usize);
     let Session { channels, memory } = &mut session;
     let lun = Lun::from_number(0).expect("a LUN");
     let mut idle: Vec<u64> = (0..depth).collect();

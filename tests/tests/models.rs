@@ -61,3 +61,18 @@ fn a_sleeping_target_needs_its_fences() {
         notices(&format!("message_without_fence_of_{side}"), "deadlock");
     }
 }
+
+#[test]
+fn a_quiet_connection_is_heard() {
+    holds("quiet");
+}
+
+#[test]
+fn a_quiet_connection_needs_its_orders_and_fences() {
+    for order in ["release", "acquire"] {
+        notices(&format!("quiet_without_{order}"), "deadlock");
+    }
+    for side in ["initiator", "control", "core"] {
+        notices(&format!("quiet_without_fence_of_{side}"), "deadlock");
+    }
+}

@@ -43,6 +43,20 @@ const MODELS: &[(&str, Weak, fn())] = &[
     ("bell", Weak::Nothing, rings::a_unit_for_a_sleeper),
     ("bell_without_fence_of_initiator", Weak::Fence(Side::Initiator), rings::a_unit_for_a_sleeper),
     ("bell_without_fence_of_core", Weak::Fence(Side::Core), rings::a_unit_for_a_sleeper),
+    ("quiet", Weak::Nothing, rings::a_unit_of_a_quiet_connection),
+    ("quiet_without_release", Weak::Release, rings::a_unit_of_a_quiet_connection),
+    ("quiet_without_acquire", Weak::Acquire, rings::a_unit_of_a_quiet_connection),
+    (
+        "quiet_without_fence_of_initiator",
+        Weak::Fence(Side::Initiator),
+        rings::a_unit_of_a_quiet_connection,
+    ),
+    (
+        "quiet_without_fence_of_control",
+        Weak::Fence(Side::Control),
+        rings::a_unit_of_a_quiet_connection,
+    ),
+    ("quiet_without_fence_of_core", Weak::Fence(Side::Core), rings::a_unit_of_a_quiet_connection),
     ("message", Weak::Nothing, rings::a_message_for_a_sleeper),
     (
         "message_without_fence_of_control",

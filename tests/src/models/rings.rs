@@ -6,6 +6,7 @@ use loom::thread;
 use crate::atomic::{Side, side};
 use crate::queues::RingBuffer;
 use crate::shm::nap::Nap;
+use crate::shm::ready::Ready;
 use crate::shm::ring::{Arrival, Consumer, Ends, Geometry, before_last_look};
 use crate::shm::sys::Mapping;
 use crate::sleep::Bell;
@@ -117,6 +118,68 @@ fn core(mut target: Ends, nap: &Nap, wake: &Bell) {
         nap.set(false);
         target.sleep.set(false);
     }
+}
+
+/// A quiet connection sends one unit, while the bell of another one, which sends nothing, is heard.
+/// As in the fabric's `settle_if_silent`, `on_bells` and `arm`, the link's `flush` and the door's
+/// `ring`. Without a fence, and without Release or Acquire at the bits, the unit is left lying
+/// there.
+pub(crate) fn a_unit_of_a_quiet_connection() {
+    const OURS: u32 = 0;
+    const OTHER: u32 = 1;
+    let (target, mut initiator) = ends();
+    let line = Arc::new(Line { bell: Bell::new(), ended: Mutex::new(false) });
+    let core_side = (Arc::new(Ready::new(2)), Arc::new(Nap::new()), Arc::new(Bell::new()));
+    let control = thread::spawn({
+        let (line, (ready, nap, wake)) = (Arc::clone(&line), core_side.clone());
+        move || {
+            side(Side::Control);
+            let heard = |place| {
+                ready.set(place);
+                if nap.must_wake() {
+                    wake.ring();
+                }
+            };
+            heard(OTHER);
+            loop {
+                line.bell.hear();
+                if *line.ended.lock().unwrap() {
+                    return;
+                }
+                heard(OURS);
+            }
+        }
+    });
+    let core = thread::spawn(move || {
+        side(Side::Core);
+        let (ready, nap, wake) = core_side;
+        target.sleep.set(true);
+        before_last_look();
+        let mut news = target.consumer.peek() != Arrival::Nothing;
+        while !news {
+            if ready.any() {
+                ready.take(|place| {
+                    news |= place == OURS && target.consumer.peek() != Arrival::Nothing;
+                });
+                continue;
+            }
+            nap.set(true);
+            before_last_look();
+            if !ready.any() {
+                wake.hear();
+            }
+            nap.set(false);
+        }
+    });
+    side(Side::Initiator);
+    initiator.producer.publish(&unit(1, 8));
+    if initiator.sleep.wants_bell() {
+        line.bell.ring();
+    }
+    core.join().expect("a core in peace");
+    *line.ended.lock().unwrap() = true;
+    line.bell.ring();
+    control.join().expect("a control thread in peace");
 }
 
 /// The control thread hands over a peer to a core that falls asleep as soon as it finds nothing.

@@ -1,23 +1,22 @@
-//! Between the control thread and a core: a bounded ring of messages, a count and a bell.
+//! Between the control thread and a core: a bounded ring of messages, places, and bells.
 //!
-//! The control thread reserves a connection number before it hands over, so a core is never given
-//! more connections than it can hold. A core pays one look at an empty ring per turn.
+//! The control thread hands places out, so a core is never given more connections than it can hold.
+//! A core pays one look at an empty ring and one at a word of bits per turn.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::nap::Nap;
+use super::ready::Ready;
 use super::sys::Regions;
 use crate::control_thread::Bell;
-
-/// Peers that the control thread attaches in a round, at most.
-pub(super) const ATTACHED_MAX: usize = 64;
 
 /// A peer that has said hello, ready for its core.
 #[derive(Debug)]
 pub(super) struct Prepared {
+    /// Its place on the core.
+    pub place: u32,
     /// Number of the connection in this process.
     pub serial: u64,
     /// The peer's socket, watched by the control thread.
@@ -43,13 +42,15 @@ pub(super) struct Prepared {
 pub(super) enum Message {
     /// A new peer.
     Attach(Box<Prepared>),
-    /// The peer with this serial is gone.
-    Gone(u64),
+    /// The peer with this serial, which was given this place, is gone.
+    Gone { place: u32, serial: u64 },
 }
 
 /// What is left of a connection: too slow for a core to end, for as long as the peer likes.
 #[derive(Debug)]
 pub(super) struct Remains {
+    /// Its place on the core, which is free from now on.
+    pub(super) place: u32,
     /// The peer's memory.
     pub(super) regions: Regions,
     /// The peer's socket, which may hold what nobody has read.
@@ -62,7 +63,7 @@ pub(super) struct Remains {
 #[derive(Debug)]
 struct Shared {
     nap: Nap,
-    channels: AtomicU32,
+    ready: Arc<Ready>,
     control: OnceLock<Bell>,
 }
 
@@ -75,6 +76,8 @@ pub struct CoreDoor {
     shared: Arc<Shared>,
     wake: Arc<OwnedFd>,
     channels_max: u32,
+    /// Places that no connection has.
+    free: Vec<u32>,
 }
 
 /// The core's side of a door.
@@ -83,20 +86,24 @@ pub(super) struct Inside {
     /// What the control thread says.
     pub messages: rtrb::Consumer<Message>,
     remains: rtrb::Producer<Remains>,
+    ready: Arc<Ready>,
     shared: Arc<Shared>,
 }
 
 /// A door for a core that holds `channels_max` connections and sleeps on the event counter `wake`.
 pub(super) fn door(channels_max: u32, wake: Arc<OwnedFd>) -> (Inside, CoreDoor) {
-    let (nap, channels, control) = (Nap::new(), AtomicU32::new(0), OnceLock::new());
-    let shared = Arc::new(Shared { nap, channels, control });
+    let (nap, ready, control) = (Nap::new(), Arc::new(Ready::new(channels_max)), OnceLock::new());
+    let to_take = Arc::clone(&ready);
+    let shared = Arc::new(Shared { nap, ready, control });
     let (to_core, messages) = rtrb::RingBuffer::new(channels_max as usize * 2 + 2);
-    // Emptied before each round in which the control thread attaches peers, so it never holds more
-    // than all connections and those of one round.
-    let (to_control, remains) = rtrb::RingBuffer::new(channels_max as usize + ATTACHED_MAX);
-    let inside = Inside { messages, remains: to_control, shared: Arc::clone(&shared) };
+    // A place is given away again only after its remains have been taken, so all find room.
+    let (to_control, remains) = rtrb::RingBuffer::new(channels_max as usize);
+    let inside =
+        Inside { messages, remains: to_control, ready: to_take, shared: Arc::clone(&shared) };
     let backlog = VecDeque::new();
-    (inside, CoreDoor { messages: to_core, backlog, remains, shared, wake, channels_max })
+    let free = (0..channels_max).rev().collect();
+    let door = CoreDoor { messages: to_core, backlog, remains, shared, wake, channels_max, free };
+    (inside, door)
 }
 
 /// Adds one to an event counter. Failure means that it is full, thus readable already.
@@ -107,22 +114,24 @@ fn ring(counter: &OwnedFd) {
 impl CoreDoor {
     /// Connections that the core holds or is about to get.
     pub(super) fn channels(&self) -> u32 {
-        self.shared.channels.load(Ordering::Relaxed)
+        self.channels_max - self.free.len() as u32
     }
 
-    /// Reserves a connection; false when the core is full.
-    pub(super) fn reserve(&self) -> bool {
-        // Only the control thread adds, so nobody can take the place between look and add.
-        let free = self.channels() < self.channels_max;
-        if free {
-            self.shared.channels.fetch_add(1, Ordering::Relaxed);
-        }
-        free
+    /// Reserves a place for a connection; `None` when the core is full.
+    pub(super) fn reserve(&mut self) -> Option<u32> {
+        self.free.pop()
     }
 
     /// Gives a reservation back that came to nothing.
-    pub(super) fn unreserve(&self) {
-        self.shared.channels.fetch_sub(1, Ordering::Relaxed);
+    pub(super) fn unreserve(&mut self, place: u32) {
+        self.free.push(place);
+    }
+
+    /// The connection at a place has rung: the core looks at it, and is woken for that if it
+    /// sleeps.
+    pub(super) fn ring(&self, place: u32) {
+        self.shared.ready.set(place);
+        self.wake();
     }
 
     /// Sends a message and wakes the core. What doesn't fit stays for [`CoreDoor::retry`].
@@ -147,7 +156,7 @@ impl CoreDoor {
     }
 
     /// Wakes the core if it sleeps.
-    pub(super) fn wake(&self) {
+    fn wake(&self) {
         if self.shared.nap.must_wake() {
             ring(&self.wake);
         }
@@ -158,21 +167,28 @@ impl CoreDoor {
         assert!(self.shared.control.set(control.clone()).is_ok(), "one listener per core");
     }
 
-    /// What is left of a released connection.
+    /// What is left of a released connection, whose place is free from now on.
     pub(super) fn remains(&mut self) -> Option<Remains> {
-        self.remains.pop().ok()
+        let remains = self.remains.pop().ok()?;
+        self.free.push(remains.place);
+        Some(remains)
     }
 }
 
 impl Inside {
-    /// Frees a connection's place and gives away what is left of it.
+    /// Gives away what is left of a connection, and its place.
     pub(super) fn release(&mut self, remains: Remains) {
         let sent = self.remains.push(remains).is_ok();
         assert!(sent, "the ring to the control thread is sized for all connections");
-        self.shared.channels.fetch_sub(1, Ordering::Relaxed);
         if let Some(control) = self.shared.control.get() {
             control.ring();
         }
+    }
+
+    /// The quiet connections that have rung.
+    #[inline(always)]
+    pub(super) fn ready(&self) -> &Ready {
+        &self.ready
     }
 
     /// Announces sleep; [`super::ring::before_last_look`] and a look at everything must follow.

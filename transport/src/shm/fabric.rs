@@ -4,7 +4,11 @@
 //! All work on data happens inside the call that asks for it; only its event waits for the next
 //! poll. So "in flight" is a queue of events, and `Closed` follows when that queue is empty.
 //!
-//! A poll looks at one header word per idle connection and takes at most 32 units from one.
+//! A poll takes at most 32 units from one connection, and starts behind the one that the last batch
+//! was full with. A connection that sends nothing for a millisecond is quiet as soon as there are
+//! more than a few: its peer is told to ring its bell, and polls look at the connection when it has
+//! rung. A poll that finds nothing looks at one header word per busy connection, and now and then
+//! at that of a quiet one, because a bell may be late.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,13 +16,12 @@ use std::sync::Arc;
 
 use reactor::pool::Buf;
 use reactor::{Batch, Instant, Tag};
-use rustix::io::Errno;
 
 use super::door::{CoreDoor, Inside, Message, Prepared, Remains, door};
-use super::ring::{
-    Arrival, Consumer, Ends, Geometry, INLINE_BYTES, before_last_look, overflow_stride,
-};
-use super::sys::{Mapping, Pages, Regions, Returned, sealed_file};
+use super::receives::{ReceiveCount, Receives};
+use super::ring::{Arrival, Ends, Geometry, before_last_look};
+use super::roster::Roster;
+use super::sys::{Mapping, Returned, sealed_file};
 use super::wire::Datagram;
 use super::{RESPONSE_RECVS, socket};
 use crate::peer_lines::{PeerLines, peer_line};
@@ -26,6 +29,14 @@ use crate::{CloseReason, ConnId, DataIn, Event, Fabric, PeerInfo, Recv, RemoteSe
 
 /// Units taken from one connection per poll.
 const BURST: usize = 32;
+/// Connections that are polled whether they send anything or not: as many cost next to nothing.
+const BUSY_MIN: usize = 8;
+/// One in so many polls looks at a quiet connection that has not rung. A look often misses all
+/// caches.
+const LOOKS_BY_ROTE: u32 = 8;
+/// Nanoseconds without a unit after which one of more is quiet. Ringing a bell once in that time is
+/// nothing to its peer.
+const QUIET_AFTER_NS: u64 = 1_000_000;
 
 /// Capacities of one core's fabric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +45,6 @@ pub struct FabricOptions {
     pub connections_max: u32,
     /// Fetches and replies that are enqueued between two polls; more cost an allocation.
     pub ops_max: usize,
-}
-
-/// Receives of a connection, for reports and tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReceiveCount {
-    /// Ready for an information unit.
-    pub home: u32,
-    /// In all: the login's credits and [`RESPONSE_RECVS`].
-    pub total: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,86 +59,36 @@ enum Phase {
     Closed,
 }
 
-/// A private copy of a small information unit, in cache lines of its own.
-#[derive(Debug, Clone)]
-#[repr(align(64))]
-struct Small([u8; INLINE_BYTES]);
-
-/// Private copies of information units: small ones close together, large ones in an area of which
-/// only the touched pages exist, and none once the connection is gone.
-#[derive(Debug, Default)]
-struct Receives {
-    free: Vec<u32>,
-    total: u32,
-    small: Vec<Small>,
-    large: Pages,
-    stride: usize,
-}
-
-impl Receives {
-    fn new(count: u32, iu_bytes_max: u32) -> Result<Self, Errno> {
-        let long = iu_bytes_max as usize > INLINE_BYTES;
-        let stride = if long { overflow_stride(iu_bytes_max) } else { 0 };
-        Ok(Receives {
-            free: (0..count).rev().collect(),
-            total: count,
-            small: vec![Small([0; INLINE_BYTES]); count as usize],
-            large: Pages::zeroed(count as usize * stride)?,
-            stride,
-        })
-    }
-
-    #[inline(always)]
-    fn iu(&self, recv: &Recv) -> &[u8] {
-        let len = recv.len as usize;
-        match self.small[recv.index as usize].0.get(..len) {
-            Some(iu) => iu,
-            None => &self.large[recv.index as usize * self.stride..][..len],
-        }
-    }
-
-    #[inline]
-    fn put(&mut self, recv: Recv) {
-        debug_assert!(!self.free.contains(&recv.index), "receive given back twice");
-        assert!(self.free.len() < self.total as usize, "more receives than there are");
-        self.free.push(recv.index);
-    }
-
-    /// Copies the unit of `len` bytes that a ring has into a receive.
-    #[inline]
-    fn fill(&mut self, recv: &Recv, ring: &mut Consumer) {
-        let (index, len) = (recv.index as usize, recv.len as usize);
-        if len <= INLINE_BYTES {
-            ring.take_inline(&mut self.small[index].0);
-        } else {
-            ring.take(&mut self.large[index * self.stride..][..len]);
-        }
-    }
-}
-
 #[derive(Debug)]
 struct Conn {
     phase: Phase,
     ends: Option<Ends>,
     receives: Receives,
-    regions: Regions,
-    serial: u64,
-    socket: Arc<OwnedFd>,
-    bell: OwnedFd,
-    login: Vec<u8>,
-    target: Arc<str>,
-    traddr: Arc<str>,
-    pid: i32,
-    arrival: u64,
+    peer: Prepared,
+    /// Poll in which it last sent something.
+    heard_at: Instant,
 }
 
 impl Conn {
+    /// True when its peer has sent something that nobody has taken.
+    #[inline]
+    fn has_news(&self) -> bool {
+        self.ends.as_ref().is_some_and(|ends| ends.consumer.peek() != Arrival::Nothing)
+    }
+
+    /// Tells its peer whether to ring.
+    fn ask_for_bell(&self, ask: bool) {
+        if let Some(ends) = &self.ends {
+            ends.sleep.set(ask);
+        }
+    }
+
     /// Ends a loan of this connection's memory.
     #[inline]
     fn take_back(&mut self, id: ConnId, buf: Buf) {
         let returned = Returned::of(buf).expect("a pool buffer was given back as a loan");
         assert!(returned.owner() == mark(id), "a loan of another connection");
-        self.regions.take_back(returned);
+        self.peer.regions.take_back(returned);
     }
 }
 
@@ -150,11 +102,14 @@ struct Slot {
 #[derive(Debug)]
 pub struct ShmFabric {
     slots: Vec<Slot>,
-    free: Vec<u32>,
-    /// Slots in phase `Live`, in no order.
-    live: Vec<u32>,
-    /// Where the next poll starts in `live`.
-    first: usize,
+    /// Slots with a connection.
+    held: usize,
+    /// Slots in phase `Live`.
+    roster: Roster,
+    /// Time of the last poll.
+    now: Instant,
+    /// Polls in which there was a crowd, counted round.
+    looks: u32,
     /// Slots in phase `Closing`.
     closing: VecDeque<u32>,
     pending: VecDeque<Event>,
@@ -174,6 +129,17 @@ fn conn_of(mark: u64) -> ConnId {
     ConnId { index: (mark >> 32) as u32, generation: mark as u32 }
 }
 
+/// A quiet connection is busy once it has sent something: a peer that only rings costs a look.
+fn look_at_quiet(roster: &mut Roster, slot: &Slot, index: u32, armed: bool) {
+    if let Some(conn) = &slot.conn
+        && roster.is_quiet(index)
+        && conn.has_news()
+    {
+        conn.ask_for_bell(armed);
+        roster.rouse(index);
+    }
+}
+
 /// Out of the way of those who name connections that exist.
 #[cold]
 fn released(conn: ConnId) -> ! {
@@ -188,9 +154,10 @@ impl ShmFabric {
         let (inside, door) = door(count, wake);
         let fabric = ShmFabric {
             slots: (0..count).map(|_| Slot::default()).collect(),
-            free: (0..count).rev().collect(),
-            live: Vec::with_capacity(count as usize),
-            first: 0,
+            held: 0,
+            roster: Roster::new(count, BUSY_MIN),
+            now: Instant::default(),
+            looks: 0,
             closing: VecDeque::with_capacity(count as usize),
             pending: VecDeque::with_capacity(options.ops_max + count as usize),
             inside,
@@ -202,23 +169,27 @@ impl ShmFabric {
 
     /// Connections that are not released yet, in any state.
     pub fn connections(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.held
     }
 
     /// Connections that carry information units.
     pub fn connections_live(&self) -> usize {
-        self.live.len()
+        self.roster.len()
+    }
+
+    /// Connections that every poll looks at. The others carry information units, but not often.
+    pub fn connections_busy(&self) -> usize {
+        self.roster.busy().len()
     }
 
     /// Buffers of a connection's memory that are lent out.
     pub fn loans(&self, conn: ConnId) -> u32 {
-        self.conn(conn).regions.loans()
+        self.conn(conn).peer.regions.loans()
     }
 
     /// Receives of a connection.
     pub fn receives(&self, conn: ConnId) -> ReceiveCount {
-        let receives = &self.conn(conn).receives;
-        ReceiveCount { home: receives.free.len() as u32, total: receives.total }
+        self.conn(conn).receives.count()
     }
 
     #[inline(always)]
@@ -245,38 +216,29 @@ impl ShmFabric {
 
     fn on_message(&mut self, message: Message) {
         match message {
-            Message::Attach(prepared) => self.on_attach(*prepared),
-            Message::Gone(serial) => {
-                let found = self
-                    .slots
-                    .iter()
-                    .position(|slot| slot.conn.as_ref().is_some_and(|conn| conn.serial == serial));
-                if let Some(index) = found {
-                    self.begin_close(index as u32, CloseReason::PeerGone);
+            Message::Attach(peer) => self.on_attach(*peer),
+            Message::Gone { place, serial } => {
+                let conn = self.slots[place as usize].conn.as_ref();
+                if conn.is_some_and(|conn| conn.peer.serial == serial) {
+                    self.begin_close(place, CloseReason::PeerGone);
                 }
             }
         }
     }
 
-    fn on_attach(&mut self, prepared: Prepared) {
-        let index = self.free.pop().expect("the control thread reserved a place");
-        let Prepared { serial, socket, bell, regions, login, target, traddr, pid, arrival } =
-            prepared;
-        self.slots[index as usize].conn = Some(Conn {
+    fn on_attach(&mut self, peer: Prepared) {
+        let place = peer.place;
+        let slot = &mut self.slots[place as usize];
+        assert!(slot.conn.is_none(), "the control thread gave a place away twice");
+        self.held += 1;
+        slot.conn = Some(Conn {
             phase: Phase::Login,
             ends: None,
             receives: Receives::default(),
-            regions,
-            serial,
-            socket,
-            bell,
-            login,
-            target,
-            traddr,
-            pid,
-            arrival,
+            peer,
+            heard_at: self.now,
         });
-        self.pending.push_back(Event::Login { conn: self.id_at(index) });
+        self.pending.push_back(Event::Login { conn: self.id_at(place) });
     }
 
     fn begin_close(&mut self, index: u32, reason: CloseReason) {
@@ -287,8 +249,8 @@ impl ShmFabric {
         conn.phase = Phase::Closing(reason);
         conn.ends = None;
         // Tells the peer, and the control thread, which then forgets the socket.
-        let _ = rustix::net::shutdown(&conn.socket, rustix::net::Shutdown::Both);
-        self.live.retain(|live| *live != index);
+        let _ = rustix::net::shutdown(&conn.peer.socket, rustix::net::Shutdown::Both);
+        self.roster.leave(index);
         self.closing.push_back(index);
     }
 
@@ -304,7 +266,8 @@ impl ShmFabric {
                 Arrival::Unit(len) => len,
             };
             // More units than credits: the peer broke SRP's flow control.
-            let Some(free) = conn.receives.free.pop() else { return Some(CloseReason::Protocol) };
+            let Some(free) = conn.receives.take() else { return Some(CloseReason::Protocol) };
+            conn.heard_at = self.now;
             let recv = Recv { index: free, len };
             conn.receives.fill(&recv, &mut ends.consumer);
             events.push(Event::Received { conn: id, recv });
@@ -312,18 +275,78 @@ impl ShmFabric {
         None
     }
 
+    /// Takes information units from the busy connections, one after the other.
+    #[inline]
+    fn pull_all(&mut self, events: &mut Batch<Event>) {
+        // One that closes leaves the list: the loop may then miss or revisit another one, once.
+        let mut turns = self.roster.turns();
+        while turns.are_left() {
+            if events.is_full() {
+                return self.roster.stop(turns);
+            }
+            let Some(index) = self.roster.turn(&mut turns) else { return };
+            if let Some(reason) = self.pull(index, events) {
+                self.begin_close(index, reason);
+            }
+        }
+    }
+
+    /// What a poll does besides serving the busy connections, where there are many.
+    #[cold]
+    fn look_round(&mut self) {
+        self.on_bells();
+        self.looks = self.looks.wrapping_add(1);
+        if self.looks.is_multiple_of(LOOKS_BY_ROTE)
+            && let Some(index) = self.roster.quiet_by_rote()
+        {
+            let slot = &self.slots[index as usize];
+            look_at_quiet(&mut self.roster, slot, index, self.armed);
+        }
+        if self.roster.busy().len() > BUSY_MIN
+            && let Some(index) = self.roster.busy_by_rote()
+        {
+            self.settle_if_silent(index);
+        }
+    }
+
+    /// Leaves a busy connection that has not sent anything for a while to its bell.
+    fn settle_if_silent(&mut self, index: u32) {
+        let conn = self.slots[index as usize].conn.as_ref().expect("live connection");
+        if self.now.ns_since(conn.heard_at) < QUIET_AFTER_NS {
+            return;
+        }
+        conn.ask_for_bell(true);
+        // The peer publishes first and looks then.
+        before_last_look();
+        if conn.has_news() {
+            conn.ask_for_bell(false);
+        } else {
+            self.roster.settle(index);
+        }
+    }
+
+    /// Looks at the quiet connections that have rung.
+    fn on_bells(&mut self) {
+        if !self.inside.ready().any() {
+            return;
+        }
+        let ShmFabric { inside, roster, slots, armed, .. } = self;
+        inside.ready().take(|place| look_at_quiet(roster, &slots[place as usize], place, *armed));
+    }
+
     fn disarm(&mut self) {
         self.armed = false;
         self.inside.set_sleeping(false);
         self.set_sleep_words(false);
+        // Busy ones have rung, too, and their bits would keep the core awake.
+        self.on_bells();
     }
 
+    /// Quiet peers ring always.
     fn set_sleep_words(&self, sleeps: bool) {
-        for index in &self.live {
-            if let Some(ends) =
-                self.slots[*index as usize].conn.as_ref().and_then(|c| c.ends.as_ref())
-            {
-                ends.sleep.set(sleeps);
+        for index in self.roster.busy() {
+            if let Some(conn) = &self.slots[*index as usize].conn {
+                conn.ask_for_bell(sleeps);
             }
         }
     }
@@ -338,7 +361,7 @@ impl ShmFabric {
             login_rsp: login_rsp.to_vec(),
         };
         conn.ends = Some(Ends::of_target(geometry, ring));
-        socket::send(&conn.socket, &accept.encode(), &[file.as_fd(), conn.bell.as_fd()])
+        socket::send(&conn.peer.socket, &accept.encode(), &[file.as_fd(), conn.peer.bell.as_fd()])
             .map_err(|e| e.to_string())
     }
 }
@@ -348,7 +371,8 @@ impl Fabric for ShmFabric {
         self.slots.len()
     }
 
-    fn poll(&mut self, _now: Instant, events: &mut Batch<Event>) {
+    fn poll(&mut self, now: Instant, events: &mut Batch<Event>) {
+        self.now = now;
         if self.armed {
             self.disarm();
         }
@@ -367,28 +391,18 @@ impl Fabric for ShmFabric {
             state.phase = Phase::Closed;
             events.push(Event::Closed { conn, reason });
         }
-        let mut at = self.first;
-        // A close below shortens the list: the loop may then miss or revisit one, once.
-        for _ in 0..self.live.len() {
-            if events.is_full() || self.live.is_empty() {
-                break;
-            }
-            at = if at < self.live.len() { at } else { 0 };
-            let index = self.live[at];
-            at += 1;
-            if let Some(reason) = self.pull(index, events) {
-                self.begin_close(index, reason);
-            }
+        if self.roster.is_crowded() {
+            self.look_round();
         }
-        self.first = if self.first + 1 < self.live.len() { self.first + 1 } else { 0 };
+        self.pull_all(events);
     }
 
     fn login_data(&self, conn: ConnId) -> &[u8] {
-        &self.conn(conn).login
+        &self.conn(conn).peer.login
     }
 
     fn peer(&self, conn: ConnId) -> PeerInfo {
-        let conn = self.conn(conn);
+        let conn = &self.conn(conn).peer;
         PeerInfo {
             trtype: "shm",
             traddr: conn.traddr.to_string(),
@@ -408,6 +422,7 @@ impl Fabric for ShmFabric {
     ) {
         let geometry = Geometry::for_credits(credits, iu_bytes_max, ti_bytes_max)
             .expect("credits and unit sizes within the limits of the ring");
+        let now = self.now;
         let state = self.conn_mut(conn);
         match state.phase {
             Phase::Login => {}
@@ -422,13 +437,14 @@ impl Fabric for ShmFabric {
         match opened {
             Ok(()) => {
                 state.phase = Phase::Live;
-                self.live.push(conn.index);
+                state.heard_at = now;
+                self.roster.join(conn.index);
             }
             Err(reason) => {
-                let pid = state.pid;
+                let pid = state.peer.pid;
                 let told = Datagram::Error(format!("the target can't answer the login: {reason}"));
                 // A peer that doesn't read its answer learns from the close.
-                let _ = socket::send(&state.socket, &told.encode(), &[]);
+                let _ = socket::send(&state.peer.socket, &told.encode(), &[]);
                 peer_line!(self.lines, WARN, pid, reason, "can't answer a login");
                 self.begin_close(conn.index, CloseReason::Link);
             }
@@ -440,7 +456,7 @@ impl Fabric for ShmFabric {
         if state.phase == Phase::Login {
             // A peer that doesn't read its answer learns from the close.
             let reject = Datagram::Reject(login_rej.to_vec()).encode();
-            let _ = socket::send(&state.socket, &reject, &[]);
+            let _ = socket::send(&state.peer.socket, &reject, &[]);
         }
         self.begin_close(conn.index, CloseReason::Local);
     }
@@ -461,20 +477,20 @@ impl Fabric for ShmFabric {
         if state.phase != Phase::Live {
             return None;
         }
-        state.regions.lend(&seg, align, mark(conn))
+        state.peer.regions.lend(&seg, align, mark(conn))
     }
 
     #[inline(always)]
     fn give_back(&mut self, buf: Buf) {
         let returned = Returned::of(buf).expect("a pool buffer was given back as a loan");
-        self.conn_mut(conn_of(returned.owner())).regions.take_back(returned);
+        self.conn_mut(conn_of(returned.owner())).peer.regions.take_back(returned);
     }
 
     #[inline]
     fn fetch(&mut self, conn: ConnId, tag: Tag, mut buf: Buf, from: &[RemoteSeg]) {
         let state = self.conn_mut(conn);
         let live = state.phase == Phase::Live;
-        let ok = live && state.regions.gather(from, &mut buf);
+        let ok = live && state.peer.regions.gather(from, &mut buf);
         if live && !ok {
             self.begin_close(conn.index, CloseReason::RemoteAccess);
         }
@@ -487,9 +503,11 @@ impl Fabric for ShmFabric {
         let live = state.phase == Phase::Live;
         let (moved, buf) = match data {
             DataIn::Buf { buf, len, to } => {
-                (live && state.regions.scatter(&buf, len as usize, to), Some(buf))
+                (live && state.peer.regions.scatter(&buf, len as usize, to), Some(buf))
             }
-            DataIn::NoData { buf, len, to } => (live && state.regions.check(to, len as usize), buf),
+            DataIn::NoData { buf, len, to } => {
+                (live && state.peer.regions.check(to, len as usize), buf)
+            }
             DataIn::None { buf } => (live, buf),
         };
         if moved {
@@ -533,14 +551,15 @@ impl Fabric for ShmFabric {
     fn release(&mut self, conn: ConnId) {
         let state = self.conn_mut(conn);
         assert_eq!(state.phase, Phase::Closed, "{conn:?} released before its Closed");
-        assert_eq!(state.regions.loans(), 0, "{conn:?} released with buffers lent out");
-        let home = state.receives.free.len() as u32;
-        assert_eq!(home, state.receives.total, "{conn:?} released with receives out");
+        assert_eq!(state.peer.regions.loans(), 0, "{conn:?} released with buffers lent out");
+        let ReceiveCount { home, total } = state.receives.count();
+        assert_eq!(home, total, "{conn:?} released with receives out");
         let slot = &mut self.slots[conn.index as usize];
-        let Conn { regions, socket, bell, .. } = slot.conn.take().expect("checked above");
+        let peer = slot.conn.take().expect("checked above").peer;
+        let Prepared { place, regions, socket, bell, .. } = peer;
         slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(conn.index);
-        self.inside.release(Remains { regions, socket, bell });
+        self.held -= 1;
+        self.inside.release(Remains { place, regions, socket, bell });
     }
 
     /// Nothing to do: units are published by [`Fabric::reply`], at the price of one store.
@@ -554,14 +573,25 @@ impl Fabric for ShmFabric {
         self.set_sleep_words(true);
         // Peers and control thread publish first and look then.
         before_last_look();
-        let quiet = |index: &u32| {
-            let conn = self.slots[*index as usize].conn.as_ref();
-            let ends = conn.and_then(|conn| conn.ends.as_ref());
-            ends.is_none_or(|ends| ends.consumer.peek() == Arrival::Nothing)
-        };
+        let has_news =
+            |index: &u32| self.slots[*index as usize].conn.as_ref().is_some_and(Conn::has_news);
         self.pending.is_empty()
             && self.closing.is_empty()
             && self.inside.messages.is_empty()
-            && self.live.iter().all(quiet)
+            && !self.inside.ready().any()
+            && !self.roster.busy().iter().any(has_news)
+    }
+}
+
+#[cfg(test)]
+impl ShmFabric {
+    /// A quiet connection has rung, and the next poll looks at it.
+    pub(super) fn has_heard_bells(&self) -> bool {
+        self.inside.ready().any()
+    }
+
+    /// The connection is live and quiet.
+    pub(super) fn is_quiet(&self, conn: ConnId) -> bool {
+        self.roster.is_quiet(conn.index)
     }
 }

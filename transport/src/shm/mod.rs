@@ -10,7 +10,7 @@
 //! checked against the registered regions, information units are copied before they are parsed, no
 //! lock, index or descriptor that the target relies on is shared with a peer.
 //!
-//! An information unit costs one copy and no system call; an idle connection one load per turn.
+//! An information unit costs one copy and no system call; an idle connection costs a turn nothing.
 //! Data is placed in the initiator's memory directly where alignment allows, and copied once
 //! otherwise.
 
@@ -19,7 +19,10 @@ mod door;
 mod fabric;
 mod listener;
 mod nap;
+mod ready;
+mod receives;
 mod ring;
+mod roster;
 mod socket;
 #[allow(unsafe_code)]
 mod sys;
@@ -29,8 +32,9 @@ use std::sync::atomic;
 
 pub use connector::{ShmConnector, ShmLink, ShmMemory};
 pub use door::CoreDoor;
-pub use fabric::{FabricOptions, ReceiveCount, ShmFabric};
+pub use fabric::{FabricOptions, ShmFabric};
 pub use listener::{ListenError, Listener, ListenerCounts, ListenerOptions};
+pub use receives::ReceiveCount;
 
 /// Information units that a peer may send beyond its credits: answers to the target's own requests
 /// (SRP_CRED_RSP, SRP_AER_RSP),

@@ -3,6 +3,7 @@ mod data;
 mod handshake;
 mod hostile;
 mod life;
+mod quiet;
 mod strangers;
 
 use std::os::fd::OwnedFd;

@@ -1,5 +1,5 @@
-//! Shared memory between initiator and target, as a model: the production rings and the production
-//! nap over words that loom knows.
+//! Shared memory between initiator and target, as a model: the production rings, nap and bits of
+//! quiet connections over words that loom knows.
 
 pub(crate) mod sys;
 
@@ -7,6 +7,8 @@ use super::atomic;
 
 #[path = "../../../../transport/src/shm/nap.rs"]
 pub(crate) mod nap;
+#[path = "../../../../transport/src/shm/ready.rs"]
+pub(crate) mod ready;
 #[path = "../../../../transport/src/shm/ring.rs"]
 #[allow(dead_code, reason = "a model uses a part of it")]
 pub(crate) mod ring;

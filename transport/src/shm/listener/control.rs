@@ -15,7 +15,7 @@ use super::{Counters, ListenError, ListenerOptions, bump};
 use crate::control_thread::{Bell, Inbox, Order};
 use crate::peer_lines::{PeerLines, peer_line};
 use crate::shm::REGION_BYTES_MAX;
-use crate::shm::door::{ATTACHED_MAX, CoreDoor, Message, Prepared, Remains};
+use crate::shm::door::{CoreDoor, Message, Prepared, Remains};
 use crate::shm::socket::{self, Cut, Received};
 use crate::shm::sys::{MapError, Mapping, Regions, peer_pid};
 use crate::shm::wire::{Datagram, REGIONS_MAX};
@@ -28,7 +28,7 @@ const RETRY_WAIT: Duration = Duration::from_millis(2);
 /// Without accepting after the process ran out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Sockets accepted, events handled per round.
-const ROUND: usize = ATTACHED_MAX;
+const ROUND: usize = 64;
 /// Things of peers that may wait to be closed before no more peers are accepted.
 const REMAINS_MAX: usize = 4096;
 
@@ -46,8 +46,8 @@ pub(super) enum Command {
 enum Source {
     Listening { target: Arc<str>, traddr: Arc<str>, bound: Bound },
     HalfOpen { socket: OwnedFd, listener: u64 },
-    Connected { socket: Arc<OwnedFd>, bell: u64, core: usize },
-    Bell { counter: OwnedFd, core: usize },
+    Connected { socket: Arc<OwnedFd>, bell: u64, core: usize, place: u32 },
+    Bell { counter: OwnedFd, core: usize, place: u32 },
 }
 
 pub(super) struct Control {
@@ -93,12 +93,11 @@ impl Control {
     pub(super) fn run(mut self, inbox: &Inbox<Command>) {
         let mut events = Vec::with_capacity(ROUND);
         loop {
-            let settled = self.doors.iter_mut().fold(true, |all, door| {
-                while let Some(remains) = door.remains() {
-                    bury(&self.undertakers, remains);
-                }
-                door.retry() && all
-            });
+            self.take_remains();
+            let mut settled = true;
+            for door in &mut self.doors {
+                settled &= door.retry();
+            }
             let wait = self.wait(settled);
             events.clear();
             let spare = rustix::buffer::spare_capacity(&mut events);
@@ -152,17 +151,22 @@ impl Control {
 
     /// Stops listening; what peers have passed goes in its own time.
     fn bury_all(mut self) {
-        for door in &mut self.doors {
-            while let Some(remains) = door.remains() {
-                bury(&self.undertakers, remains);
-            }
-        }
+        self.take_remains();
         for source in self.sources.into_values() {
             match source {
                 Source::Listening { bound, .. } => bound.bury(&self.undertakers),
                 Source::HalfOpen { socket, .. } => bury_socket(&self.undertakers, Arc::new(socket)),
                 Source::Connected { socket, .. } => bury_socket(&self.undertakers, socket),
                 Source::Bell { .. } => {}
+            }
+        }
+    }
+
+    /// What cores have given back of their connections.
+    fn take_remains(&mut self) {
+        for door in &mut self.doors {
+            while let Some(remains) = door.remains() {
+                bury(&self.undertakers, remains);
             }
         }
     }
@@ -226,7 +230,7 @@ impl Control {
             Some(Source::Listening { .. }) => self.on_connect(token),
             Some(Source::HalfOpen { .. }) => self.on_hello(token),
             Some(Source::Connected { .. }) => self.on_gone(token),
-            Some(Source::Bell { core, .. }) => self.doors[*core].wake(),
+            Some(Source::Bell { core, place, .. }) => self.doors[*core].ring(*place),
             None => {}
         }
     }
@@ -379,13 +383,17 @@ impl Control {
         let (target, traddr) = (Arc::clone(target), Arc::clone(traddr));
         let (regions, login) = registered(received)?;
         let pid = peer_pid(socket).map_err(|errno| format!("credentials: {errno}"))?;
+        // Places that have become free since the last look.
+        self.take_remains();
         let mut order: Vec<usize> = (0..self.doors.len()).collect();
         order.sort_by_key(|core| self.doors[*core].channels());
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         let failed = |errno: Errno| format!("the target lacks descriptors or memory: {errno}");
         let bell = rustix::event::eventfd(0, flags).map_err(failed)?;
         let watched_bell = rustix::io::fcntl_dupfd_cloexec(&bell, 0).map_err(failed)?;
-        let Some(core) = order.into_iter().find(|core| self.doors[*core].reserve()) else {
+        let mut order = order.into_iter();
+        let reserved = order.find_map(|core| Some((core, self.doors[core].reserve()?)));
+        let Some((core, place)) = reserved else {
             return Err("the target has no free connection".into());
         };
         // Edge-triggered and never read: no peer can stop or steal another's wake-up.
@@ -398,25 +406,25 @@ impl Control {
         let (bell_token, serial) = match watched {
             Ok(tokens) => tokens,
             Err(errno) => {
-                self.doors[core].unreserve();
+                self.doors[core].unreserve(place);
                 return Err(failed(errno));
             }
         };
-        self.sources.insert(bell_token, Source::Bell { counter: watched_bell, core });
-        let connected = Source::Connected { socket: Arc::clone(socket), bell: bell_token, core };
-        self.sources.insert(serial, connected);
+        self.sources.insert(bell_token, Source::Bell { counter: watched_bell, core, place });
         let socket = Arc::clone(socket);
+        let connected =
+            Source::Connected { socket: Arc::clone(&socket), bell: bell_token, core, place };
+        self.sources.insert(serial, connected);
         let arrival = crate::next_arrival();
         let prepared =
-            Prepared { serial, socket, bell, regions, login, target, traddr, pid, arrival };
+            Prepared { place, serial, socket, bell, regions, login, target, traddr, pid, arrival };
         self.doors[core].send(Message::Attach(Box::new(prepared)));
         Ok(())
     }
 
     fn on_gone(&mut self, serial: u64) {
-        let Some(Source::Connected { socket, bell, core }) = self.sources.remove(&serial) else {
-            return;
-        };
+        let Some(source) = self.sources.remove(&serial) else { return };
+        let Source::Connected { socket, bell, core, place } = source else { return };
         // The core holds these descriptors too, so closing ours would not end the watch.
         self.unwatch(&*socket);
         if let Some(Source::Bell { counter, .. }) = self.sources.remove(&bell) {
@@ -425,7 +433,7 @@ impl Control {
         // Whichever of the core's and this reference goes last, an undertaker drops it.
         bury_socket(&self.undertakers, socket);
         bump(&self.counters.gone);
-        self.doors[core].send(Message::Gone(serial));
+        self.doors[core].send(Message::Gone { place, serial });
     }
 }
 
@@ -436,7 +444,7 @@ fn bury_socket(undertakers: &Undertakers, socket: Arc<OwnedFd>) {
 /// What a core has given back of a connection.
 fn bury(undertakers: &Undertakers, remains: Remains) {
     undertakers.bury(move || {
-        let Remains { regions, socket, bell } = remains;
+        let Remains { regions, socket, bell, .. } = remains;
         drop((bell, regions));
         socket::bury(&socket);
     });
