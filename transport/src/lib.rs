@@ -18,6 +18,7 @@ use reactor::{Batch, Instant, Tag};
 
 mod control_thread;
 pub mod dm;
+mod half_open;
 pub mod initiator;
 pub mod pair;
 mod peer_lines;

@@ -14,6 +14,6 @@ mod way;
 
 pub use meter::{Meter, Pace};
 pub use peer::{DATA_BYTES, Peer, Refused, Reply, command, login};
-pub use shm::{ShmWire, dial, hello, memory, say, told};
+pub use shm::{ShmWire, connect, dial, hello, memory, say, told};
 pub use step::paced;
 pub use way::Way;

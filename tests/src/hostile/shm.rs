@@ -25,6 +25,11 @@ const INLINE_BYTES: usize = 120;
 /// Connects to a listener.
 pub fn dial(path: &Path) -> OwnedFd {
     step::take(step::LOGIN);
+    connect(path)
+}
+
+/// A socket to the listener, whatever the good session does: for what no core takes part in.
+pub fn connect(path: &Path) -> OwnedFd {
     let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).expect("a socket");

@@ -2,9 +2,11 @@
 
 use rustix::fs::SealFlags;
 use serde_json::json;
-use srpt_tests::hostile::{Peer, Refused, dial, hello, memory, say, told};
+use srpt_tests::hostile::{Peer, Refused, connect, dial, hello, memory, say, told};
 use srpt_tests::process::PATIENCE;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use transport::srp::{DataDesc, LoginRej, LoginReq, RejectReason};
 
@@ -17,6 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     both("channels of a session at and above 64", channels),
     both("a flood of logins", flood),
     shm("half-open logins", half_open, "the kernel ends the handshake, whatever the peer does"),
+    shm("floods of connects without a word", silent_floods, "as above"),
     shm("a peer that never takes its responses", deaf_to_its_ring, "without receives instead"),
     rdma("a peer that posts no receives", deaf, "never takes its responses instead"),
     shm("responses at the shortest length", short_responses, "it is set before the listener"),
@@ -137,12 +140,18 @@ fn flood(rig: &Rig) -> String {
     format!("answered {}, logged {lines} lines", 3 * each)
 }
 
-fn half_open(rig: &Rig) -> String {
-    let silent: Vec<OwnedFd> = (0..100).map(|_| dial(rig.way.path())).collect();
-    // Logged in by its own account, but never there to hear it.
-    let file = memory(4096, SealFlags::SHRINK);
+/// A login of an initiator port that nobody has had.
+fn request(rig: &Rig) -> [u8; LoginReq::LEN_IB] {
     let mut request = [0; LoginReq::LEN_IB];
     rig.login().emit(&mut request);
+    request
+}
+
+fn half_open(rig: &Rig) -> String {
+    let silent: Vec<OwnedFd> = (0..300).map(|_| dial(rig.way.path())).collect();
+    // Logged in by its own account, but never there to hear it.
+    let file = memory(4096, SealFlags::SHRINK);
+    let request = request(rig);
     let deaf: Vec<OwnedFd> = (0..20)
         .map(|_| {
             let socket = dial(rig.way.path());
@@ -154,6 +163,30 @@ fn half_open(rig: &Rig) -> String {
     assert_eq!(told(&silent[0]).0, b"", "the oldest silent one makes room");
     drop((silent, deaf));
     "dropped the oldest silent ones, let a good one in".into()
+}
+
+/// Three that connect as fast as they can and say nothing: logins beside them all get through.
+fn silent_floods(rig: &Rig) -> String {
+    let (stop, file) = (AtomicBool::new(false), memory(4096, SealFlags::SHRINK));
+    let path = rig.way.path();
+    let flood = || {
+        let mut silent = VecDeque::new();
+        while !stop.load(Ordering::Relaxed) {
+            silent.push_back(connect(path));
+            silent.drain(..silent.len().saturating_sub(200));
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| _ = scope.spawn(flood));
+        for _ in 0..20 {
+            let socket = connect(path);
+            say(&socket, &hello(1, 1, &request(rig)), &[file.as_fd()]);
+            let (answer, _) = told(&socket);
+            assert_eq!(answer.get(12), Some(&2), "no ACCEPT: {answer:x?}");
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    "let 20 of 20 good ones in beside three floods".into()
 }
 
 fn deaf_to_its_ring(rig: &Rig) -> String {

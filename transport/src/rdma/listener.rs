@@ -27,7 +27,8 @@ use control::{Command, Control, TOKEN_CM, TOKEN_COMMANDS};
 /// Limits of the control thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerOptions {
-    /// Logins that are asked for and not established; more are rejected at once.
+    /// Logins that are asked for and not established; one more ends the oldest that has been
+    /// answered, of the address with the most, and is rejected if there is none.
     pub half_open_max: usize,
     /// Time from the answer to a login until the connection is established.
     pub establish_wait: Duration,
@@ -139,6 +140,8 @@ pub struct ListenerCounts {
     pub gone: u64,
     /// Accepted but not established in time.
     pub late: u64,
+    /// Not established, and ended for another login.
+    pub displaced: u64,
     /// Devices removed.
     pub devices_removed: u64,
 }
@@ -151,6 +154,7 @@ struct Counters {
     established: AtomicU64,
     gone: AtomicU64,
     late: AtomicU64,
+    displaced: AtomicU64,
     devices_removed: AtomicU64,
 }
 
@@ -233,6 +237,7 @@ impl Listener {
             established: load(&self.counters.established),
             gone: load(&self.counters.gone),
             late: load(&self.counters.late),
+            displaced: load(&self.counters.displaced),
             devices_removed: load(&self.counters.devices_removed),
         }
     }

@@ -6,8 +6,9 @@
 //! the control thread and, through it, for the cores.
 //!
 //! A peer that connects and says nothing is dropped at a deadline, or sooner when others want its
-//! place. Every descriptor a peer sends is owned from the moment it arrives, so that every refusal
-//! closes it.
+//! place: the oldest of the process with the most of the user with the most. One whose hello has
+//! come is never dropped. Every descriptor a peer sends is owned from the moment it arrives, so
+//! that every refusal closes it.
 
 mod control;
 mod path;
@@ -29,16 +30,17 @@ use path::Bound;
 /// Limits of the handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListenerOptions {
-    /// Peers that have connected but not said hello; one more drops the oldest. At least 1.
+    /// Peers that have connected but not said hello; one more drops the oldest of the process with
+    /// the most of the user with the most. At least 1.
     pub half_open_max: usize,
     /// Time from connect to hello.
     pub hello_wait: Duration,
 }
 
 impl Default for ListenerOptions {
-    /// 64 peers, 5 seconds.
+    /// 256 peers, 5 seconds. So many come in more time than it takes one to say hello.
     fn default() -> Self {
-        ListenerOptions { half_open_max: 64, hello_wait: Duration::from_secs(5) }
+        ListenerOptions { half_open_max: 256, hello_wait: Duration::from_secs(5) }
     }
 }
 

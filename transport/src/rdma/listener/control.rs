@@ -4,7 +4,7 @@ mod placement;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use rustix::event::{Timespec, epoll};
 
@@ -17,6 +17,7 @@ use super::super::sys::cm::forget_dead_devices;
 use super::super::sys::{CmEvent, CmId, Device, EventChannel, RdmaError};
 use super::{Counters, ListenerOptions, bump};
 use crate::control_thread::{Bell, Inbox};
+use crate::half_open::{HalfOpen, Who};
 use crate::peer_lines::{PeerLines, peer_line};
 use crate::srp::{LoginRej, RejectReason};
 use crate::{CloseReason, ConnId, PeerInfo};
@@ -45,9 +46,7 @@ enum Phase {
     /// The core has the login.
     Offered,
     /// Answered, not established.
-    Accepted {
-        since: Instant,
-    },
+    Accepted,
     Established,
 }
 
@@ -84,7 +83,8 @@ pub(super) struct Control {
     listener_number: u64,
     /// Removed devices that cores have given back, until the last has.
     departed: Vec<Arc<Device>>,
-    half_open: usize,
+    /// Logins that are not established and whose peers may still be there.
+    half_open: HalfOpen,
     again: Option<Instant>,
     options: ListenerOptions,
     channels_in_order: bool,
@@ -127,7 +127,7 @@ impl Control {
             listeners: Vec::new(),
             listener_number: 0,
             departed: Vec::new(),
-            half_open: 0,
+            half_open: HalfOpen::default(),
             again: None,
             options,
             channels_in_order,
@@ -160,11 +160,8 @@ impl Control {
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let tick = Duration::from_secs(1);
-        let wait = if self.half_open > 0 { Some(tick) } else { None };
-        let again = self.again.map(|at| at.saturating_duration_since(Instant::now()));
-        let wait = wait.into_iter().chain(again).min()?;
-        Timespec::try_from(wait).ok()
+        let next = self.half_open.deadline().into_iter().chain(self.again).min()?;
+        Timespec::try_from(next.saturating_duration_since(Instant::now())).ok()
     }
 
     fn on_ready(&mut self, source: u64) {
@@ -200,26 +197,26 @@ impl Control {
         self.on_connection_event(&event);
     }
 
-    fn on_connection_event(&mut self, event: &CmEvent) {
-        let core = (event.token >> 48) as usize;
-        let index = event.token as u32;
-        let generation = (event.token >> 32 & 0xffff) as u32;
-        let Some(slot) = self.cores.get_mut(core).and_then(|c| c.slots.get_mut(index as usize))
-        else {
-            return;
-        };
+    /// The connection that a token names, if there still is one.
+    fn named(&self, token: u64) -> Option<(usize, ConnId)> {
+        let (core, index) = ((token >> 48) as usize, token as u32);
+        let slot = self.cores.get(core)?.slots.get(index as usize)?;
+        let same = u64::from(slot.generation & 0xffff) == token >> 32 & 0xffff;
         let conn = ConnId { index, generation: slot.generation };
-        let Some(connection) = &mut slot.connection else { return };
-        if slot.generation & 0xffff != generation || connection.id.is_none() {
+        (same && slot.connection.is_some()).then_some((core, conn))
+    }
+
+    fn on_connection_event(&mut self, event: &CmEvent) {
+        let Some((core, conn)) = self.named(event.token) else { return };
+        let connection = self.connection(core, conn);
+        if connection.id.is_none() {
             return;
         }
         match event.kind {
-            RDMA_CM_EVENT_ESTABLISHED => {
-                if matches!(connection.phase, Phase::Accepted { .. }) {
-                    connection.phase = Phase::Established;
-                    self.half_open -= 1;
-                    bump(&self.counters.established);
-                }
+            RDMA_CM_EVENT_ESTABLISHED if connection.phase == Phase::Accepted => {
+                connection.phase = Phase::Established;
+                self.half_open.end(event.token);
+                bump(&self.counters.established);
             }
             RDMA_CM_EVENT_DISCONNECTED => self.tell_gone(core, conn, CloseReason::PeerGone),
             RDMA_CM_EVENT_CONNECT_ERROR | RDMA_CM_EVENT_UNREACHABLE | RDMA_CM_EVENT_REJECTED => {
@@ -234,12 +231,14 @@ impl Control {
     }
 
     fn tell_gone(&mut self, core: usize, conn: ConnId, reason: CloseReason) {
+        let of_core = token(core, conn);
         let core = &mut self.cores[core];
         let Some(connection) = &mut core.slots[conn.index as usize].connection else { return };
         if !std::mem::replace(&mut connection.told, true) {
             bump(&self.counters.gone);
             core.door.send(ToCore::Gone(conn, reason));
         }
+        self.half_open.end(of_core);
     }
 
     /// Ends all connections over a device that was removed.
@@ -303,7 +302,7 @@ impl Control {
         mut id: CmId,
         data: Vec<u8>,
     ) -> Result<(), Box<(CmId, Vec<u8>, String)>> {
-        if self.half_open >= self.options.half_open_max {
+        if self.half_open.len() >= self.options.half_open_max && !self.make_room() {
             return Err(Box::new((id, data, "too many logins at once".into())));
         }
         let chosen = self.choose(&data);
@@ -336,11 +335,30 @@ impl Control {
             seat,
         });
         core.devices[place].as_mut().expect("just found").connections += 1;
-        self.half_open += 1;
+        let who = Who { peer: info.peer.clone(), process: 0 };
+        let deadline = Instant::now() + self.options.establish_wait;
+        self.half_open.begin(token(core_index, conn), who, deadline);
         bump(&self.counters.offered);
         let login = Login { conn, device: place, data, peer: info };
         core.door.send(ToCore::Login(Box::new(login)));
         Ok(())
+    }
+
+    /// Ends the oldest login of the address with the most that has been answered and is not
+    /// established. False: there is none.
+    fn make_room(&mut self) -> bool {
+        let waits = |token| {
+            self.named(token).is_some_and(|(core, conn)| {
+                let slot = &self.cores[core].slots[conn.index as usize];
+                slot.connection.as_ref().is_some_and(|c| c.phase == Phase::Accepted)
+            })
+        };
+        let Some((token, who)) = self.half_open.greediest(waits) else { return false };
+        peer_line!(self.lines, WARN, peer = %who, "ended a login that is not established");
+        let Some((core, conn)) = self.named(token) else { return false };
+        bump(&self.counters.displaced);
+        self.tell_gone(core, conn, CloseReason::Link);
+        true
     }
 
     /// The place of the device of `id` among the core's, opened if need be.
@@ -426,10 +444,8 @@ impl Control {
     fn on_ended(&mut self, core: usize, conn: ConnId, reason: CloseReason) {
         let connection = self.connection(core, conn);
         connection.told = true;
-        if connection.phase != Phase::Established {
-            connection.phase = Phase::Established;
-            self.half_open -= 1;
-        }
+        connection.phase = Phase::Established;
+        self.half_open.end(token(core, conn));
         self.cores[core].door.send(ToCore::Ended(conn, reason));
     }
 
@@ -446,8 +462,13 @@ impl Control {
     }
 
     /// Fails only before the core has been given the queue pair.
-    fn accept(&mut self, core: usize, conn: ConnId, accept: &Accept) -> Result<(), RdmaError> {
-        let core = &mut self.cores[core];
+    fn accept(
+        &mut self,
+        core_index: usize,
+        conn: ConnId,
+        accept: &Accept,
+    ) -> Result<(), RdmaError> {
+        let core = &mut self.cores[core_index];
         let connection = core.slots[conn.index as usize].connection.as_mut();
         let connection = connection.expect("a login that was not answered has a connection");
         let id = connection.id.as_ref().expect("as above");
@@ -457,7 +478,9 @@ impl Control {
         device.free.sends -= claim.sends;
         device.free.receives -= claim.receives;
         connection.claim = claim;
-        connection.phase = Phase::Accepted { since: Instant::now() };
+        connection.phase = Phase::Accepted;
+        let deadline = Instant::now() + self.options.establish_wait;
+        self.half_open.begin_anew(token(core_index, conn), deadline);
         // Before the peer can send: a completion finds its connection known.
         core.door.send(ToCore::Ready(conn, Box::new(ready)));
         let limits = device.device.limits();
@@ -510,21 +533,17 @@ impl Control {
         if self.again.is_some_and(|at| at <= now) {
             self.listen_again(now);
         }
-        if self.half_open == 0 {
-            return;
-        }
-        for core in 0..self.cores.len() {
-            for index in 0..self.cores[core].slots.len() {
-                let slot = &self.cores[core].slots[index];
-                let Some(connection) = &slot.connection else { continue };
-                let conn = ConnId { index: index as u32, generation: slot.generation };
-                if let Phase::Accepted { since } = connection.phase
-                    && now.duration_since(since) > self.options.establish_wait
-                    && !connection.told
-                {
-                    bump(&self.counters.late);
-                    self.tell_gone(core, conn, CloseReason::Link);
-                }
+        while let Some(token) = self.half_open.due(now) {
+            let Some((core, conn)) = self.named(token) else {
+                self.half_open.end(token);
+                continue;
+            };
+            if self.connection(core, conn).phase == Phase::Accepted {
+                bump(&self.counters.late);
+                self.tell_gone(core, conn, CloseReason::Link);
+            } else {
+                // It is the core that has not answered.
+                self.half_open.begin_anew(token, now + self.options.establish_wait);
             }
         }
     }

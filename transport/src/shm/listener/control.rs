@@ -1,5 +1,5 @@
 //! The loop of the control thread.
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
@@ -13,11 +13,12 @@ use rustix::net::SocketFlags;
 use super::path::Bound;
 use super::{Counters, ListenError, ListenerOptions, bump};
 use crate::control_thread::{Bell, Inbox, Order};
+use crate::half_open::{HalfOpen, Who};
 use crate::peer_lines::{PeerLines, peer_line};
 use crate::shm::REGION_BYTES_MAX;
 use crate::shm::door::{CoreDoor, Message, Prepared, Remains};
 use crate::shm::socket::{self, Cut, Received};
-use crate::shm::sys::{MapError, Mapping, Regions, peer_pid};
+use crate::shm::sys::{MapError, Mapping, Regions, peer_credentials};
 use crate::shm::wire::{Datagram, REGIONS_MAX};
 use crate::undertaker::Undertakers;
 
@@ -45,7 +46,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 enum Source {
     Listening { target: Arc<str>, traddr: Arc<str>, bound: Bound },
-    HalfOpen { socket: OwnedFd, listener: u64 },
+    HalfOpen { socket: OwnedFd, listener: u64, pid: i32 },
     Connected { socket: Arc<OwnedFd>, bell: u64, core: usize, place: u32 },
     Bell { counter: OwnedFd, core: usize, place: u32 },
 }
@@ -58,9 +59,8 @@ pub(super) struct Control {
     counters: Arc<Counters>,
     sources: BTreeMap<u64, Source>,
     token_next: u64,
-    /// Unfinished handshakes, oldest first, with their deadlines. May name finished ones.
-    deadlines: VecDeque<(u64, Instant)>,
-    half_open: usize,
+    /// Unfinished handshakes.
+    half_open: HalfOpen,
     paused_until: Option<Instant>,
     lines: PeerLines,
     undertakers: Undertakers,
@@ -82,8 +82,7 @@ impl Control {
             counters,
             sources: BTreeMap::new(),
             token_next: TOKEN_COMMANDS + 1,
-            deadlines: VecDeque::new(),
-            half_open: 0,
+            half_open: HalfOpen::default(),
             paused_until: None,
             lines: PeerLines::default(),
             undertakers: Undertakers::new("shm-undertaker"),
@@ -122,8 +121,7 @@ impl Control {
 
     /// Time to the next deadline.
     fn wait(&self, settled: bool) -> Option<Timespec> {
-        let hello = self.deadlines.front().map(|(_, deadline)| *deadline);
-        let next = hello.into_iter().chain(self.paused_until).min();
+        let next = self.half_open.deadline().into_iter().chain(self.paused_until).min();
         let left = next.map(|at| at.saturating_duration_since(Instant::now()));
         let left =
             if settled { left } else { Some(left.map_or(RETRY_WAIT, |l| l.min(RETRY_WAIT))) };
@@ -257,37 +255,45 @@ impl Control {
                 }
             };
             bump(&self.counters.connected);
-            while self.half_open >= self.options.half_open_max.max(1) {
-                self.drop_oldest();
-            }
-            if self.deadlines.len() > 2 * self.options.half_open_max {
-                self.deadlines.retain(|(token, _)| self.sources.contains_key(token));
-            }
-            match self.watch(&socket, EventFlags::IN | EventFlags::RDHUP) {
-                Ok(token) => {
-                    self.sources.insert(token, Source::HalfOpen { socket, listener });
-                    self.half_open += 1;
-                    let deadline = Instant::now() + self.options.hello_wait;
-                    self.deadlines.push_back((token, deadline));
-                }
-                Err(errno) => {
-                    peer_line!(self.lines, WARN, %errno, "can't watch a shm peer");
-                    bury_socket(&self.undertakers, Arc::new(socket));
-                }
-            }
+            self.begin(socket, listener);
         }
     }
 
-    fn drop_oldest(&mut self) {
-        let Some((token, _)) = self.deadlines.pop_front() else { return };
+    /// A handshake begins. Whoever is polite has said hello by now.
+    fn begin(&mut self, socket: OwnedFd, listener: u64) {
+        let begun = peer_credentials(&socket).and_then(|credentials| {
+            Ok((credentials, self.watch(&socket, EventFlags::IN | EventFlags::RDHUP)?))
+        });
+        let ((pid, uid), token) = match begun {
+            Ok(begun) => begun,
+            Err(errno) => {
+                peer_line!(self.lines, WARN, %errno, "can't watch a shm peer");
+                return bury_socket(&self.undertakers, Arc::new(socket));
+            }
+        };
+        self.sources.insert(token, Source::HalfOpen { socket, listener, pid });
+        let who = Who { peer: format!("uid {uid}"), process: pid };
+        self.half_open.begin(token, who, Instant::now() + self.options.hello_wait);
+        self.on_hello(token);
+        while self.half_open.len() > self.options.half_open_max.max(1) {
+            self.make_room();
+        }
+    }
+
+    /// Ends the handshake of whoever has the most, unless its hello is there.
+    fn make_room(&mut self) {
+        let Some((token, who)) = self.half_open.greediest(|_| true) else { return };
+        let who = who.to_string();
+        self.on_hello(token);
         if self.drop_half_open(token) {
             bump(&self.counters.silent);
+            peer_line!(self.lines, INFO, who, "dropped a shm peer without a hello for a newer one");
         }
     }
 
     /// False: it is no unfinished handshake.
     fn drop_half_open(&mut self, token: u64) -> bool {
-        let Some((socket, _)) = self.take_half_open(token) else { return false };
+        let Some((socket, ..)) = self.take_half_open(token) else { return false };
         self.unwatch(&socket);
         bury_socket(&self.undertakers, Arc::new(socket));
         true
@@ -299,24 +305,21 @@ impl Control {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    fn take_half_open(&mut self, token: u64) -> Option<(OwnedFd, u64)> {
-        if !matches!(self.sources.get(&token), Some(Source::HalfOpen { .. })) {
+    fn take_half_open(&mut self, token: u64) -> Option<(OwnedFd, u64, i32)> {
+        if !self.half_open.end(token) {
             return None;
         }
-        self.half_open -= 1;
         match self.sources.remove(&token) {
-            Some(Source::HalfOpen { socket, listener }) => Some((socket, listener)),
-            _ => unreachable!("looked at above"),
+            Some(Source::HalfOpen { socket, listener, pid }) => Some((socket, listener, pid)),
+            _ => unreachable!("a handshake that has begun has a socket"),
         }
     }
 
     fn on_time(&mut self, now: Instant) {
-        while let Some((token, deadline)) = self.deadlines.front() {
-            // Finished handshakes go as they come to the front, so that the queue stays short.
-            if self.sources.contains_key(token) && *deadline > now {
-                break;
+        while let Some(token) = self.half_open.due(now) {
+            if self.drop_half_open(token) {
+                bump(&self.counters.silent);
             }
-            self.drop_oldest();
         }
         if self.paused_until.is_some_and(|until| until <= now) {
             self.paused_until = None;
@@ -353,9 +356,9 @@ impl Control {
                 return bump(&self.counters.left);
             }
         };
-        let Some((socket, listener)) = self.take_half_open(token) else { return };
+        let Some((socket, listener, pid)) = self.take_half_open(token) else { return };
         let socket = Arc::new(socket);
-        if let Err(text) = self.attach(&socket, listener, &received) {
+        if let Err(text) = self.attach(&socket, (listener, pid), &received) {
             bump(&self.counters.refused);
             peer_line!(self.lines, INFO, text, "refused a shm peer");
             let _ = socket::send(&*socket, &Datagram::Error(text).encode(), &[]);
@@ -374,7 +377,7 @@ impl Control {
     fn attach(
         &mut self,
         socket: &Arc<OwnedFd>,
-        listener: u64,
+        (listener, pid): (u64, i32),
         received: &Received,
     ) -> Result<(), String> {
         let Some(Source::Listening { target, traddr, .. }) = self.sources.get(&listener) else {
@@ -382,7 +385,6 @@ impl Control {
         };
         let (target, traddr) = (Arc::clone(target), Arc::clone(traddr));
         let (regions, login) = registered(received)?;
-        let pid = peer_pid(socket).map_err(|errno| format!("credentials: {errno}"))?;
         // Places that have become free since the last look.
         self.take_remains();
         let mut order: Vec<usize> = (0..self.doors.len()).collect();

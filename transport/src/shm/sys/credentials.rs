@@ -3,9 +3,9 @@ use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
 
-/// The process that connected `socket`, 0 for one outside our process-id namespace. The typed call
-/// of `rustix` can't hold that zero.
-pub(crate) fn peer_pid(socket: impl AsFd) -> Result<i32, Errno> {
+/// The process that connected `socket`, 0 for one outside our process-id namespace, and its user.
+/// The typed call of `rustix` can't hold that zero.
+pub(crate) fn peer_credentials(socket: impl AsFd) -> Result<(i32, u32), Errno> {
     let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
     let mut len = size_of::<libc::ucred>() as libc::socklen_t;
     // SAFETY: the descriptor is open while borrowed; the option writes at most `len` bytes into a
@@ -20,7 +20,7 @@ pub(crate) fn peer_pid(socket: impl AsFd) -> Result<i32, Errno> {
         )
     };
     if result == 0 {
-        return Ok(credentials.pid);
+        return Ok((credentials.pid, credentials.uid));
     }
     let error = std::io::Error::last_os_error();
     Err(Errno::from_io_error(&error).unwrap_or(Errno::INVAL))

@@ -5,7 +5,7 @@ mod credentials;
 mod pages;
 mod slots;
 
-pub(super) use credentials::peer_pid;
+pub(super) use credentials::peer_credentials;
 pub(super) use pages::Pages;
 pub(super) use slots::{INLINE_BYTES, SLOT_BYTES, SlotArray};
 

@@ -1,7 +1,9 @@
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
@@ -194,6 +196,75 @@ fn a_silent_peer_is_dropped_and_harms_nobody() {
     }
     until("all are counted", || rig.listener.counts().silent == 10);
     assert_eq!(rig.fabric.connections_live(), 1, "the one that spoke stays");
+}
+
+/// Connects again and again without a word, and keeps some of the sockets, until `stop` is set.
+fn flood(path: &Path, stop: &AtomicBool) -> u64 {
+    let address = socket::address(path).unwrap();
+    let (mut silent, mut connected) = (VecDeque::new(), 0);
+    while !stop.load(Ordering::Relaxed) {
+        let socket = socket::seqpacket().unwrap();
+        match rustix::net::connect(&socket, &address) {
+            Ok(()) => {
+                connected += 1;
+                silent.push_back(socket);
+                if silent.len() > 200 {
+                    silent.pop_front();
+                }
+            }
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+    connected
+}
+
+#[test]
+fn logins_get_through_beside_floods_of_silent_peers() {
+    let mut rig = Rig::with(4, ListenerOptions { half_open_max: 64, ..Default::default() });
+    let stop = Arc::new(AtomicBool::new(false));
+    let floods: Vec<_> = (0..3)
+        .map(|_| {
+            let (path, stop) = (rig.path(), Arc::clone(&stop));
+            std::thread::spawn(move || flood(&path, &stop))
+        })
+        .collect();
+    until("they have the upper hand", || rig.listener.counts().silent > 200);
+    let memory = memory(4096);
+    let refused = (0..100).filter(|_| {
+        let login = dial(&rig.path(), &LOGIN, &[&memory]);
+        let conn = loop {
+            rig.fabric.poll(Instant::default(), &mut rig.events);
+            match rig.events.pop() {
+                Some(Event::Login { conn }) => break Some(conn),
+                Some(other) => panic!("{other:?}"),
+                None if login.is_finished() => break None,
+                None => std::thread::yield_now(),
+            }
+        };
+        let Some(conn) = conn else { return true };
+        rig.fabric.accept(conn, &RSP, 4, 64, 64);
+        drop(login.join().unwrap().unwrap());
+        rig.closed();
+        rig.fabric.release(conn);
+        false
+    });
+    let refused = refused.count();
+    stop.store(true, Ordering::Relaxed);
+    let silent: u64 = floods.into_iter().map(|flood| flood.join().unwrap()).sum();
+    assert_eq!(refused, 0, "of 100 logins, beside {silent} silent peers");
+}
+
+#[test]
+fn a_hello_that_waits_is_read_before_its_peer_makes_room() {
+    let mut rig = Rig::with(4, ListenerOptions { half_open_max: 1, ..Default::default() });
+    let memory = memory(4096);
+    // While the control thread is busy with them, all are there: only the silent one makes room.
+    let silent: Vec<OwnedFd> = (0..50).map(|_| raw(&rig)).collect();
+    let socket = raw(&rig);
+    socket::send(&socket, &hello(1), &[memory.file()]).unwrap();
+    let _more: Vec<OwnedFd> = (0..50).map(|_| raw(&rig)).collect();
+    rig.login();
+    drop(silent);
 }
 
 #[test]
