@@ -84,6 +84,7 @@ pub mod sg;
 pub mod stacked;
 #[allow(unsafe_code)]
 pub(crate) mod sys;
+pub(crate) mod threaded;
 pub mod uring;
 pub mod values;
 

@@ -1,9 +1,9 @@
 //! A SCSI device of this host, passed through: disks, tapes, changers and all else that the Linux
 //! sg driver shows.
 //!
-//! [`Sg`] owns the open device and a thread that talks to the driver. A channel is a pair of rings
-//! to that thread. Commands go to the device as they are, and of a disk too large ones in parts; a
-//! disk also serves the operations on blocks, for the devices over it.
+//! [`Sg`] owns the open device and a thread that talks to the driver (`threaded.rs`). A channel is
+//! a pair of rings to that thread. Commands go to the device as they are, and of a disk too large
+//! ones in parts; a disk also serves the operations on blocks, for the devices over it.
 //!
 //! A core never calls the driver, so no command can hold it up. More than the device takes waits
 //! in the rings, which have room for all that a core can have in flight. A device that goes away
@@ -16,17 +16,12 @@ mod command;
 mod node;
 mod worker;
 
-use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant as Time};
 
 use reactor::sys::memory::Memory;
 use reactor::{Batch, Instant, Tag};
-use rtrb::{Consumer, Producer, RingBuffer};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fd::AsFd;
 use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -35,11 +30,12 @@ use uuid::Uuid;
 
 use self::command::Learned;
 use self::node::{Inquiry, Opened};
-use self::worker::{Ask, Command, Completion, Device, Port, Shared, Traits, Worker};
+use self::worker::{Ask, Device, Shared, Traits, Worker};
 use crate::options::{Options, Place, checked, maybe, to_value};
 use crate::refused::BdevError;
 use crate::scsi::{CDB_BYTES_MAX, ScsiDevice, ScsiEnd, ScsiIo};
 use crate::sys::sg::ZEROS_BYTES;
+use crate::threaded::{Asked, Ended, Hub, Line, Thread};
 use crate::values::{BdevName, Bounded, PathText, UuidText};
 use crate::{
     Bdev, CoreContext, Geometry, Io, IoChannel, IoDone, IoOp, IoStatus, OpenError, contains,
@@ -59,8 +55,6 @@ const SERIAL_BYTES_MAX: usize = 36;
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How often the driver is asked for the rest of what a device had when it went.
 const LOSS_INTERVAL: Duration = Duration::from_millis(10);
-/// How long the end of the thread is waited for.
-const STOP_WAIT: Duration = Duration::from_millis(500);
 
 /// Parameters of `bdev_sg_create`.
 #[derive(Debug, Clone, Deserialize, JsonSchema, Serialize)]
@@ -119,8 +113,7 @@ pub struct Sg {
     transfer_bytes_max: u32,
     inquiry: Inquiry,
     shared: Arc<Shared>,
-    ended: Mutex<Receiver<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Thread<Ask, ScsiEnd>,
 }
 
 impl Sg {
@@ -140,9 +133,8 @@ impl Sg {
         let zeros = Arc::new(zeros);
         let opened = node::open(&options.filename, &zeros)?;
         let inquiry = opened.inquiry.clone();
-        let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(failed("making an eventfd"))?;
-        let shared = Arc::new(Shared::new(kick));
+        let hub = Hub::new().map_err(failed("making an eventfd"))?;
+        let shared = Arc::new(Shared::new(hub));
         match node::look_at_medium(&opened) {
             Some(Learned::Capacity { block_bytes, blocks }) => {
                 shared.block_bytes.store(block_bytes, Ordering::Relaxed);
@@ -156,8 +148,7 @@ impl Sg {
         let (is_disk, is_tape) = (inquiry.is_disk(), inquiry.is_tape());
         let traits = Traits { is_disk, is_tape, timeout_ms };
         let (depth, transfer_bytes_max) = (opened.depth(), opened.transfer_bytes_max());
-        let (sender, ended) = sync_channel(1);
-        let thread = Thread {
+        let runner = Runner {
             worker: Worker::new(Arc::clone(&shared), traits, opened),
             shared: Arc::clone(&shared),
             filename: options.filename.clone(),
@@ -165,14 +156,9 @@ impl Sg {
             inquiry: inquiry.clone(),
             zeros,
             look_at: Time::now(),
-            _ended: sender,
         };
-        let thread = std::thread::Builder::new()
-            .name("sg".into())
-            .spawn(move || thread.run())
-            .map_err(|error| {
-                failed("starting the thread")(Errno::from_io_error(&error).unwrap_or(Errno::IO))
-            })?;
+        let thread = Thread::start(&shared.hub, "sg", move || runner.run())
+            .map_err(failed("starting the thread"))?;
         Ok(Sg {
             name,
             uuid,
@@ -182,23 +168,8 @@ impl Sg {
             transfer_bytes_max,
             inquiry,
             shared,
-            ended: Mutex::new(ended),
-            thread: Some(thread),
+            _thread: thread,
         })
-    }
-}
-
-impl Drop for Sg {
-    fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        self.shared.wake();
-        // The thread goes on by itself while the driver has commands.
-        let ended = self.ended.get_mut().map(|ended| ended.recv_timeout(STOP_WAIT));
-        if matches!(ended, Ok(Err(RecvTimeoutError::Disconnected)))
-            && let Some(thread) = self.thread.take()
-        {
-            let _ = thread.join();
-        }
     }
 }
 
@@ -288,7 +259,7 @@ impl Bdev for Sg {
 }
 
 /// The thread and what it needs to find its device again.
-struct Thread {
+struct Runner {
     worker: Worker<Opened>,
     shared: Arc<Shared>,
     filename: String,
@@ -297,11 +268,9 @@ struct Thread {
     zeros: Arc<Memory>,
     /// When a device that has gone is looked for next.
     look_at: Time,
-    /// Tells the owner by its drop.
-    _ended: SyncSender<()>,
 }
 
-impl Thread {
+impl Runner {
     fn run(mut self) {
         let mut online = true;
         loop {
@@ -312,7 +281,7 @@ impl Thread {
                 self.look_at = Time::now() + LOOK_INTERVAL;
             }
             online = there;
-            if self.shared.stop.load(Ordering::Acquire) && self.worker.is_idle() {
+            if self.shared.hub.is_stopping() && self.worker.is_idle() {
                 return;
             }
             if !online && Time::now() >= self.look_at {
@@ -344,29 +313,18 @@ impl Thread {
     /// Waits for a core, the driver, or the time to look for the device.
     fn sleep(&mut self) {
         let losing = self.worker.is_losing();
-        let stopping = self.shared.stop.load(Ordering::Acquire);
+        let stopping = self.shared.hub.is_stopping();
         let longest = match self.worker.device() {
             // A hang-up does not end: waiting for it would be no waiting.
             Some(_) if losing || stopping => Some(LOSS_INTERVAL),
             Some(_) => None,
             None => Some(self.look_at.saturating_duration_since(Time::now())),
         };
-        let mut fds = vec![PollFd::from_borrowed_fd(self.shared.kick.as_fd(), PollFlags::IN)];
-        if let Some(device) = self.worker.device()
-            && !losing
-        {
-            fds.extend(device.fds().map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
-        }
-        let longest = longest.and_then(|longest| Timespec::try_from(longest).ok());
-        let polled = poll(&mut fds, longest.as_ref());
-        let gone = PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL;
-        let hung_up = polled.is_ok() && fds[1..].iter().any(|fd| fd.revents().intersects(gone));
-        drop(fds);
-        if hung_up {
+        let device = self.worker.device().filter(|_| !losing);
+        let files = device.into_iter().flat_map(Opened::fds);
+        if self.worker.sleep(files, longest) {
             self.worker.on_hang_up();
         }
-        // Not raised is fine.
-        let _ = rustix::io::read(&self.shared.kick, &mut [0; 8]);
     }
 }
 
@@ -374,11 +332,7 @@ struct SgChannel {
     shared: Arc<Shared>,
     geometry: Geometry,
     is_disk: bool,
-    commands: Producer<Command>,
-    completions: Consumer<Completion>,
-    armed: Arc<AtomicBool>,
-    /// Something was pushed since the last flush.
-    pushed: bool,
+    line: Line<Ask, ScsiEnd>,
     /// What ended without the worker.
     ready: Batch<IoDone>,
     /// How commands ended, by the index of their tag.
@@ -393,33 +347,14 @@ impl SgChannel {
         core: &CoreContext,
     ) -> SgChannel {
         let depth = core.depth as usize;
-        let (commands, taken) = RingBuffer::new(depth);
-        let (given, completions) = RingBuffer::new(depth);
-        let armed = Arc::new(AtomicBool::new(false));
-        shared.adopt(Port {
-            commands: taken,
-            completions: given,
-            wake: core.wake.clone(),
-            armed: Arc::clone(&armed),
-            _memory: Arc::clone(&core.memory),
-        });
         SgChannel {
             shared: Arc::clone(shared),
             geometry,
             is_disk,
-            commands,
-            completions,
-            armed,
-            pushed: false,
+            line: shared.hub.open(core),
             ready: Batch::new(depth),
             ends: vec![ScsiEnd::GOOD; depth].into_boxed_slice(),
         }
-    }
-
-    fn push(&mut self, command: Command) {
-        let pushed = self.commands.push(command);
-        assert!(pushed.is_ok(), "more operations than the core has slots");
-        self.pushed = true;
     }
 
     /// How an operation on blocks ends that the device need not see.
@@ -444,7 +379,7 @@ impl IoChannel for SgChannel {
         let Io { tag, op, buf } = io;
         match self.refusal(&op) {
             Some(status) => self.ready.push(IoDone { tag, status, buf }),
-            None => self.push(Command { tag, ask: Ask::Blocks(op), buf }),
+            None => self.line.push(Asked { tag, ask: Ask::Blocks(op), buf }),
         }
     }
 
@@ -453,7 +388,7 @@ impl IoChannel for SgChannel {
         let mut cdb = [0; CDB_BYTES_MAX];
         cdb[..from.len()].copy_from_slice(from);
         let ask = Ask::Scsi { cdb, cdb_len: from.len() as u8, direction };
-        self.push(Command { tag, ask, buf });
+        self.line.push(Asked { tag, ask, buf });
     }
 
     fn scsi_end(&self, tag: Tag) -> &ScsiEnd {
@@ -465,9 +400,7 @@ impl IoChannel for SgChannel {
     }
 
     fn flush(&mut self) {
-        if std::mem::take(&mut self.pushed) {
-            self.shared.wake();
-        }
+        self.line.flush();
     }
 
     fn poll(&mut self, _now: Instant, done: &mut Batch<IoDone>) {
@@ -476,7 +409,7 @@ impl IoChannel for SgChannel {
             done.push(item);
         }
         while !done.is_full() {
-            let Ok(Completion { tag, status, end, buf }) = self.completions.pop() else { break };
+            let Some(Ended { tag, status, end, buf }) = self.line.pop() else { break };
             if status == IoStatus::Scsi {
                 self.ends[tag.index()] = end;
             }
@@ -485,13 +418,7 @@ impl IoChannel for SgChannel {
     }
 
     fn arm(&mut self) -> bool {
-        // The worker may sleep and know nothing of what was pushed since the last flush.
-        if self.pushed {
-            return false;
-        }
-        self.armed.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        self.ready.is_empty() && self.completions.is_empty()
+        self.line.arm() && self.ready.is_empty()
     }
 }
 
@@ -500,9 +427,6 @@ impl Drop for SgChannel {
         // A target that ends with operations in flight: nobody is left to take their buffers home.
         while let Some(item) = self.ready.pop() {
             std::mem::forget(item.buf);
-        }
-        while let Ok(completion) = self.completions.pop() {
-            std::mem::forget(completion.buf);
         }
     }
 }

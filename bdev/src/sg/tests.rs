@@ -1,7 +1,7 @@
 //! The worker and its channels against a device that plays a disk or a tape by a script.
 
 use std::collections::VecDeque;
-use std::sync::MutexGuard;
+use std::sync::{Mutex, MutexGuard};
 
 use reactor::sleep::Sleep;
 use reactor::{Buf, Pool, pool::SizeClass};
@@ -132,8 +132,7 @@ impl Device for Fake {
 }
 
 fn shared(block_bytes: u32, blocks: u64) -> Arc<Shared> {
-    let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-    let shared = Shared::new(eventfd(0, flags).unwrap());
+    let shared = Shared::new(Hub::new().unwrap());
     shared.block_bytes.store(block_bytes, Ordering::Relaxed);
     shared.blocks.store(blocks, Ordering::Relaxed);
     Arc::new(shared)

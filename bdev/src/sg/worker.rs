@@ -6,14 +6,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
-use reactor::sleep::raise;
-use reactor::sys::memory::Memory;
 use reactor::{Buf, Tag};
-use rtrb::{Consumer, Producer};
-use rustix::fd::OwnedFd;
+use rustix::fd::BorrowedFd;
 use rustix::io::Errno;
 
 use super::command::{
@@ -22,6 +19,7 @@ use super::command::{
 };
 use crate::scsi::{CDB_BYTES_MAX, DataDirection, ScsiEnd};
 use crate::sys::sg::{Flight, Payload, Raw, ZEROS_BYTES};
+use crate::threaded::{Asked, Ended, Hub, Ports};
 use crate::{IoOp, IoStatus};
 
 /// How often an operation on blocks is tried again after a unit attention.
@@ -54,41 +52,11 @@ pub(super) enum Ask {
     Blocks(IoOp),
 }
 
-/// A command on its way from a core to the worker ...
-pub(super) struct Command {
-    pub tag: Tag,
-    pub ask: Ask,
-    pub buf: Option<Buf>,
-}
-
-/// ... and back.
-pub(super) struct Completion {
-    pub tag: Tag,
-    pub status: IoStatus,
-    pub end: ScsiEnd,
-    pub buf: Option<Buf>,
-}
-
-/// The worker's ends of one channel.
-pub(super) struct Port {
-    pub commands: Consumer<Command>,
-    pub completions: Producer<Completion>,
-    pub wake: Option<Arc<OwnedFd>>,
-    /// The core sleeps, or is about to: raise its descriptor.
-    pub armed: Arc<AtomicBool>,
-    /// Keeps the buffers mapped that the kernel may use.
-    pub _memory: Arc<Memory>,
-}
-
 /// What device, channels and worker share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// Ends the worker's sleep.
-    pub kick: OwnedFd,
-    asleep: AtomicBool,
-    pub stop: AtomicBool,
-    fresh: Mutex<Vec<Port>>,
-    has_fresh: AtomicBool,
+    /// Where channels and worker find each other.
+    pub hub: Arc<Hub<Ask, ScsiEnd>>,
     reset: AtomicBool,
     /// The device is there.
     pub online: AtomicBool,
@@ -99,20 +67,10 @@ pub(super) struct Shared {
     pub blocks: AtomicU64,
 }
 
-impl std::fmt::Debug for Port {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Port").finish_non_exhaustive()
-    }
-}
-
 impl Shared {
-    pub(super) fn new(kick: OwnedFd) -> Shared {
+    pub(super) fn new(hub: Hub<Ask, ScsiEnd>) -> Shared {
         Shared {
-            kick,
-            asleep: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            fresh: Mutex::default(),
-            has_fresh: AtomicBool::new(false),
+            hub: Arc::new(hub),
             reset: AtomicBool::new(false),
             online: AtomicBool::new(true),
             block_bytes: AtomicU32::new(0),
@@ -120,29 +78,10 @@ impl Shared {
         }
     }
 
-    fn fresh(&self) -> MutexGuard<'_, Vec<Port>> {
-        self.fresh.lock().expect("nothing panics with the lock held")
-    }
-
-    /// A new channel.
-    pub(super) fn adopt(&self, port: Port) {
-        self.fresh().push(port);
-        self.has_fresh.store(true, Ordering::Release);
-        self.wake();
-    }
-
     /// The device is to be reset before the next command starts.
     pub(super) fn reset(&self) {
         self.reset.store(true, Ordering::Release);
-        self.wake();
-    }
-
-    /// Something was pushed or asked for: one system call if the worker sleeps.
-    pub(super) fn wake(&self) {
-        fence(Ordering::SeqCst);
-        if self.asleep.load(Ordering::Relaxed) && self.asleep.swap(false, Ordering::Relaxed) {
-            raise(&self.kick);
-        }
+        self.hub.wake();
     }
 }
 
@@ -175,14 +114,12 @@ pub(super) struct Worker<D> {
     shared: Arc<Shared>,
     traits: Traits,
     device: Option<D>,
-    ports: Vec<Option<(Port, u32)>>,
+    ports: Ports<Ask, ScsiEnd>,
     active: Vec<Option<Active>>,
     free: Vec<u32>,
     /// Commands with more parts to do.
     again: VecDeque<u32>,
     in_flight: u32,
-    /// Where the next round over the ports begins.
-    turn: usize,
     /// The device came back: the next command is told.
     returned: bool,
     /// Something says that the device has gone.
@@ -192,16 +129,16 @@ pub(super) struct Worker<D> {
 impl<D: Device> Worker<D> {
     pub(super) fn new(shared: Arc<Shared>, traits: Traits, device: D) -> Worker<D> {
         let depth = device.depth();
+        let ports = Ports::new(Arc::clone(&shared.hub));
         Worker {
             shared,
             traits,
             device: Some(device),
-            ports: Vec::new(),
+            ports,
             active: (0..depth).map(|_| None).collect(),
             free: (0..depth).rev().collect(),
             again: VecDeque::with_capacity(depth as usize),
             in_flight: 0,
-            turn: 0,
             returned: false,
             suspect: false,
         }
@@ -239,10 +176,7 @@ impl<D: Device> Worker<D> {
 
     /// Does what there is to do, without waiting; true if that was anything.
     pub(super) fn turn(&mut self) -> bool {
-        if self.shared.has_fresh.swap(false, Ordering::Acquire) {
-            let fresh = std::mem::take(&mut *self.shared.fresh());
-            self.ports.extend(fresh.into_iter().map(|port| Some((port, 0))));
-        }
+        self.ports.refresh();
         self.reset_if_asked();
         let mut progress = false;
         while let Some((flight, raw)) = self.device.as_mut().and_then(Device::reap) {
@@ -250,27 +184,30 @@ impl<D: Device> Worker<D> {
             progress = true;
         }
         progress |= self.start_commands();
-        self.drop_ports();
         self.look_for_loss();
         progress
     }
 
     /// Before a sleep: true when nothing has come meanwhile. [`Worker::awake`] must follow.
     pub(super) fn may_sleep(&self) -> bool {
-        self.shared.asleep.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
-        let idle = |slot: &Option<(Port, u32)>| {
-            slot.as_ref().is_none_or(|(port, _)| port.commands.is_empty() || self.free.is_empty())
-        };
-        let shared = &self.shared;
-        let asked = [&shared.has_fresh, &shared.reset].iter().any(|it| it.load(Ordering::Acquire));
-        let ends = self.is_idle() && shared.stop.load(Ordering::Acquire);
-        self.ports.iter().all(idle) && !asked && !ends
+        let idle = self.ports.may_sleep(!self.free.is_empty());
+        let ends = self.is_idle() && self.shared.hub.is_stopping();
+        idle && !ends && !self.shared.reset.load(Ordering::Acquire)
+    }
+
+    /// Waits for a core or one of `files`, which are the driver's, for `longest` at most; true when
+    /// one of them has hung up.
+    pub(super) fn sleep<'a>(
+        &self,
+        files: impl Iterator<Item = BorrowedFd<'a>>,
+        longest: Option<Duration>,
+    ) -> bool {
+        self.ports.sleep(files, longest)
     }
 
     /// After a sleep.
     pub(super) fn awake(&self) {
-        self.shared.asleep.store(false, Ordering::Relaxed);
+        self.ports.awake();
     }
 
     fn reset_if_asked(&mut self) {
@@ -288,28 +225,19 @@ impl<D: Device> Worker<D> {
         while let Some(number) = self.again.pop_front() {
             self.launch(number);
         }
-        let mut idle = 0;
-        while idle < self.ports.len() && (self.device.is_none() || !self.free.is_empty()) {
-            self.turn = (self.turn + 1) % self.ports.len();
-            let Some((port, running)) = &mut self.ports[self.turn] else {
-                idle += 1;
-                continue;
-            };
-            let Ok(command) = port.commands.pop() else {
-                idle += 1;
-                continue;
-            };
-            (idle, progress) = (0, true);
-            *running += 1;
+        while (self.device.is_none() || !self.free.is_empty())
+            && let Some((port, command)) = self.ports.next()
+        {
+            progress = true;
             // What was asked for before this command was pushed comes first.
             self.reset_if_asked();
-            self.begin(self.turn as u32, command);
+            self.begin(port, command);
         }
         progress
     }
 
-    fn begin(&mut self, port: u32, command: Command) {
-        let Command { tag, ask, mut buf } = command;
+    fn begin(&mut self, port: u32, command: Asked<Ask>) {
+        let Asked { tag, ask, mut buf } = command;
         let len = buf.as_ref().map_or(0, |buf| buf.len() as u32);
         if self.device.is_none() {
             let status = match ask {
@@ -317,7 +245,7 @@ impl<D: Device> Worker<D> {
                 Ask::Blocks(_) => IoStatus::NotReady,
             };
             let end = Code::NOT_READY.end(len);
-            return self.complete(port, Completion { tag, status, end, buf });
+            return self.ports.end(port, Ended { tag, status, end, buf });
         }
         if self.returned
             && let Ask::Scsi { cdb, .. } = &ask
@@ -326,7 +254,7 @@ impl<D: Device> Worker<D> {
             // It lost its power or its state: tapes are somewhere else now.
             self.returned = false;
             let end = Code::POWER_ON.end(len);
-            return self.complete(port, Completion { tag, status: IoStatus::Scsi, end, buf });
+            return self.ports.end(port, Ended { tag, status: IoStatus::Scsi, end, buf });
         }
         let block_bytes = u64::from(self.shared.block_bytes.load(Ordering::Relaxed));
         let (transfer, total) = match &ask {
@@ -423,39 +351,7 @@ impl<D: Device> Worker<D> {
             Ask::Blocks(op) => status_of(&end, op).unwrap_or(IoStatus::Aborted),
         };
         let Active { port, tag, buf, .. } = active;
-        self.complete(port, Completion { tag, status, end, buf });
-    }
-
-    fn complete(&mut self, port: u32, completion: Completion) {
-        let (port, running) = self.ports[port as usize].as_mut().expect("it has commands here");
-        *running -= 1;
-        if port.completions.is_abandoned() {
-            // Nobody is left to take the buffer home.
-            return std::mem::forget(completion.buf);
-        }
-        let pushed = port.completions.push(completion);
-        assert!(pushed.is_ok(), "a channel has room for all it submits");
-        if let Some(wake) = &port.wake {
-            fence(Ordering::SeqCst);
-            if port.armed.swap(false, Ordering::Relaxed) {
-                raise(wake);
-            }
-        }
-    }
-
-    /// Forgets channels that are closed and have nothing here.
-    fn drop_ports(&mut self) {
-        for slot in &mut self.ports {
-            if let Some((port, 0)) = slot
-                && port.commands.is_abandoned()
-                && port.commands.is_empty()
-            {
-                *slot = None;
-            }
-        }
-        while self.ports.last().is_some_and(Option::is_none) {
-            self.ports.pop();
-        }
+        self.ports.end(port, Ended { tag, status, end, buf });
     }
 
     /// A device that has gone is let go of when the driver has given everything back.
