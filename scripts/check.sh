@@ -21,6 +21,8 @@ case "${1:-}" in
 esac
 
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
+# Built once where nobody has installed it.
+command -v cargo-nextest >/dev/null || PATH="$(scripts/nextest.sh):$PATH"
 
 format() {
     cargo fmt --all --check

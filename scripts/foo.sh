@@ -6,18 +6,21 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'USAGE'
-Usage: scripts/foo.sh [KIND..]
+Usage: scripts/foo.sh [--check] [KIND..]
 
 Applies tests/corpus/foo/KIND.patch (all, if none is named) to one copy of the sources in target/foo,
 compiles the copy, and runs the test that each patch names. How many files a patch may touch is in
 tests/tests/tidy/foo.rs.
 
+  --check  has the compiler look at the copy and its unit tests, and runs nothing: less than a minute
   --help   this text
 USAGE
 }
 
+only_check=no
 case "${1:-}" in
     --help) usage; exit 0 ;;
+    --check) only_check=yes; shift ;;
     -*) usage >&2; exit 2 ;;
 esac
 
@@ -43,9 +46,14 @@ for kind in "${kinds[@]}"; do
 done
 
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH"
-command -v cargo-nextest >/dev/null || PATH="$(scripts/nextest.sh):$PATH"
 # The packages outside the workspace are compiled already where this checkout was.
 export CARGO_TARGET_DIR="$root/target"
+if [ "$only_check" = yes ]; then
+    cd "$copy"
+    # With the tests beside the code.
+    exec cargo check --quiet --workspace --lib --profile test
+fi
+command -v cargo-nextest >/dev/null || PATH="$(scripts/nextest.sh):$PATH"
 cd "$copy"
 cargo check --quiet --workspace
 tests=()

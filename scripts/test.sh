@@ -107,7 +107,7 @@ PYTHON
 }
 
 shell_scripts() {
-    local script scripts=(scripts/*.sh scripts/guest/*.sh scripts/guest/in/{*.sh,init} .ci/run)
+    local script scripts=(scripts/*.sh scripts/guest/*.sh scripts/guest/in/{*.sh,init} .ci/run .githooks/*)
     for script in "${scripts[@]}"; do
         bash -n "$script"
     done
@@ -152,6 +152,7 @@ step "scripts: python" python_syntax
 step "scripts: shell" shell_scripts
 step "planted bugs: texts" scripts/planted.sh --check
 step "lints" lints
+step "planted additions" scripts/foo.sh --check
 step "build" cargo build --workspace --all-targets
 step "release build" cargo build --release --workspace "${programs[@]}" --example instructions
 step "test runner" runner_is_there
