@@ -7,7 +7,7 @@ use super::sense::Sense;
 /// One unit attention condition, as a bit of a set. They are reported in the order of
 /// `Attention::ALL`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
+#[repr(u16)]
 pub enum Attention {
     /// 29/00: power on or reset.
     PowerOn = 1 << 0,
@@ -32,8 +32,8 @@ impl Attention {
     ];
 
     /// Its bit in a set.
-    pub const fn bit(self) -> u8 {
-        self as u8
+    pub const fn bit(self) -> u16 {
+        self as u16
     }
 
     /// What it reports.
@@ -52,7 +52,7 @@ impl Attention {
 /// LOGICAL UNIT NOT SUPPORTED but those of [`bypasses_attention`], until INQUIRY or REPORT LUNS has
 /// told the nexus what is there. It is no unit attention, because an initiator that repeats its
 /// command after one would then read and write the new unit as if it were the one before.
-pub const ASK_FIRST: u8 = 1 << 7;
+pub const ASK_FIRST: u16 = 1 << 15;
 
 /// True for commands that are served while a unit attention is pending and leave it pending
 /// (SPC-4 5.2: INQUIRY, REPORT LUNS; REQUEST SENSE reports it as data, and the caller clears it).
@@ -61,16 +61,9 @@ pub fn bypasses_attention(operation_code: u8) -> bool {
     matches!(operation_code, opcode::INQUIRY | opcode::REPORT_LUNS | opcode::REQUEST_SENSE)
 }
 
-/// The conditions that a command clears by what it reports (SPC-4 6.33: REPORT LUNS clears 3F/0E,
-/// at every logical unit of the target for this nexus).
-#[inline]
-pub fn cleared_by(operation_code: u8) -> u8 {
-    if operation_code == opcode::REPORT_LUNS { Attention::LunsChanged.bit() } else { 0 }
-}
-
 /// The condition of a set that is reported next: its bit, and its sense data.
 #[inline]
-pub fn highest(bits: u8) -> Option<(u8, Sense)> {
+pub fn highest(bits: u16) -> Option<(u16, Sense)> {
     if bits == 0 {
         return None;
     }
@@ -99,8 +92,5 @@ mod tests {
     fn three_commands_bypass() {
         let bypassing: Vec<u8> = (0..=255).filter(|&code| bypasses_attention(code)).collect();
         assert_eq!(bypassing, [0x03, 0x12, 0xa0]);
-        let clearing: Vec<u8> = (0..=255).filter(|&code| cleared_by(code) != 0).collect();
-        assert_eq!(clearing, [0xa0]);
-        assert_eq!(cleared_by(0xa0), Attention::LunsChanged.bit());
     }
 }

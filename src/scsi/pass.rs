@@ -105,7 +105,7 @@ pub fn protect(cdb: &[u8], data: &mut [u8]) {
 
 /// The unit attentions that all other sessions must see when a device has reported `sense` to one
 /// of them: bits of [`Attention`].
-pub fn attentions_of(sense: &[u8]) -> u8 {
+pub fn attentions_of(sense: &[u8]) -> u16 {
     let of = |at: usize| sense.get(at).copied().unwrap_or(0);
     let (sense_key, asc, ascq) = match of(0) & 0x7f {
         0x70 => (of(2) & 0x0f, of(12), of(13)),

@@ -7,11 +7,9 @@ use super::command::Requests;
 use super::connections::table::Connections;
 use super::coverage::Met;
 use super::log::Log;
-use super::message::{
-    Action, ActionError, Answer, AttentionAt, CoreMessage, Message, Report, Token,
-};
+use super::message::{Action, ActionError, Answer, CoreMessage, Message, Report, Token};
 use super::names::TargetSpec;
-use super::sessions::registry::{REGISTRY_CORE, Registry};
+use super::sessions::registry::Registry;
 use super::unit::LogicalUnit;
 use super::units::device::Device;
 use super::units::map::Luns;
@@ -140,16 +138,16 @@ impl<F: Fabric> Shard<F> {
 
     /// The LUN map of a target has changed on every core.
     fn on_luns_changed(&mut self, target: String) {
-        tell_registry(&mut self.registry, &self.luns, &target, Registry::on_unmapped);
+        tell_registry(&mut self.registry, &self.luns, &target, Registry::on_luns_changed);
         self.connections.report_event(&target);
-        self.raise(AttentionAt::Target(target), Attention::LunsChanged);
     }
 
     /// A device is not what it was: looks again, and tells the sessions.
     fn on_medium(&mut self, bdev: &str, attention: Option<Attention>) {
         self.luns.refresh(bdev);
-        if let Some(attention) = attention {
-            self.raise(AttentionAt::Luns(self.luns.places_of_bdev(bdev)), attention);
+        // Every core is told; the registry's core alone tells the sessions, once.
+        if let (Some(attention), Some(registry)) = (attention, &self.registry) {
+            registry.on_attention(&self.luns.places_of_bdev(bdev), attention.bit(), None);
         }
     }
 
@@ -173,14 +171,6 @@ impl<F: Fabric> Shard<F> {
         if self.luns.unmap(target, lun, token) {
             self.answer(token);
         }
-    }
-
-    /// Every core is told of a change; the registry's core alone tells the sessions, once.
-    fn raise(&mut self, at: AttentionAt, attention: Attention) {
-        if let Some(registry) = &mut self.registry {
-            registry.on_attention(&at, attention.bit(), None);
-        }
-        debug_assert!(self.out.core() != REGISTRY_CORE || self.registry.is_some());
     }
 }
 

@@ -13,7 +13,7 @@ use super::Shard;
 use super::connections::connection::Connection;
 use super::connections::table::Connections;
 use super::coverage::{Mark, mark};
-use super::message::{AbortScope, AttentionAt, ChannelAt, CoreMessage};
+use super::message::{AbortScope, ChannelAt, CoreMessage};
 use super::names::{CoreId, MappingKey, SessionId, SrpTag};
 use super::qos::queue::RateQueues;
 use super::sessions::registry::REGISTRY_CORE;
@@ -66,7 +66,7 @@ impl<F: Fabric> Shard<F> {
         let task = self.tasks.begin(Function { conn, recv: Some(recv), tag, sol_not, cores_left });
         self.connections.get_mut(conn).begin();
         if let (Some((bits, except)), Some(unit)) = (attention_of(request.tmf(), session), unit) {
-            let at = AttentionAt::Luns(self.luns.places_of(unit));
+            let at = self.luns.places_of(unit);
             self.out.send(REGISTRY_CORE, CoreMessage::Attention { at, bits, except });
         }
         if let (Some(Tmf::LunReset), Some(mapping)) = (request.tmf(), mapping) {
@@ -133,7 +133,7 @@ fn known(connection: &Connection, luns: &Luns, lun: Option<u16>) -> Option<Mappi
 
 /// Unit attentions of a function (SAM-5 5.14), and the session that is not told. They are sent
 /// first, so that every core has them before the initiator is answered.
-fn attention_of(function: Option<Tmf>, session: SessionId) -> Option<(u8, Option<SessionId>)> {
+fn attention_of(function: Option<Tmf>, session: SessionId) -> Option<(u16, Option<SessionId>)> {
     match function {
         Some(Tmf::LunReset) => Some((Attention::PowerOn.bit(), None)),
         Some(Tmf::ClearTaskSet) => Some((Attention::CommandsCleared.bit(), Some(session))),

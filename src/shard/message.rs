@@ -295,12 +295,12 @@ pub enum CoreMessage {
         /// Where it was.
         channel: ChannelAt,
     },
-    /// To the registry: raise a unit attention for every session of a target, at a LUN or at all.
+    /// To the registry: raise a unit attention for every session of a target, at a LUN.
     Attention {
-        /// Which sessions and LUNs.
-        at: AttentionAt,
+        /// Where a logical unit is mapped: pairs of target name and LUN.
+        at: Vec<(String, u16)>,
         /// Bits of [`crate::scsi::attention`].
-        bits: u8,
+        bits: u16,
         /// A session that does not get it.
         except: Option<SessionId>,
     },
@@ -321,13 +321,4 @@ pub enum CoreMessage {
         /// Commands that were ended.
         count: u32,
     },
-}
-
-/// Where a unit attention is raised.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AttentionAt {
-    /// All LUNs of a target, by its name.
-    Target(String),
-    /// Wherever a logical unit is mapped: pairs of target name and LUN.
-    Luns(Vec<(String, u16)>),
 }

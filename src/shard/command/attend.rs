@@ -1,6 +1,5 @@
 //! What a session must be told before its commands are carried out, and what answers tell it.
 
-use crate::scsi::opcodes::opcode::REPORT_LUNS;
 use crate::scsi::{Answer, LunSelect, Sense, attention};
 use crate::shard::connections::connection::Connection;
 use crate::shard::coverage::{Mark, mark};
@@ -17,7 +16,9 @@ pub(super) fn first_told(connection: &Connection, lun: u16, operation_code: u8) 
         mark(Mark::Attention);
         return Some(sense);
     }
-    must_ask(connection, lun).then(|| {
+    let session = connection.session()?;
+    session.settle(lun);
+    session.must_ask(lun).then(|| {
         mark(Mark::UnknownUnit);
         Sense::LUN_NOT_SUPPORTED
     })
@@ -41,12 +42,6 @@ pub(super) fn sense_to_report(connection: &Connection, unit: &Mapping) -> Option
     next_attention(connection, unit.lun()).or((!unit.is_ready()).then_some(Sense::NOT_READY))
 }
 
-/// True when the session of a channel knows another unit under a LUN.
-#[inline]
-fn must_ask(connection: &Connection, lun: u16) -> bool {
-    connection.session().is_some_and(|session| session.must_ask(lun))
-}
-
 /// An answer of the unit under a LUN, which INQUIRY may have asked for.
 pub(super) fn told_answer(connection: &Connection, lun: u16, answer: &Answer) {
     if let (Answer::Inquiry(_) | Answer::Vpd(_), Some(session)) = (answer, connection.session()) {
@@ -61,7 +56,7 @@ pub(super) fn told_luns(
     luns: impl Iterator<Item = u16>,
 ) {
     let Some(session) = connection.session() else { return };
-    session.clear_all(attention::cleared_by(REPORT_LUNS));
+    session.told_luns();
     if select != LunSelect::WellKnown {
         session.asked_for(luns);
     }

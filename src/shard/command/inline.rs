@@ -30,7 +30,7 @@ use crate::shard::units::mapping::Mapping;
 fn welcome(connection: &Connection, luns: &Luns, lun: Lun) -> Option<(u16, MappingKey)> {
     let lun = lun.number()?;
     let mapping = luns.find(connection.target(), lun)?;
-    (connection.session()?.attentions(lun) == 0).then_some((lun, mapping))
+    connection.session()?.is_quiet(lun).then_some((lun, mapping))
 }
 
 /// What a plain command with `bytes` bytes of data does at its logical unit.

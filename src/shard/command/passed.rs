@@ -20,7 +20,7 @@ use crate::scsi::reads::only_reads;
 use crate::scsi::{ScsiStatus, Sense};
 use crate::shard::connections::connection::Connection;
 use crate::shard::connections::table::Connections;
-use crate::shard::message::{AttentionAt, CoreMessage};
+use crate::shard::message::CoreMessage;
 use crate::shard::names::RequestKey;
 use crate::shard::outbox::Outbox;
 use crate::shard::sessions::registry::REGISTRY_CORE;
@@ -197,7 +197,7 @@ fn spread_attention<F: Fabric>(
         return;
     }
     let session = connections.get(request.conn()).session_id();
-    let at = AttentionAt::Luns(luns.places_of(luns.mapping(request.unit()).unit()));
+    let at = luns.places_of(luns.mapping(request.unit()).unit());
     let except = session.filter(|_| !request.is_aborted());
     out.send(REGISTRY_CORE, CoreMessage::Attention { at, bits, except });
 }

@@ -138,6 +138,11 @@ impl Known {
         }
     }
 
+    /// The LUNs of a target at which there is or was a unit.
+    pub(crate) fn luns_of(&self, guid: u64) -> impl Iterator<Item = u16> + '_ {
+        self.units.range((guid, 0)..=(guid, u16::MAX)).map(|((_, lun), _)| *lun)
+    }
+
     /// A session begins, of this number: what its port knows.
     pub(crate) fn begin(&mut self, ends: Ends, session: SessionId) -> Knowledge {
         let place = self.gone.iter().position(|(other, _)| *other == ends);

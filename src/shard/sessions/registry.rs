@@ -14,8 +14,8 @@ use super::known::{Ends, Knowledge, Known};
 use crate::limits::CHANNELS_PER_SESSION_MAX;
 use crate::scsi::attention::ASK_FIRST;
 use crate::shard::coverage::{Mark, mark};
-use crate::shard::message::{AttentionAt, CoreMessage, LoginAsk};
-use crate::shard::names::{ChannelAt, CoreId, LUN_MAX, SessionId, TargetSpec};
+use crate::shard::message::{CoreMessage, LoginAsk};
+use crate::shard::names::{ChannelAt, CoreId, SessionId, TargetSpec};
 use crate::shard::outbox::Outbox;
 use crate::shard::session::Session;
 use crate::shard::unit::LogicalUnit;
@@ -158,24 +158,21 @@ impl Registry {
         self.known.unmap(target.service_guid, lun);
     }
 
-    /// No core shows a LUN of the target any more that was unmapped.
-    pub fn on_unmapped(&mut self, target: &TargetSpec) {
+    /// The map of a target has changed on every core: 3F/0E at all LUNs of its sessions.
+    pub(crate) fn on_luns_changed(&mut self, target: &TargetSpec) {
         self.known.unmapped(target.service_guid, SessionId::new(self.sessions_made));
+        let sessions = self.sessions.iter().map(|entry| &entry.session);
+        sessions.filter(|s| s.target.name == target.name).for_each(|s| s.map_changed());
     }
 
-    /// Raises unit attentions in sessions.
-    pub fn on_attention(&mut self, at: &AttentionAt, bits: u8, except: Option<SessionId>) {
-        for entry in self.sessions.iter().filter(|s| Some(s.session.id) != except) {
-            match at {
-                AttentionAt::Target(target) if *target == entry.session.target.name => {
-                    entry.session.raise_all(bits);
-                }
-                AttentionAt::Target(_) => {}
-                AttentionAt::Luns(luns) => luns
-                    .iter()
-                    .filter(|(target, _)| *target == entry.session.target.name)
-                    .for_each(|(_, lun)| entry.session.raise(*lun, bits)),
+    /// Raises unit attentions at LUNs of targets, in all sessions but one.
+    pub(crate) fn on_attention(&self, at: &[(String, u16)], bits: u16, except: Option<SessionId>) {
+        for Entry { session, .. } in &self.sessions {
+            if Some(session.id) == except {
+                continue;
             }
+            let here = at.iter().filter(|(target, _)| *target == session.target.name);
+            here.for_each(|(_, lun)| session.raise(*lun, bits));
         }
     }
 
@@ -193,7 +190,8 @@ impl Registry {
         let session = Arc::new(Session::new(id, target, ask.initiator_port_id));
         let knowledge = self.known.begin(ends(&session), session.id);
         if knowledge.is_stale() {
-            let asks = (0..=LUN_MAX).filter(|lun| knowledge.must_ask(*lun));
+            let luns = self.known.luns_of(session.target.service_guid);
+            let asks = luns.filter(|lun| knowledge.must_ask(*lun));
             asks.for_each(|lun| session.raise(lun, ASK_FIRST));
         }
         let (channels, arrival) = (vec![ask.channel], ask.arrival);
