@@ -9,6 +9,7 @@ use super::cdb::{Cdb, be16, be24, be32, be64, halves, length_of_group};
 use super::mode::{self, ModeSense};
 use super::opcodes::{self, Command, Kind, opcode};
 use super::report_luns::LunSelect;
+use super::reserve::Reserve;
 use super::sense::Sense;
 use super::steps::Steps;
 use super::vpd::VpdPage;
@@ -153,6 +154,8 @@ fn decode_any(cdb: &Cdb, lu: &LuView<'_>) -> Result<Decoded, Sense> {
         Kind::ReadCapacity16 => Ok(answer(Answer::Capacity16, u64::from(be32(cdb, 10)))),
         Kind::ModeSense6 => mode_sense(cdb, false, u64::from(cdb[4])),
         Kind::ModeSense10 => mode_sense(cdb, true, u64::from(be16(cdb, 7))),
+        Kind::Reserve => Ok(no_data(Work::Reserve(Reserve::Reserve))),
+        Kind::Release => Ok(no_data(Work::Reserve(Reserve::Release))),
         Kind::ReportOpcodes => {
             let bytes = u64::from(opcodes::allocation_length(cdb));
             Ok(answer(Answer::Opcodes(opcodes::query(cdb)?), bytes))

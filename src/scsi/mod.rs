@@ -25,6 +25,7 @@ pub mod page;
 pub mod pass;
 pub mod reads;
 pub mod report_luns;
+pub mod reserve;
 pub mod sense;
 pub mod status;
 pub mod steps;
@@ -33,6 +34,7 @@ pub mod vpd;
 pub use decode::{decode, decode_absent, transfer};
 pub use identity::{Identity, IdentityError};
 pub use report_luns::{LunSelect, report_luns};
+pub use reserve::Reserve;
 pub use sense::{Sense, request_sense};
 pub use status::{ScsiStatus, sense_of};
 pub use steps::{Step, Steps};
@@ -182,6 +184,8 @@ pub enum Work {
     },
     /// Several operations, depending on data.
     Steps(Steps),
+    /// The unit is reserved or released for the nexus, on all cores.
+    Reserve(Reserve),
     /// The LUN list of the target: [`report_luns()`] makes the data.
     ReportLuns(LunSelect),
     /// The pending sense data of the nexus: [`request_sense`] makes the data.

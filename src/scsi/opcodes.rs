@@ -17,6 +17,8 @@ pub mod opcode {
     pub const READ_6: u8 = 0x08;
     pub const WRITE_6: u8 = 0x0a;
     pub const INQUIRY: u8 = 0x12;
+    pub const RESERVE_6: u8 = 0x16;
+    pub const RELEASE_6: u8 = 0x17;
     pub const MODE_SENSE_6: u8 = 0x1a;
     pub const START_STOP_UNIT: u8 = 0x1b;
     pub const READ_CAPACITY_10: u8 = 0x25;
@@ -26,6 +28,8 @@ pub mod opcode {
     pub const SYNCHRONIZE_CACHE_10: u8 = 0x35;
     pub const WRITE_SAME_10: u8 = 0x41;
     pub const UNMAP: u8 = 0x42;
+    pub const RESERVE_10: u8 = 0x56;
+    pub const RELEASE_10: u8 = 0x57;
     pub const MODE_SENSE_10: u8 = 0x5a;
     pub const READ_16: u8 = 0x88;
     pub const COMPARE_AND_WRITE: u8 = 0x89;
@@ -49,6 +53,8 @@ pub(super) enum Kind {
     Read6,
     Write6,
     Inquiry,
+    Reserve,
+    Release,
     ModeSense6,
     StartStopUnit,
     ReadCapacity10,
@@ -178,12 +184,15 @@ const _: () =
     assert!(READ_10.reserved == WRITE_10.reserved && READ_16.reserved == WRITE_16.reserved);
 
 /// Every command, in ascending order of operation code and service action.
-pub(super) static COMMANDS: [Command; 27] = [
+pub(super) static COMMANDS: [Command; 31] = [
     Command::new(Kind::TestUnitReady, &[0x00, 0, 0, 0, 0, 0]),
     Command::new(Kind::RequestSense, &[0x03, 0x01, 0, 0, 255, 0]),
     Command::new(Kind::Read6, &[0x08, 0x1f, 255, 255, 255, 0]),
     Command::new(Kind::Write6, &[0x0a, 0x1f, 255, 255, 255, 0]),
     Command::new(Kind::Inquiry, &[0x12, 0x01, 255, 255, 255, 0]),
+    // Third parties and extents are of SCSI-2.
+    Command::new(Kind::Reserve, &[opcode::RESERVE_6, 0, 0, 0, 0, 0]),
+    Command::new(Kind::Release, &[opcode::RELEASE_6, 0, 0, 0, 0, 0]),
     Command::new(Kind::ModeSense6, &[0x1a, 0x08, 255, 255, 255, 0]),
     Command::new(Kind::StartStopUnit, &[0x1b, 0x01, 0, 0, 0x05, 0]),
     Command::new(Kind::ReadCapacity10, &[0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
@@ -197,6 +206,8 @@ pub(super) static COMMANDS: [Command; 27] = [
     ),
     Command::with_group(Kind::WriteSame10, &[0x41, 0x08, 255, 255, 255, 255, 0, 255, 255, 0], 6),
     Command::with_group(Kind::Unmap, &[0x42, 0, 0, 0, 0, 0, 0, 255, 255, 0], 6),
+    Command::new(Kind::Reserve, &[opcode::RESERVE_10, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
+    Command::new(Kind::Release, &[opcode::RELEASE_10, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
     Command::new(Kind::ModeSense10, &[0x5a, 0x18, 255, 255, 0, 0, 0, 255, 255, 0]),
     READ_16,
     Command::with_group(

@@ -1,8 +1,8 @@
 //! Commands for a device that takes them as they are: what is decided and changed on their way.
 //!
-//! The device sees one initiator, this host, so what belongs to a nexus is kept here: reservations
-//! (SPC-2), unit attentions, the LUN map. PERSISTENT RESERVE is refused, because registrations of
-//! one initiator would be those of all.
+//! The device sees one initiator, this host, so what belongs to a nexus is answered as for every
+//! unit: reservations (SPC-2), unit attentions, the LUN map. PERSISTENT RESERVE is refused, because
+//! registrations of one initiator would be those of all.
 //!
 //! Of what a device says only two things are changed: the designators of its target port are
 //! replaced by ours, and a read-only mapping shows as write protected.
@@ -15,12 +15,6 @@ use super::vpd::{VpdPage, designator};
 
 /// Operation codes (SPC-2, SPC-4, SBC-3, SSC-4) that are looked at.
 mod code {
-    pub(super) const RESERVE_6: u8 = 0x16;
-    pub(super) const RELEASE_6: u8 = 0x17;
-    pub(super) const PREVENT_ALLOW: u8 = 0x1e;
-    pub(super) const LOG_SENSE: u8 = 0x4d;
-    pub(super) const RESERVE_10: u8 = 0x56;
-    pub(super) const RELEASE_10: u8 = 0x57;
     pub(super) const PERSISTENT_RESERVE_IN: u8 = 0x5e;
     pub(super) const PERSISTENT_RESERVE_OUT: u8 = 0x5f;
     pub(super) const EXTENDED: u8 = 0x7e;
@@ -41,29 +35,21 @@ pub enum Pass {
     Here,
     /// Here, if a unit attention is pending; else by the device.
     RequestSense,
-    /// RESERVE (6) and (10) of the whole unit.
-    Reserve,
-    /// RELEASE (6) and (10).
-    Release,
 }
 
 /// Where a command is answered; an error is CHECK CONDITION. `cdb` has at least 16 bytes, and may
 /// be longer than the command.
 pub fn classify(cdb: &[u8], cdb_bytes_max: usize) -> Result<Pass, Sense> {
     match cdb[0] {
-        opcode::REPORT_LUNS => return Ok(Pass::Here),
+        opcode::REPORT_LUNS
+        | opcode::RESERVE_6
+        | opcode::RESERVE_10
+        | opcode::RELEASE_6
+        | opcode::RELEASE_10 => return Ok(Pass::Here),
         opcode::REQUEST_SENSE => return Ok(Pass::RequestSense),
         opcode::INQUIRY if cdb[1] & 0x01 != 0 && cdb[2] == VpdPage::DeviceIdentification as u8 => {
             return Ok(Pass::Identification);
         }
-        // Third parties and extents are of SCSI-2.
-        code::RESERVE_6 | code::RESERVE_10 | code::RELEASE_6 | code::RELEASE_10
-            if cdb[1] & 0x1f != 0 =>
-        {
-            return Err(Sense::invalid_field_in_cdb(1));
-        }
-        code::RESERVE_6 | code::RESERVE_10 => return Ok(Pass::Reserve),
-        code::RELEASE_6 | code::RELEASE_10 => return Ok(Pass::Release),
         code::PERSISTENT_RESERVE_IN | code::PERSISTENT_RESERVE_OUT | code::EXTENDED => {
             return Err(Sense::INVALID_OPCODE);
         }
@@ -78,17 +64,6 @@ pub fn classify(cdb: &[u8], cdb_bytes_max: usize) -> Result<Pass, Sense> {
         return Err(Sense::invalid_field_in_cdb(7));
     }
     Ok(Pass::Forward(bytes))
-}
-
-/// True for commands that are carried out while another session has reserved the unit (SPC-2
-/// table 9).
-pub fn allowed_while_reserved(cdb: &[u8]) -> bool {
-    match cdb[0] {
-        opcode::INQUIRY | opcode::REQUEST_SENSE | opcode::REPORT_LUNS => true,
-        code::RELEASE_6 | code::RELEASE_10 | code::LOG_SENSE => true,
-        code::PREVENT_ALLOW => cdb[4] & 0x03 == 0,
-        _ => false,
-    }
 }
 
 /// Sets the write protect bit of MODE SENSE data (SPC-4 7.5.5, SBC-3 6.4.1, SSC-4 8.3).
@@ -170,12 +145,10 @@ mod tests {
             (&[0x12, 1, 0x83, 0, 255], Ok(Pass::Identification)),
             (&[0x12, 1, 0x80, 0, 255], Ok(Pass::Forward(6))),
             (&[0x12, 0, 0x83, 0, 255], Ok(Pass::Forward(6))),
-            (&[0x16], Ok(Pass::Reserve)),
-            (&[0x56], Ok(Pass::Reserve)),
-            (&[0x17], Ok(Pass::Release)),
-            (&[0x57], Ok(Pass::Release)),
-            (&[0x16, 0x10], Err(Sense::invalid_field_in_cdb(1))),
-            (&[0x57, 0x01], Err(Sense::invalid_field_in_cdb(1))),
+            (&[0x16], Ok(Pass::Here)),
+            (&[0x56], Ok(Pass::Here)),
+            (&[0x17], Ok(Pass::Here)),
+            (&[0x57], Ok(Pass::Here)),
             (&[0x5e, 0], Err(Sense::INVALID_OPCODE)),
             (&[0x5f, 0], Err(Sense::INVALID_OPCODE)),
             (&[0x28, 0], Ok(Pass::Forward(10))),
@@ -191,16 +164,6 @@ mod tests {
         long.resize(32, 0);
         assert_eq!(classify(&long, 32), Ok(Pass::Forward(32)));
         assert!(classify(&long, 31).is_err());
-    }
-
-    #[test]
-    fn a_reserved_unit_answers_little_to_others() {
-        for bytes in [&[0x12][..], &[0x03], &[0xa0], &[0x17], &[0x57], &[0x4d], &[0x1e]] {
-            assert!(allowed_while_reserved(&cdb(bytes)), "{bytes:02x?}");
-        }
-        for bytes in [&[0x00][..], &[0x08], &[0x16], &[0x1a], &[0x1e, 0, 0, 0, 1], &[0x28]] {
-            assert!(!allowed_while_reserved(&cdb(bytes)), "{bytes:02x?}");
-        }
     }
 
     #[test]

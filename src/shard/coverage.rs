@@ -90,6 +90,16 @@ names! {
         MailboxFull,
         /// A LUN is taken out of the map while commands use it.
         UnmapWaits,
+        /// A change of a unit waits for the one before.
+        DecisionWaits,
+        /// Another session has reserved the unit.
+        Conflict,
+        /// What a session has reserved is released with its end.
+        ReleasedWithSession,
+        /// What a session has reserved is released with its LUN.
+        ReleasedWithLun,
+        /// A login waits for the end of the session before.
+        LoginAfterLoss,
         /// A rate limit has changed, and who waits for it asks again.
         LimitRenewed,
         /// A rate limit is gone, and who waited for it goes on.
@@ -120,6 +130,8 @@ names! {
         Fetching,
         /// The device works.
         Executing,
+        /// The home core of its unit decides.
+        Deciding,
         /// The fabric moves its data and response.
         Replying,
     }

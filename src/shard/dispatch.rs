@@ -27,8 +27,7 @@ impl<F: Fabric> Shard<F> {
     fn on_core_message(&mut self, message: CoreMessage) {
         match message {
             CoreMessage::LoginAsk(ask) => {
-                let registry = self.registry.as_mut().expect("asked on the registry's core");
-                registry.on_login(ask, &mut self.out);
+                on_registry(&mut self.registry).on_login(ask, &mut self.out);
             }
             CoreMessage::LoginGranted { conn, session, others } => {
                 self.on_login_granted(conn, session, others);
@@ -40,22 +39,27 @@ impl<F: Fabric> Shard<F> {
                 }
             }
             CoreMessage::LinkDead { channel } => {
-                let registry = self.registry.as_ref().expect("told to the registry's core");
-                registry.on_link_dead(channel, &mut self.out);
+                on_registry(&mut self.registry).on_link_dead(channel, &mut self.out);
             }
             CoreMessage::Probe { conn } => self.connections.probe(conn),
             CoreMessage::ChannelGone { channel } => {
-                let registry = self.registry.as_mut().expect("told to the registry's core");
-                if let Some(session) = registry.on_channel_gone(channel, &mut self.out) {
-                    self.luns.release_reservations(session);
-                }
+                on_registry(&mut self.registry).on_channel_gone(channel, &mut self.out);
             }
             CoreMessage::Attention { at, bits, except } => {
-                let registry = self.registry.as_mut().expect("told to the registry's core");
-                registry.on_attention(&at, bits, except);
+                on_registry(&mut self.registry).on_attention(&at, bits, except);
             }
             CoreMessage::Abort { scope, from, task } => self.on_abort(scope, from, task),
             CoreMessage::Aborted { task, count } => self.on_aborted(task, count),
+            CoreMessage::Home(message) => {
+                self.homes.on_message(message, &mut self.luns, &mut self.out);
+            }
+            CoreMessage::Decided { key, verdict } => {
+                let Shard { connections, commands, luns, .. } = self;
+                commands.on_decided(connections, luns, key, verdict);
+            }
+            CoreMessage::NexusGone { session } => {
+                on_registry(&mut self.registry).on_nexus_gone(session, &mut self.out);
+            }
         }
     }
 
@@ -164,14 +168,24 @@ impl<F: Fabric> Shard<F> {
         let tell = |registry: &mut Registry, spec: &TargetSpec| registry.on_unmap(spec, lun);
         tell_registry(&mut self.registry, &self.luns, target, tell);
         let index = self.luns.target_index(target);
-        if let Some(mapping) = index.and_then(|index| self.luns.find(index, lun)) {
-            let unit = self.luns.mapping(mapping).unit();
+        let mapping = index.and_then(|index| self.luns.find(index, lun));
+        let unit = mapping.map(|mapping| self.luns.mapping(mapping).unit());
+        if let (Some(mapping), Some(unit)) = (mapping, unit) {
             self.queues.release_unmapped(&mut self.connections, mapping, unit, self.commands.now());
         }
-        if self.luns.unmap(target, lun, token) {
+        let is_done = self.luns.unmap(target, lun, token);
+        if let Some(unit) = unit {
+            self.homes.on_unmapped(unit, &self.luns, &mut self.out);
+        }
+        if is_done {
             self.answer(token);
         }
     }
+}
+
+/// The registry, on its core: nobody else is sent what is for the registry.
+fn on_registry(registry: &mut Option<Registry>) -> &mut Registry {
+    registry.as_mut().expect("sent to the registry's core")
 }
 
 /// On the registry's core: tells the registry of something at a target.

@@ -5,6 +5,8 @@
 //! answered. Commands that wait are dropped at once; one that a device or the fabric holds is
 //! dropped when it comes back, never cancelled under the hardware.
 
+use std::sync::Arc;
+
 use reactor::Tag;
 use transport::srp::{Cmd, Tmf, TskMgmt, response_code};
 use transport::{ConnId, Fabric, Recv};
@@ -13,8 +15,8 @@ use super::Shard;
 use super::connections::connection::Connection;
 use super::connections::table::Connections;
 use super::coverage::{Mark, mark};
-use super::message::{AbortScope, ChannelAt, CoreMessage};
-use super::names::{CoreId, MappingKey, SessionId, SrpTag};
+use super::message::{AbortScope, Asker, Change, ChannelAt, CoreMessage, Decide, Nexus};
+use super::names::{CoreId, MappingKey, SessionId, SrpTag, UnitId};
 use super::qos::queue::RateQueues;
 use super::sessions::registry::REGISTRY_CORE;
 use super::tasks::abort::{Abort, Subject};
@@ -39,40 +41,35 @@ impl<F: Fabric> Shard<F> {
         self.log.count("task_management");
         let connection = self.connections.get(conn);
         let session = connection.session_id().expect("live connections have a session");
-        let lun = request.lun.number().unwrap_or(u16::MAX);
+        let target = connection.target();
         let mapping = known(connection, &self.luns, request.lun.number());
         let unit = mapping.map(|mapping| self.luns.mapping(mapping).unit());
-        let scope = match (request.tmf(), unit) {
-            (Some(Tmf::AbortTask), _) => {
-                let (tag, core) = (request.task_tag, self.out.core());
-                let lun = request.lun.number();
-                let has = self.commands.requests().has(conn, lun, tag)
-                    || has_waiting(&self.connections, &self.queues, conn, (lun, tag));
-                let only = has.then_some(ChannelAt { core, conn });
-                AbortScope::Task { session, lun, tag, only }
-            }
-            (Some(Tmf::AbortTaskSet), Some(unit)) => AbortScope::TaskSet { session, lun, unit },
-            (Some(Tmf::ClearTaskSet | Tmf::LunReset), Some(unit)) => {
-                AbortScope::Unit { session, lun, unit }
-            }
-            (Some(Tmf::AbortTaskSet | Tmf::ClearTaskSet | Tmf::LunReset), None) => {
-                return self.refuse_function(conn, recv, &request, response_code::FAILED);
-            }
-            (Some(Tmf::ClearAca) | None, _) => {
-                return self.refuse_function(conn, recv, &request, response_code::NOT_SUPPORTED);
-            }
+        let (lun, tag) = (request.lun.number(), request.task_tag);
+        let is_here = request.tmf() == Some(Tmf::AbortTask)
+            && (self.commands.requests().has(conn, lun, tag)
+                || has_waiting(&self.connections, &self.queues, conn, (lun, tag)));
+        let only = is_here.then_some(ChannelAt { core: self.out.core(), conn });
+        let scope = match scope_of(&request, session, unit, only) {
+            Ok(scope) => scope,
+            Err(code) => return self.refuse_function(conn, recv, &request, code),
         };
-        let (tag, sol_not, cores_left) = (request.tag, request.sol_not, self.out.cores().len());
-        let task = self.tasks.begin(Function { conn, recv: Some(recv), tag, sol_not, cores_left });
+        let (tag, sol_not) = (request.tag, request.sol_not);
+        let reset = unit.filter(|_| request.tmf() == Some(Tmf::LunReset));
+        let parts_left = self.out.cores().len() + usize::from(reset.is_some());
+        let task = self.tasks.begin(Function { conn, recv: Some(recv), tag, sol_not, parts_left });
         self.connections.get_mut(conn).begin();
         if let (Some((bits, except)), Some(unit)) = (attention_of(request.tmf(), session), unit) {
             let at = self.luns.places_of(unit);
             self.out.send(REGISTRY_CORE, CoreMessage::Attention { at, bits, except });
         }
-        if let (Some(Tmf::LunReset), Some(mapping)) = (request.tmf(), mapping) {
-            self.luns.reset_unit(mapping);
-        }
         let from = self.out.core();
+        if let (Some(unit), Some(mapping)) = (reset, mapping) {
+            self.luns.reset_unit(mapping);
+            let target = Arc::clone(self.luns.target(target).spec());
+            let (nexus, change) = (Nexus { session, target }, Change::Reset);
+            let asker = Asker::Function { core: from, task };
+            self.out.ask_home(Decide { unit, change, nexus, asker });
+        }
         for core in self.out.cores() {
             self.out.send(core, CoreMessage::Abort { scope, from, task });
         }
@@ -121,6 +118,29 @@ impl<F: Fabric> Shard<F> {
         mark(Mark::FunctionRefused);
         let (tag, sol_not) = (request.tag, request.sol_not);
         self.connections.answer_function(conn, recv, tag, sol_not, code);
+    }
+}
+
+/// What a function ends, or the response code of one that is not carried out. `only`: the channel
+/// that asked, if it has the command that ABORT TASK names.
+fn scope_of(
+    request: &TskMgmt,
+    session: SessionId,
+    unit: Option<UnitId>,
+    only: Option<ChannelAt>,
+) -> Result<AbortScope, u8> {
+    let (tag, named) = (request.task_tag, request.lun.number());
+    let lun = named.unwrap_or(u16::MAX);
+    match (request.tmf(), unit) {
+        (Some(Tmf::AbortTask), _) => Ok(AbortScope::Task { session, lun: named, tag, only }),
+        (Some(Tmf::AbortTaskSet), Some(unit)) => Ok(AbortScope::TaskSet { session, lun, unit }),
+        (Some(Tmf::ClearTaskSet | Tmf::LunReset), Some(unit)) => {
+            Ok(AbortScope::Unit { session, lun, unit })
+        }
+        (Some(Tmf::AbortTaskSet | Tmf::ClearTaskSet | Tmf::LunReset), None) => {
+            Err(response_code::FAILED)
+        }
+        (Some(Tmf::ClearAca) | None, _) => Err(response_code::NOT_SUPPORTED),
     }
 }
 

@@ -9,9 +9,10 @@ use transport::srp::{OtherChannels, RejectReason};
 use transport::{CloseReason, ConnId};
 
 use super::meter::{Histogram, OpKind};
-use super::names::{CoreId, SessionId, TargetSpec, UnitId};
+use super::names::{CoreId, RequestKey, SessionId, TargetSpec, UnitId};
 use super::session::Session;
-use super::unit::LogicalUnit;
+use super::unit::{LogicalUnit, View};
+use crate::scsi::Reserve;
 
 pub use super::connections::connection::ChannelReport;
 pub use super::counts::IoCounts;
@@ -314,11 +315,117 @@ pub enum CoreMessage {
         /// Its name for the function.
         task: Tag,
     },
-    /// The answer to `Abort`.
+    /// The answer to `Abort`, and to the decision that a reset needs.
     Aborted {
         /// The function.
         task: Tag,
         /// Commands that were ended.
         count: u32,
     },
+    /// Between the home core of a unit and all cores.
+    Home(HomeMessage),
+    /// From the home core of a unit: a command's change is decided, and every core knows.
+    Decided {
+        /// The command.
+        key: RequestKey,
+        /// What has been decided.
+        verdict: Verdict,
+    },
+    /// To the registry, from every core: what a session had reserved is released.
+    NexusGone {
+        /// The session.
+        session: SessionId,
+    },
+}
+
+/// What cores say to each other of what all of them go by.
+#[derive(Debug)]
+pub enum HomeMessage {
+    /// To the home core of a unit.
+    Decide(Decide),
+    /// From the home core of a unit to every core: go by this from now on. Answered by `Viewed`.
+    View {
+        /// The unit.
+        unit: UnitId,
+        /// What holds from now on.
+        view: View,
+        /// The home core.
+        home: CoreId,
+    },
+    /// The answer to `View`.
+    Viewed {
+        /// The unit.
+        unit: UnitId,
+    },
+    /// From the registry to every core: a session that may have reserved units has ended. Answered
+    /// by [`CoreMessage::NexusGone`].
+    NexusLost {
+        /// The session.
+        session: SessionId,
+    },
+}
+
+/// A change of what all cores go by, for the home core of a unit to decide.
+#[derive(Debug)]
+pub struct Decide {
+    /// The unit.
+    pub unit: UnitId,
+    /// What is to change.
+    pub change: Change,
+    /// For whom.
+    pub nexus: Nexus,
+    /// Who is answered.
+    pub asker: Asker,
+}
+
+/// A session, and the target that it reaches units through.
+#[derive(Debug, Clone)]
+pub struct Nexus {
+    /// The session.
+    pub session: SessionId,
+    /// Its target.
+    pub target: Arc<TargetSpec>,
+}
+
+/// What is to change at a unit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The unit is reserved or released for the session (SPC-2 5.5.1).
+    Reserve(Reserve),
+    /// LOGICAL UNIT RESET: reservations end.
+    Reset,
+}
+
+/// Who waits for a decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asker {
+    /// A command: [`CoreMessage::Decided`].
+    Request {
+        /// Its core.
+        core: CoreId,
+        /// The core's name for the command.
+        key: RequestKey,
+    },
+    /// A task management function: [`CoreMessage::Aborted`].
+    Function {
+        /// Its core.
+        core: CoreId,
+        /// The core's name for the function.
+        task: Tag,
+    },
+    /// The end of a session: [`CoreMessage::NexusGone`].
+    Nexus(SessionId),
+    /// Nobody.
+    Nobody,
+}
+
+/// What the home core of a unit has decided of a command.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The change is made.
+    Good,
+    /// Another session has reserved the unit.
+    Conflict,
+    /// The unit is no longer in the map of the target.
+    Absent,
 }

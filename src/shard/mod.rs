@@ -41,6 +41,7 @@ use self::qos::queue::RateQueues;
 use self::sessions::registry::{REGISTRY_CORE, Registry};
 use self::stops::Stops;
 use self::tasks::functions::Tasks;
+use self::units::home::Homes;
 use self::units::map::Luns;
 use crate::limits::Limits;
 
@@ -55,6 +56,8 @@ pub struct Shard<F: Fabric> {
     luns: Luns,
     /// On [`REGISTRY_CORE`] only.
     registry: Option<Registry>,
+    /// The units whose home this core is.
+    homes: Homes,
     tasks: Tasks,
     /// Commands that wait for rate limits.
     queues: RateQueues,
@@ -74,6 +77,7 @@ impl<F: Fabric> Shard<F> {
             commands: Commands::new(pool, &limits),
             luns: Luns::new(context),
             registry: (out.core() == REGISTRY_CORE).then(Registry::default),
+            homes: Homes::default(),
             tasks: Tasks::new(),
             queues: RateQueues::default(),
             out,

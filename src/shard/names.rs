@@ -102,7 +102,7 @@ pub struct ChannelAt {
 
 /// A request of this core. The fabric and the devices know it as the tag of its operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct RequestKey(Tag);
+pub struct RequestKey(Tag);
 
 impl RequestKey {
     /// The request that an operation with this tag belongs to.

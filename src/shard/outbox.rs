@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::mpsc;
 
 use super::coverage::{Mark, mark};
-use super::message::{Answer, CoreMessage, Message};
+use super::message::{Answer, CoreMessage, Decide, HomeMessage, Message};
 use super::names::CoreId;
 
 /// Hands a message to one core's mailbox, or gives it back when that is full.
@@ -53,6 +53,13 @@ impl Outbox {
     /// All cores, this one included.
     pub fn cores(&self) -> impl ExactSizeIterator<Item = CoreId> + use<> {
         (0..self.doors.len()).map(CoreId::new)
+    }
+
+    /// Asks the home core of a unit for a decision.
+    pub(crate) fn ask_home(&mut self, decide: Decide) {
+        // Which core is the home does not matter, but that all cores agree.
+        let home = CoreId::new(decide.unit.number() as usize % self.doors.len());
+        self.send(home, CoreMessage::Home(HomeMessage::Decide(decide)));
     }
 
     /// Says something to a core, this one included. Order per receiver is kept.

@@ -99,6 +99,7 @@ impl<F: Fabric> Shard<F> {
             let Abort { from, task, count, .. } = abort;
             self.out.send(from, CoreMessage::Aborted { task, count });
         }
+        self.commands.ask_homes(&mut self.out);
         while let Some(token) = self.commands.requests_mut().next_left() {
             self.answer(token);
         }

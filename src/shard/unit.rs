@@ -1,7 +1,7 @@
 //! Logical units, shared by cores and targets.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bdev::Bdev;
 
@@ -20,8 +20,6 @@ pub struct LogicalUnit {
     pub identity: Identity,
     /// A command that must not be interrupted (COMPARE AND WRITE) is under way, on any core.
     exclusive: AtomicBool,
-    /// The session that has reserved the unit, or [`NOBODY`].
-    reserved_by: AtomicU64,
     /// Rate limits of the device.
     pub limiter: Arc<Limiter>,
 }
@@ -42,9 +40,6 @@ impl UnitName {
     }
 }
 
-/// No session: their numbers begin with 1.
-const NOBODY: u64 = 0;
-
 impl LogicalUnit {
     /// A logical unit for a device.
     pub fn new(id: UnitId, bdev: Arc<dyn Bdev>, identity: Identity) -> LogicalUnit {
@@ -53,7 +48,6 @@ impl LogicalUnit {
             bdev,
             identity,
             exclusive: AtomicBool::new(false),
-            reserved_by: AtomicU64::new(NOBODY),
             limiter: Arc::default(),
         }
     }
@@ -74,31 +68,29 @@ impl LogicalUnit {
         let was = self.exclusive.swap(false, Ordering::AcqRel);
         assert!(was, "left a logical unit that nobody had entered");
     }
+}
 
-    /// Reserves the unit for a session (SPC-2 7.21); again is fine. False: another one has it.
-    pub fn reserve(&self, session: SessionId) -> bool {
-        let order = (Ordering::AcqRel, Ordering::Acquire);
-        match self.reserved_by.compare_exchange(NOBODY, session.number(), order.0, order.1) {
-            Ok(_) => true,
-            Err(holder) => holder == session.number(),
-        }
+/// What every core goes by of the state that the home core of a unit decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct View {
+    reserved_by: Option<SessionId>,
+}
+
+impl View {
+    /// Of a unit that is reserved for a session, or for nobody.
+    pub(crate) const fn of(reserved_by: Option<SessionId>) -> View {
+        View { reserved_by }
     }
 
-    /// Ends a session's reservation, if it has one.
-    pub fn release(&self, session: SessionId) {
-        let order = (Ordering::AcqRel, Ordering::Relaxed);
-        let _ = self.reserved_by.compare_exchange(session.number(), NOBODY, order.0, order.1);
-    }
-
-    /// Ends whatever reservation there is: after a reset.
-    pub fn release_all(&self) {
-        self.reserved_by.store(NOBODY, Ordering::Release);
-    }
-
-    /// True when another session than this one has reserved the unit.
+    /// Every session may use the unit.
     #[inline]
-    pub fn is_reserved_by_other(&self, session: SessionId) -> bool {
-        let holder = self.reserved_by.load(Ordering::Acquire);
-        holder != NOBODY && holder != session.number()
+    pub(crate) fn is_open(self) -> bool {
+        self.reserved_by.is_none()
+    }
+
+    /// Another session has reserved the unit.
+    #[inline]
+    pub(crate) fn excludes(self, session: SessionId) -> bool {
+        self.reserved_by.is_some_and(|holder| holder != session)
     }
 }

@@ -5,6 +5,8 @@
 //! connection and nothing was taken. A command that arrives while nobody waits does not stand in a
 //! queue of one.
 
+use std::sync::Arc;
+
 use reactor::pool::Buf;
 use transport::srp::{Cmd, DirectCmd, Direction, ImmediateCmd};
 use transport::{ConnId, Fabric, Recv};
@@ -16,10 +18,11 @@ use super::plan::{make, plan};
 use super::planned::{Content, Plan, Planned};
 use super::request::Cargo;
 use crate::limits::IO_BYTES_MAX;
-use crate::scsi::Sense;
+use crate::scsi::{Reserve, Sense};
 use crate::shard::connections::connection::Connection;
 use crate::shard::connections::table::Connections;
 use crate::shard::coverage::{At, Mark, Met, mark, met};
+use crate::shard::message::Nexus;
 use crate::shard::names::MappingKey;
 use crate::shard::qos::queue::{Charge, RateQueues};
 use crate::shard::units::map::Luns;
@@ -318,6 +321,18 @@ impl Commands {
                 self.requests.respond(connections, luns, key, outcome, false);
                 Admission::Started
             }
+            Planned::Decide(reserve) => {
+                let session = connections.get(conn).session().expect("live connections have one");
+                let nexus = Nexus { session: session.id, target: Arc::clone(&session.target) };
+                if reserve == Reserve::Reserve {
+                    session.note_reservation();
+                }
+                let job = Job::Decide(reserve);
+                let key = self.requests.begin(connections, luns, (conn, recv), &header, job);
+                self.requests.request(key).set_residual(offered.residual(None, 0));
+                self.decide(luns, key, nexus);
+                Admission::Started
+            }
             Planned::Make { content, allocation } => {
                 let made = (content, allocation);
                 self.admit_made(connections, luns, (conn, recv), header, offered, made)
@@ -436,7 +451,9 @@ fn take_bufs<F: Fabric>(
     }
     let (scratch_bytes, exclusive) = match &run.job {
         Job::Steps(steps) => (steps.scratch_bytes(IO_BYTES_MAX), steps.is_atomic()),
-        Job::Io(_) | Job::FlushThen(_) | Job::Pass { .. } | Job::Reply => (0, false),
+        Job::Io(_) | Job::FlushThen(_) | Job::Pass { .. } | Job::Decide(_) | Job::Reply => {
+            (0, false)
+        }
     };
     let table_bytes = match offered.source {
         Source::ExternalTable(seg) => seg.len as usize,

@@ -1,26 +1,41 @@
 //! What a session must be told before its commands are carried out, and what answers tell it.
 
-use crate::scsi::{Answer, LunSelect, Sense, attention};
+use super::job::Outcome;
+use crate::scsi::attention::Attention;
+use crate::scsi::{Answer, LunSelect, Sense, attention, reserve};
 use crate::shard::connections::connection::Connection;
 use crate::shard::coverage::{Mark, mark};
 use crate::shard::units::mapping::Mapping;
 
-/// What ends a command to a unit before anything is done: a unit attention, which it takes, or that
-/// the session knows another unit there.
+/// What ends a command to a unit before anything is done: a unit attention, which the command
+/// takes; that another session has reserved the unit; or that the session knows another unit there.
+/// Of the attentions only 29/00 goes before RESERVATION CONFLICT (SAM-5 5.3.3).
 #[inline]
-pub(super) fn first_told(connection: &Connection, lun: u16, operation_code: u8) -> Option<Sense> {
-    if attention::bypasses_attention(operation_code) {
+pub(super) fn first_told(
+    connection: &Connection,
+    unit: &Mapping,
+    lun: u16,
+    cdb: &[u8],
+) -> Option<Outcome> {
+    if attention::bypasses_attention(cdb[0]) {
         return None;
+    }
+    let session = connection.session()?;
+    if unit.view().excludes(session.id)
+        && !reserve::is_allowed(cdb)
+        && session.attentions(lun) & Attention::PowerOn.bit() == 0
+    {
+        mark(Mark::Conflict);
+        return Some(Outcome::CONFLICT);
     }
     if let Some(sense) = next_attention(connection, lun) {
         mark(Mark::Attention);
-        return Some(sense);
+        return Some(Outcome::check(sense));
     }
-    let session = connection.session()?;
     session.settle(lun);
     session.must_ask(lun).then(|| {
         mark(Mark::UnknownUnit);
-        Sense::LUN_NOT_SUPPORTED
+        Outcome::check(Sense::LUN_NOT_SUPPORTED)
     })
 }
 

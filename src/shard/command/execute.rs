@@ -34,6 +34,7 @@ impl Requests {
             }
             Job::Steps(_) => self.step(connections, luns, key, IoStatus::Good),
             Job::Pass { .. } => self.pass(connections, luns, key),
+            Job::Decide(_) => unreachable!("its data is not asked for"),
             Job::Reply => self.respond(connections, luns, key, Outcome::GOOD, false),
         }
     }
@@ -116,7 +117,7 @@ impl Requests {
                 request.put_data(buf);
                 self.on_passed(connections, luns, out, key);
             }
-            Job::Reply => unreachable!("nothing was submitted"),
+            Job::Decide(_) | Job::Reply => unreachable!("nothing was submitted"),
         }
     }
 }

@@ -36,7 +36,7 @@ fn welcome(connection: &Connection, luns: &Luns, lun: Lun) -> Option<(u16, Mappi
 /// What a plain command with `bytes` bytes of data does at its logical unit.
 #[inline(always)]
 fn plain(unit: &Mapping, cdb: &[u8; CDB_BYTES], direction: Direction, bytes: u32) -> Option<IoOp> {
-    if unit.passes() || unit.is_limited() {
+    if !unit.is_plain() {
         return None;
     }
     let (op, wanted) = scsi::transfer(cdb, unit.geometry(), unit.is_read_only(), IO_BYTES_MAX)?;

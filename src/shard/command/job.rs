@@ -4,7 +4,7 @@ use bdev::IoOp;
 use transport::srp::{Cmd, DataDesc, Direction, Residual, Seg, SolNot, covers};
 
 use crate::limits::SEGMENTS_MAX;
-use crate::scsi::{ScsiStatus, Sense, Steps};
+use crate::scsi::{Reserve, ScsiStatus, Sense, Steps};
 use crate::shard::names::{MappingKey, SrpTag};
 use crate::shard::qos::rate::Cost;
 
@@ -26,6 +26,8 @@ pub(crate) enum Job {
         /// Bytes of the CDB.
         cdb_bytes: u16,
     },
+    /// A change of what all cores go by, which the unit's home core decides.
+    Decide(Reserve),
     /// Nothing at a device: only the response is left.
     Reply,
 }
@@ -43,7 +45,7 @@ impl Job {
             Job::Io(IoOp::Write { blocks, .. }) => {
                 Some(Cost { writes: true, bytes: u64::from(*blocks) * block_bytes })
             }
-            Job::Io(_) | Job::FlushThen(_) | Job::Reply => None,
+            Job::Io(_) | Job::FlushThen(_) | Job::Decide(_) | Job::Reply => None,
             Job::Pass { .. } => moved.map(|(direction, bytes)| Cost {
                 writes: direction == Direction::Out,
                 bytes: u64::from(bytes),
@@ -89,6 +91,10 @@ pub(crate) struct Outcome {
 impl Outcome {
     /// GOOD.
     pub(crate) const GOOD: Outcome = Outcome { status: ScsiStatus::Good, sense: None };
+
+    /// RESERVATION CONFLICT.
+    pub(crate) const CONFLICT: Outcome =
+        Outcome { status: ScsiStatus::ReservationConflict, sense: None };
 
     /// CHECK CONDITION.
     pub(crate) const fn check(sense: Sense) -> Outcome {

@@ -3,9 +3,9 @@
 //! [`Requests`] owns what commands take while they run: slots, buffers, the segments and the
 //! response being built. [`Commands`] lets them begin. Each step is a file: [`admit`] lets a
 //! command begin, by its [`plan`] and what its session must be told ([`attend`]); [`data`] brings
-//! its data; [`execute`] and [`passed`] have the device do the job; [`reply`] answers, or ends what
-//! nobody waits for. A step calls only those behind it. [`inline`] is the short way of plain reads
-//! and writes.
+//! its data; [`execute`] and [`passed`] have the device do the job, or [`decide`] the home core of
+//! the unit; [`reply`] answers, or ends what nobody waits for. A step calls only those behind it.
+//! [`inline`] is the short way of plain reads and writes.
 //!
 //! What a step meets comes in as arguments: the connections, the LUN map, the rate queues.
 
@@ -13,6 +13,7 @@ mod admit;
 mod attend;
 mod buffers;
 mod data;
+mod decide;
 mod execute;
 mod inline;
 mod job;
@@ -28,6 +29,7 @@ use transport::srp::Rsp;
 use transport::{CloseReason, ConnId, Fabric, Recv, RemoteSeg};
 
 use self::buffers::Buffers;
+use self::decide::Question;
 use self::job::{Header, Job};
 use self::request::{Phase, Request};
 use super::connections::table::Connections;
@@ -41,6 +43,8 @@ use crate::limits::{Limits, SEGMENTS_MAX, SENSE_BYTES_MAX};
 /// The commands of a core: those that begin in a turn, and those that run.
 pub(crate) struct Commands {
     requests: Requests,
+    /// Questions of this turn for the home cores of units; a command each.
+    questions: Vec<Question>,
     /// Bytes that the commands begun in this turn move.
     turn_bytes: u64,
     turn_bytes_max: u64,
@@ -50,7 +54,12 @@ impl Commands {
     /// No commands yet.
     pub(crate) fn new(pool: Pool, limits: &Limits) -> Commands {
         let requests = Requests::new(pool, limits.slots);
-        Commands { requests, turn_bytes: 0, turn_bytes_max: limits.turn_bytes }
+        Commands {
+            requests,
+            questions: Vec::new(),
+            turn_bytes: 0,
+            turn_bytes_max: limits.turn_bytes,
+        }
     }
 
     /// A turn begins.
@@ -91,7 +100,7 @@ pub(crate) struct Requests {
     aborts: Aborts,
     /// Questions of the control plane that waited for the last command of a mapping.
     left: Vec<Token>,
-    /// Something was put into `left`, or an abort may have ended.
+    /// Something was put into `left`, an abort may have ended, or a home core is to be asked.
     has_news: bool,
     /// Segments of the reply being built.
     segs: Vec<RemoteSeg>,

@@ -45,9 +45,6 @@ pub(super) fn pass_plan(
     };
     let end = |outcome| Some(Plan::end(header, Some(offered), outcome));
     let session = connection.session().expect("live connections have a session");
-    if unit.lu().is_reserved_by_other(session.id) && !pass::allowed_while_reserved(cmd.cdb) {
-        return end(Outcome { status: ScsiStatus::ReservationConflict, sense: None });
-    }
     let cdb_bytes = cmd.cdb.len() as u16;
     let run = |bytes| {
         let work = Planned::Run { job: Job::Pass { cdb_bytes }, direction, bytes };
@@ -60,16 +57,6 @@ pub(super) fn pass_plan(
     match pass {
         Pass::Here => None,
         Pass::RequestSense if session.attentions(unit.lun()) != 0 => None,
-        // Repeated when the plan is made again: the holder's own RESERVE changes nothing.
-        Pass::Reserve if unit.lu().reserve(session.id) => {
-            session.note_reservation();
-            end(Outcome::GOOD)
-        }
-        Pass::Reserve => end(Outcome { status: ScsiStatus::ReservationConflict, sense: None }),
-        Pass::Release => {
-            unit.lu().release(session.id);
-            end(Outcome::GOOD)
-        }
         Pass::Identification if direction == Some(Direction::In) => {
             run(u32::from(IDENTIFICATION_BYTES))
         }

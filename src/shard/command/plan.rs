@@ -37,10 +37,10 @@ pub(super) fn plan(connection: &Connection, luns: &Luns, cmd: Result<Cmd<'_>, Cm
     let header = Header { tag: cmd.tag, sol_not: cmd.sol_not, lun: number, mapping };
     let decoded = match (mapping, number) {
         (Some(mapping), Some(lun)) => {
-            if let Some(sense) = first_told(connection, lun, cmd.cdb[0]) {
-                return Plan::end(header, Offered::of(&cmd, None), Outcome::check(sense));
-            }
             let unit = luns.mapping(mapping);
+            if let Some(outcome) = first_told(connection, unit, lun, cmd.cdb) {
+                return Plan::end(header, Offered::of(&cmd, None), outcome);
+            }
             if unit.passes()
                 && let Some(plan) = pass_plan(connection, unit, &cmd, header)
             {
@@ -69,6 +69,7 @@ pub(super) fn plan(connection: &Connection, luns: &Luns, cmd: Result<Cmd<'_>, Cm
     let work = match decoded.work {
         Work::Good => Planned::End(Outcome::GOOD),
         Work::Answer(answer) => Planned::Make { content: Content::Unit(answer), allocation },
+        Work::Reserve(reserve) => Planned::Decide(reserve),
         Work::ReportLuns(select) => Planned::Make { content: Content::Luns(select), allocation },
         Work::RequestSense { descriptor } => {
             Planned::Make { content: Content::Sense { descriptor }, allocation }

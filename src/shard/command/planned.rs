@@ -3,7 +3,7 @@
 use transport::srp::Direction;
 
 use super::job::{Header, Job, Offered, Outcome};
-use crate::scsi::{Answer, LunSelect, Sense};
+use crate::scsi::{Answer, LunSelect, Reserve, Sense};
 
 /// What a command is going to do, from its information unit and the LUN map alone. Making a plan
 /// takes nothing, so a command that finds no buffer is simply planned again later.
@@ -40,6 +40,8 @@ pub(crate) enum Planned {
         /// Most bytes, by the CDB's allocation length.
         allocation: u64,
     },
+    /// A change that the home core of the unit decides.
+    Decide(Reserve),
     /// A job with data.
     Run {
         /// What to do.

@@ -1,7 +1,8 @@
 //! The life of one command, as data.
 //!
 //! A [`Request`] is a slot of the core. Its [`Phase`] says who holds its buffers: the fabric
-//! (Fetching, Replying) or the device (Executing). Exactly one party will come back with them.
+//! (Fetching, Replying) or the device (Executing); nobody has any while the home core of its unit
+//! decides (Deciding). Exactly one party will come back with them.
 
 use bdev::{DataDirection, IoOp, IoStatus};
 use reactor::Instant;
@@ -23,6 +24,8 @@ pub enum Phase {
     Fetching,
     /// The device works.
     Executing,
+    /// The home core of the unit decides a change.
+    Deciding,
     /// The fabric moves data and response to the initiator.
     Replying,
 }
@@ -33,6 +36,7 @@ impl From<Phase> for At {
             Phase::FetchingTable => At::FetchingTable,
             Phase::Fetching => At::Fetching,
             Phase::Executing => At::Executing,
+            Phase::Deciding => At::Deciding,
             Phase::Replying => At::Replying,
         }
     }

@@ -14,7 +14,7 @@ use super::known::{Ends, Knowledge, Known};
 use crate::limits::CHANNELS_PER_SESSION_MAX;
 use crate::scsi::attention::ASK_FIRST;
 use crate::shard::coverage::{Mark, mark};
-use crate::shard::message::{CoreMessage, LoginAsk};
+use crate::shard::message::{CoreMessage, HomeMessage, LoginAsk};
 use crate::shard::names::{ChannelAt, CoreId, SessionId, TargetSpec};
 use crate::shard::outbox::Outbox;
 use crate::shard::session::Session;
@@ -31,9 +31,12 @@ struct Entry {
     channels: Vec<ChannelAt>,
     /// Arrival of the latest login that was granted.
     arrival: u64,
+    /// The session has ended, and so many cores have not released yet what it had reserved there.
+    /// Who takes its place waits for them.
+    releasing: usize,
 }
 
-/// A login that waits until the commands of the session it takes over have ended.
+/// A login that waits until nothing is left of the session of its port.
 struct Takeover {
     ask: LoginAsk,
     old: SessionId,
@@ -44,6 +47,8 @@ struct Takeover {
 pub struct Registry {
     sessions: Vec<Entry>,
     takeovers: Vec<Takeover>,
+    /// Logins that came when the session of their port had lost its last channel.
+    latecomers: Vec<Takeover>,
     known: Known,
     sessions_made: u64,
 }
@@ -61,6 +66,11 @@ impl Registry {
             let others = if ask.multichannel { OtherChannels::Kept } else { OtherChannels::None };
             return grant(&ask, session, others, out);
         };
+        if entry.channels.is_empty() {
+            mark(Mark::LoginAfterLoss);
+            let old = entry.session.id;
+            return self.latecomers.push(Takeover { ask, old });
+        }
         if ask.multichannel {
             if ending.contains(&entry.session.id) || entry.session.has_ended() {
                 return refuse(RejectReason::UnableToAssociate, out);
@@ -88,16 +98,40 @@ impl Registry {
         self.takeovers.push(Takeover { ask, old });
     }
 
-    /// A channel ended, in a session or while its login waited. Answers the session's number if
-    /// the session has ended with it and may have reserved something.
-    pub fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) -> Option<SessionId> {
+    /// A channel ended, in a session or while its login waited.
+    pub(crate) fn on_channel_gone(&mut self, channel: ChannelAt, out: &mut Outbox) {
         self.takeovers.retain(|takeover| takeover.ask.channel != channel);
-        let at = self.sessions.iter().position(|s| s.channels.contains(&channel))?;
+        self.latecomers.retain(|late| late.ask.channel != channel);
+        let Some(at) = self.sessions.iter().position(|s| s.channels.contains(&channel)) else {
+            return;
+        };
         let entry = &mut self.sessions[at];
         entry.channels.retain(|other| *other != channel);
         if !entry.channels.is_empty() {
-            return None;
+            return;
         }
+        let session = entry.session.id;
+        if !entry.session.may_reserve() {
+            return self.forget(at, out);
+        }
+        entry.releasing = out.cores().len();
+        for core in out.cores() {
+            out.send(core, CoreMessage::Home(HomeMessage::NexusLost { session }));
+        }
+    }
+
+    /// A core has released what a session had reserved there.
+    pub(crate) fn on_nexus_gone(&mut self, session: SessionId, out: &mut Outbox) {
+        let at = self.sessions.iter().position(|entry| entry.session.id == session);
+        let at = at.expect("kept until every core has answered");
+        self.sessions[at].releasing -= 1;
+        if self.sessions[at].releasing == 0 {
+            self.forget(at, out);
+        }
+    }
+
+    /// Nothing is left of a session: logins that waited for that go on.
+    fn forget(&mut self, at: usize, out: &mut Outbox) {
         let Entry { session, knowledge, .. } = self.sessions.swap_remove(at);
         self.known.end(ends(&session), knowledge, |lun| session.must_ask(lun));
         let ended = session.id;
@@ -105,8 +139,7 @@ impl Registry {
         // Of several logins that wait for the same session the last one holds.
         ready.sort_unstable_by_key(|takeover| takeover.ask.arrival);
         let count = ready.len();
-        for (number, takeover) in ready.into_iter().enumerate() {
-            let ask = takeover.ask;
+        for (number, Takeover { ask, .. }) in ready.into_iter().enumerate() {
             if number + 1 == count {
                 let session = self.admit(&ask);
                 grant(&ask, session, OtherChannels::Terminated, out);
@@ -116,7 +149,9 @@ impl Registry {
                 out.send(ask.channel.core, CoreMessage::LoginRefused { conn, reason });
             }
         }
-        session.may_reserve().then_some(ended)
+        let mut late: Vec<_> = self.latecomers.extract_if(.., |t| t.old == ended).collect();
+        late.sort_unstable_by_key(|late| late.ask.arrival);
+        late.into_iter().for_each(|Takeover { ask, .. }| self.on_login(ask, out));
     }
 
     /// The link of a channel is dead. The peer of one without traffic would not be missed: all of
@@ -195,7 +230,8 @@ impl Registry {
             asks.for_each(|lun| session.raise(lun, ASK_FIRST));
         }
         let (channels, arrival) = (vec![ask.channel], ask.arrival);
-        self.sessions.push(Entry { session: Arc::clone(&session), knowledge, channels, arrival });
+        let (entry, releasing) = (Arc::clone(&session), 0);
+        self.sessions.push(Entry { session: entry, knowledge, channels, arrival, releasing });
         session
     }
 }

@@ -22,8 +22,8 @@ pub(crate) struct Function {
     pub tag: SrpTag,
     /// When the response is solicited.
     pub sol_not: SolNot,
-    /// Cores that have not finished their part.
-    pub cores_left: usize,
+    /// Parts that have not ended: one for each core, and one for what a reset decides.
+    pub parts_left: usize,
 }
 
 /// The functions of one core.
@@ -60,11 +60,11 @@ impl Tasks {
         self.functions.insert(function).unwrap_or_else(|_| unreachable!("there was room"))
     }
 
-    /// A core has finished its part. The function, if it was the last one.
+    /// A part has ended. The function, if it was the last one.
     pub(crate) fn end_part(&mut self, task: Tag) -> Option<Function> {
-        let function = self.functions.get_mut(task).expect("every core answers once");
-        function.cores_left -= 1;
-        if function.cores_left > 0 {
+        let function = self.functions.get_mut(task).expect("every part ends once");
+        function.parts_left -= 1;
+        if function.parts_left > 0 {
             return None;
         }
         self.functions.remove(task)

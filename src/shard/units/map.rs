@@ -12,8 +12,8 @@ use reactor::Slab;
 use super::device::Devices;
 use super::mapping::Mapping;
 use crate::shard::coverage::{Mark, mark};
-use crate::shard::names::{MAPPINGS_MAX, MappingKey, SessionId, TargetSpec, Token, UnitId};
-use crate::shard::unit::LogicalUnit;
+use crate::shard::names::{MAPPINGS_MAX, MappingKey, TargetSpec, Token, UnitId};
+use crate::shard::unit::{LogicalUnit, View};
 
 /// A target on this core.
 pub(crate) struct Target {
@@ -40,6 +40,8 @@ pub(crate) struct Luns {
     mappings: Slab<Mapping>,
     /// The mappings of each logical unit that are in the map.
     units: BTreeMap<UnitId, Vec<MappingKey>>,
+    /// What is decided of units that are not open to every session.
+    views: BTreeMap<UnitId, View>,
     devices: Devices,
 }
 
@@ -50,6 +52,7 @@ impl Luns {
             targets: Vec::new(),
             mappings: Slab::new(MAPPINGS_MAX),
             units: BTreeMap::new(),
+            views: BTreeMap::new(),
             devices: Devices::new(context),
         }
     }
@@ -105,7 +108,8 @@ impl Luns {
         let device = self.devices.begin_mapping(&lu.bdev)?;
         let target = self.target_index(target);
         let target = target.expect("the control plane maps only into targets that exist");
-        let mapping = Mapping::new(lu, (target, lun), read_only, device);
+        let view = self.views.get(&lu.id).copied().unwrap_or_default();
+        let mapping = Mapping::new(lu, (target, lun), read_only, device, view);
         let unit = mapping.unit();
         let place = self.mappings.insert(mapping);
         let place = place.unwrap_or_else(|_| panic!("the control plane keeps to the limit"));
@@ -263,19 +267,31 @@ impl Luns {
         self.devices.refresh(bdev);
     }
 
-    /// LOGICAL UNIT RESET: ends reservations and resets the device, if it takes commands.
+    /// LOGICAL UNIT RESET: resets the device, if it takes commands.
     pub(crate) fn reset_unit(&mut self, key: MappingKey) {
         let mapping = self.mapping(key);
-        mapping.lu().release_all();
         if mapping.passes() {
             let device = mapping.device();
             self.devices.reset(device);
         }
     }
 
-    /// Ends the reservations of a session that is gone.
-    pub(crate) fn release_reservations(&self, session: SessionId) {
-        self.mappings.iter().for_each(|(_, mapping)| mapping.lu().release(session));
+    /// The home core of a unit has decided something, for mappings of now and those to come.
+    pub(crate) fn set_view(&mut self, unit: UnitId, view: View) {
+        match view.is_open() {
+            true => self.views.remove(&unit),
+            false => self.views.insert(unit, view),
+        };
+        for key in self.units.get(&unit).into_iter().flatten() {
+            let mapping = self.mappings.get_mut(key.place()).expect("in the map");
+            mapping.set_view(view);
+        }
+    }
+
+    /// True when a unit is in the map of a target.
+    pub(crate) fn shows(&self, unit: UnitId, target: &TargetSpec) -> bool {
+        let mut keys = self.units.get(&unit).into_iter().flatten();
+        keys.any(|key| self.target(self.mapping(*key).target()).spec.name == target.name)
     }
 
     /// Whether commands to a device are charged. The numbers of its logical units.

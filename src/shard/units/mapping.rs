@@ -6,7 +6,7 @@ use bdev::Geometry;
 
 use super::device::DeviceKey;
 use crate::shard::names::{Token, UnitId};
-use crate::shard::unit::LogicalUnit;
+use crate::shard::unit::{LogicalUnit, View};
 
 /// A logical unit under a LUN of a target, on this core.
 pub(crate) struct Mapping {
@@ -15,6 +15,9 @@ pub(crate) struct Mapping {
     read_only: bool,
     passes: bool,
     limited: bool,
+    view: View,
+    /// Nothing is in the way of plain reads and writes.
+    plain: bool,
     geometry: Geometry,
     ready: bool,
     placeholder: bool,
@@ -34,10 +37,13 @@ impl Mapping {
         (target, lun): (usize, u16),
         read_only: bool,
         device: DeviceKey,
+        view: View,
     ) -> Mapping {
-        Mapping {
+        let mut mapping = Mapping {
             passes: lu.bdev.scsi().is_some(),
             limited: lu.limiter.limits().is_on(),
+            view,
+            plain: false,
             geometry: lu.bdev.geometry(),
             ready: lu.bdev.ready(),
             placeholder: lu.bdev.placeholder(),
@@ -48,7 +54,13 @@ impl Mapping {
             target,
             uses: 0,
             leaving: Vec::new(),
-        }
+        };
+        mapping.look();
+        mapping
+    }
+
+    fn look(&mut self) {
+        self.plain = !self.passes && !self.limited && self.view.is_open();
     }
 
     /// The unit.
@@ -87,6 +99,19 @@ impl Mapping {
         self.limited
     }
 
+    /// What the home core of the unit has decided.
+    #[inline]
+    pub(crate) fn view(&self) -> View {
+        self.view
+    }
+
+    /// Reads and writes of every session go straight to the device: commands are not passed on, not
+    /// charged, and nobody has reserved the unit.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
     /// Size and abilities of the device.
     #[inline]
     pub(crate) fn geometry(&self) -> &Geometry {
@@ -117,6 +142,13 @@ impl Mapping {
     /// Commands are charged from now on, or no longer.
     pub(super) fn set_limited(&mut self, limited: bool) {
         self.limited = limited;
+        self.look();
+    }
+
+    /// The home core of the unit has decided something.
+    pub(super) fn set_view(&mut self, view: View) {
+        self.view = view;
+        self.look();
     }
 
     /// Looks again at the device's size and abilities, and whether its medium is there.

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 use bdev::{Geometry, IoOp, IoStatus};
 use srpt_tgt::scsi::pass::{self, Pass};
 use srpt_tgt::scsi::reads::only_reads;
+use srpt_tgt::scsi::reserve::is_allowed;
 use srpt_tgt::scsi::{
     ANSWER_BYTES_MAX, Decoded, Direction, Identity, LuView, Sense, Step, Steps, Work, decode,
     decode_absent, report_luns, request_sense, transfer,
@@ -85,7 +86,7 @@ fn check(decoded: &Decoded, lu: &LuView<'_>) {
     // As much room as a buffer has.
     let room = bytes.min(2 * ANSWER_BYTES_MAX as u64) as usize;
     match work {
-        Work::Good => assert_eq!(direction, Direction::None),
+        Work::Good | Work::Reserve(_) => assert_eq!(direction, Direction::None),
         Work::Io(op) => {
             in_range(&op, lu);
             match op {
@@ -255,7 +256,7 @@ pub(super) fn pass(input: &[u8]) {
         Ok(_) => {}
         Err(sense) => check_sense(&sense),
     }
-    pass::allowed_while_reserved(&cdb);
+    is_allowed(&cdb);
     let vendors_own = cdb[0] >= 0xc0;
     assert!(!(vendors_own && only_reads(&cdb, port as u8)));
     let said = input.rest();

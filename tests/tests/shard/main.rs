@@ -13,6 +13,7 @@ mod login;
 mod pass;
 mod rates;
 mod replaced;
+mod reserve;
 mod resources;
 mod soak;
 mod stacked;
