@@ -10,7 +10,7 @@ Usage: scripts/foo.sh [--check] [KIND..]
 
 Applies tests/corpus/foo/KIND.patch (all, if none is named) to one copy of the sources in target/foo,
 compiles the copy, and runs the test that each patch names. How many files a patch may touch is in
-tests/tests/tidy/foo.rs.
+tests/tidy/rules/foo.rs.
 
   --check  has the compiler look at the copy and its unit tests, and runs nothing: less than a minute
   --help   this text

@@ -39,7 +39,7 @@ can_loop_and_mount() {
 }
 version_is() { printf '%s\n' "$1" "$(uname --kernel-release)" | sort --version-sort --check=quiet; }
 
-# The list that tests/tests/tidy/rules.rs has, too.
+# The list that tests/tidy/tests/tidy/rules.rs has, too.
 is_here() {
     case $1 in
         "needs an RDMA device") [ -n "${RDMA_TEST_ADDRESS:-}" ] && [ -n "${RDMA_TEST_ADDRESS6:-}" ] ;;
@@ -57,7 +57,7 @@ is_here() {
 }
 
 # Lines of reason, tab, name; and the names of all tests.
-find reactor bdev transport src bench tests -name '*.rs' -not -path 'tests/tests/tidy/*' -exec awk '
+find reactor bdev transport src bench tests -name '*.rs' -not -path 'tests/tidy/*' -exec awk '
     match($0, /#\[ignore = "[^"]*"/) { reason = substr($0, RSTART + 12, RLENGTH - 13) }
     /#\[test\]/ { test = 1 }
     test && match($0, /fn [a-z0-9_]+/) {

@@ -1,7 +1,7 @@
 //! What the tests share: a simulated [`world`] around the production shard, its initiators
 //! ([`port`]), and a device that tests hold in their hands ([`gate`]); random worlds against an
 //! oracle ([`soak`]); real processes of the built binaries ([`process`]), and a counting allocator
-//! ([`sys`]); what the house rules know of the sources ([`sources`]).
+//! ([`sys`]).
 
 pub mod fuzz;
 pub mod gate;
@@ -11,7 +11,6 @@ pub mod port;
 pub mod process;
 pub mod scripted;
 pub mod soak;
-pub mod sources;
 #[allow(unsafe_code)]
 pub mod sys;
 pub mod world;

@@ -8,7 +8,7 @@ mod structure;
 use std::path::Path;
 
 use rules::Finding;
-use srpt_tests::sources::{self, Source};
+use srpt_tidy::Source;
 
 /// What is larger than the rules allow and may only shrink: rule, file, item, size. An entry that
 /// is no longer needed, or larger than needed, fails the test.
@@ -39,8 +39,8 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
 ];
 
 fn sources() -> Vec<Source> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace");
-    let found = sources::read(root).expect("readable sources");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("a workspace");
+    let found = srpt_tidy::read(root).expect("readable sources");
     assert!(found.iter().any(|source| source.path == "transport/src/lib.rs"), "not the workspace");
     found
 }

@@ -1,6 +1,6 @@
 //! The rules. Each looks at one file and names what it finds.
 
-use srpt_tests::sources::{Source, has_word};
+use srpt_tidy::{Source, has_word};
 
 /// Something a rule does not allow. `size` is what the ratchet list compares.
 #[derive(Debug, PartialEq, Eq)]
@@ -108,8 +108,10 @@ const CRATE_ARROWS: &[(&str, &[&str])] = &[
     ("bench/Cargo.toml", OURS),
     ("bench/engine/Cargo.toml", OURS),
     ("tests/Cargo.toml", OURS),
+    ("tests/tidy/Cargo.toml", &[]),
 ];
-const OURS: &[&str] = &["srpt_tgt", "transport", "bdev", "reactor", "srpt_bench", "srpt_tests"];
+const OURS: &[&str] =
+    &["srpt_tgt", "transport", "bdev", "reactor", "srpt_bench", "srpt_tests", "srpt_tidy"];
 
 fn crate_arrows(source: &Source, found: &mut dyn FnMut(usize, String)) {
     if !source.path.ends_with("Cargo.toml") {

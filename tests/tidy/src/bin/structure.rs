@@ -1,4 +1,4 @@
-//! Prints how a checkout of the sources is built: what `srpt_tests::sources` counts.
+//! Prints how a checkout of the sources is built: what `srpt_tidy` counts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -6,29 +6,33 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
-use srpt_tests::sources::modules::Modules;
-use srpt_tests::sources::types::{Types, visible_fields};
-use srpt_tests::sources::{self, Source, has_word};
+use srpt_tidy::modules::Modules;
+use srpt_tidy::types::{Types, visible_fields};
+use srpt_tidy::{Source, has_word};
 
 /// Types whose methods are listed.
 const TYPES: usize = 8;
 
-/// Counts circles of files, lines of methods and visible fields in a checkout of the sources.
-#[derive(Parser, Debug)]
-#[command(name = "structure", max_term_width = 100)]
-struct Arguments {
-    /// The checkout
-    #[arg(default_value = ".")]
-    folder: PathBuf,
-}
+const USAGE: &str = "Usage: structure [FOLDER]
+
+Counts circles of files, lines of methods and visible fields in a checkout of the sources; that
+around the present folder if none is named.
+";
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let sources = match sources::read(&arguments.folder) {
+    let mut arguments = std::env::args_os().skip(1);
+    let folder = PathBuf::from(arguments.next().unwrap_or_else(|| ".".into()));
+    if folder.as_os_str() == "--help" {
+        return printed(USAGE);
+    }
+    if folder.as_os_str().as_encoded_bytes().starts_with(b"-") || arguments.next().is_some() {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    }
+    let sources = match srpt_tidy::read(&folder) {
         Ok(sources) => sources,
         Err(error) => {
-            eprintln!("structure: {}: {error}", arguments.folder.display());
+            eprintln!("structure: {}: {error}", folder.display());
             return ExitCode::FAILURE;
         }
     };
@@ -39,9 +43,13 @@ fn main() -> ExitCode {
         fields(&sources),
         public_items(&sources),
         parses(&sources),
-        foo(&arguments.folder),
+        foo(&folder),
     ]
     .concat();
+    printed(&text)
+}
+
+fn printed(text: &str) -> ExitCode {
     match io::stdout().write_all(text.as_bytes()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use srpt_tests::sources::Source;
-use srpt_tests::sources::modules::Modules;
-use srpt_tests::sources::types::{Types, visible_fields};
+use srpt_tidy::Source;
+use srpt_tidy::modules::Modules;
+use srpt_tidy::types::{Types, visible_fields};
 
 use crate::rules::Finding;
 
@@ -26,7 +26,7 @@ pub(crate) fn measure(sources: &[Source]) -> Vec<Finding> {
 fn long_types(modules: &Modules) -> Vec<Finding> {
     let long = Types::new(modules).methods().into_iter();
     let long = long.filter(|methods| methods.lines > METHOD_LINES_MAX);
-    let finding = |methods: srpt_tests::sources::types::Methods| {
+    let finding = |methods: srpt_tidy::types::Methods| {
         let lines = methods.lines;
         let size = lines.next_multiple_of(METHOD_LINES_STEP);
         let what = format!("{}: {lines} lines of methods: give some to its parts", methods.name);

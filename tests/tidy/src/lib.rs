@@ -1,5 +1,6 @@
-//! Reads the workspace's sources as text: what the house rules (`tests/tests/tidy`) and the program
-//! `structure` know of them. Line-based: code without comments and strings, not syntax trees.
+//! Reads the workspace's sources as text: what the house rules (this crate's test `tidy`) and the
+//! program `structure` know of them. Line-based: code without comments and strings, not syntax
+//! trees.
 
 pub mod modules;
 pub mod scan;

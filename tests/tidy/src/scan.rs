@@ -60,6 +60,7 @@ impl Source {
             Some(("", rest)) => ("srpt_tgt", rest),
             Some(("bench/", rest)) => ("srpt_bench", rest),
             Some(("tests/", rest)) => ("srpt_tests", rest),
+            Some(("tests/tidy/", rest)) => ("srpt_tidy", rest),
             Some((member, rest)) => (member.trim_end_matches('/'), rest),
             None => ("", ""),
         };
