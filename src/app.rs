@@ -26,6 +26,7 @@ use transport::pair::Pair;
 use transport::rdma::{self, RdmaFabric, RdmaOptions};
 use transport::shm::{self, FabricOptions, ShmFabric};
 
+use crate::capacity::{self, SystemLimits};
 use crate::config::{Config, HugeSize, Idle};
 use crate::control::cores::Sender;
 use crate::control::{
@@ -71,7 +72,11 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let (post, inbox) = Post::new();
     let running = start_cores(&config, &post)?;
     let (shm_doors, rdma_doors) = running.doors.into_iter().unzip();
-    let shm = Arc::new(shm::Listener::start(shm_doors).context("listener of the shm fabric")?);
+    let allowance = SystemLimits::of_this_process(running.pool_bytes).allowance();
+    capacity::report(&allowance, running.shm_places);
+    let options = shm::ListenerOptions { allowance, ..Default::default() };
+    let shm = shm::Listener::with_options(shm_doors, options);
+    let shm = Arc::new(shm.context("listener of the shm fabric")?);
     let rdma = Arc::new(Mutex::new(Rdma::Idle(rdma_doors, RdmaOptions::default())));
     let mut bdevs = Registry::new();
     if config.config_file.is_some() {
@@ -178,7 +183,7 @@ fn stop_cores(post: &Post, deadline: Instant) -> anyhow::Result<()> {
     }
 }
 
-/// A session over shared memory holds two descriptors: takes as many as the system grants without
+/// A channel over shared memory holds three descriptors: takes as many as the system grants without
 /// asking.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
@@ -194,6 +199,10 @@ struct Running {
     stats: Vec<(usize, Arc<CoreStats>)>,
     senders: Vec<Sender>,
     doors: Vec<Doors>,
+    /// Connections that all cores hold over shared memory.
+    shm_places: u64,
+    /// Bytes of buffers of all cores.
+    pool_bytes: u64,
 }
 
 fn start_cores(config: &Config, answers: &Post) -> anyhow::Result<Running> {
@@ -205,16 +214,26 @@ fn start_cores(config: &Config, answers: &Post) -> anyhow::Result<Running> {
     }
     let mut ends = mailbox::connect::<Message>(cpus.len(), MAILBOX)?;
     let control: Vec<_> = ends.iter().map(|end| end.control.clone()).collect();
-    let mut running =
-        Running { cores: Vec::new(), stats: Vec::new(), senders: Vec::new(), doors: Vec::new() };
+    let mut running = Running {
+        cores: Vec::new(),
+        stats: Vec::new(),
+        senders: Vec::new(),
+        doors: Vec::new(),
+        shm_places: 0,
+        pool_bytes: 0,
+    };
     for ((index, cpu), memory) in cpus.iter().enumerate().zip(pools) {
         let end = ends.remove(0);
         let door = control[index].clone();
         running.senders.push(Box::new(move |message| door.try_send(message)));
-        let (core, doors) = start_core(config, index, *cpu, memory, end, &control, answers)?;
+        let limits = Limits::for_pool(memory.len());
+        running.pool_bytes += memory.len() as u64;
+        let place = (index, *cpu, limits.clone());
+        let (core, doors) = start_core(config, place, memory, end, &control, answers)?;
         running.stats.push((*cpu, Arc::clone(core.stats())));
         running.cores.push(core);
         running.doors.push(doors);
+        running.shm_places += limits.shm_connections as u64;
     }
     for core in &running.cores {
         if !core.wait_started() {
@@ -226,14 +245,12 @@ fn start_cores(config: &Config, answers: &Post) -> anyhow::Result<Running> {
 
 fn start_core(
     config: &Config,
-    index: usize,
-    cpu: usize,
+    (index, cpu, limits): (usize, usize, Limits),
     memory: Arc<Memory>,
     end: Ends<Message>,
     control: &[mailbox::ControlSender<Message>],
     answers: &Post,
 ) -> anyhow::Result<(RunningCore, Doors)> {
-    let limits = Limits::for_pool(memory.len());
     let wake = Arc::clone(end.inbox.eventfd());
     let (fabric, doors) = fabrics(&limits, &memory, &wake, end.inbox.wake_set().clone())?;
     let own = control[index].clone();

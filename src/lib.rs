@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+mod capacity;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -73,7 +73,11 @@ impl Rig {
         let wake = Arc::new(rustix::event::eventfd(0, flags).expect("an event counter"));
         let options = FabricOptions { connections_max: 3, ops_max: 64 };
         let (mut fabric, door) = ShmFabric::new(options, Arc::clone(&wake));
-        let hello = ListenerOptions { half_open_max: 8, hello_wait: Duration::from_secs(60) };
+        let hello = ListenerOptions {
+            half_open_max: 8,
+            hello_wait: Duration::from_secs(60),
+            ..Default::default()
+        };
         let listener = Listener::with_options(vec![door], hello).expect("a listener");
         let path = dir.path().join("sock");
         listener.add_listener("t", &path).expect("a fresh path");

@@ -3,6 +3,7 @@
 mod configuration;
 mod data;
 mod death;
+mod exhausted;
 mod frozen;
 mod idle;
 mod interrupted;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, OnceLock};
 
+use super::allowance::Charge;
 use super::nap::Nap;
 use super::ready::Ready;
 use super::sys::Regions;
@@ -25,6 +26,8 @@ pub(super) struct Prepared {
     pub bell: OwnedFd,
     /// The peer's memory.
     pub regions: Regions,
+    /// What all this costs.
+    pub charge: Charge,
     /// Its login request.
     pub login: Vec<u8>,
     /// Target of the listener.
@@ -57,6 +60,8 @@ pub(super) struct Remains {
     pub(super) socket: Arc<OwnedFd>,
     /// What the peer rang.
     pub(super) bell: OwnedFd,
+    /// What all this costs, until it has ended.
+    pub(super) charge: Charge,
 }
 
 /// What both sides of a door see.

@@ -556,10 +556,10 @@ impl Fabric for ShmFabric {
         assert_eq!(home, total, "{conn:?} released with receives out");
         let slot = &mut self.slots[conn.index as usize];
         let peer = slot.conn.take().expect("checked above").peer;
-        let Prepared { place, regions, socket, bell, .. } = peer;
+        let Prepared { place, regions, socket, bell, charge, .. } = peer;
         slot.generation = slot.generation.wrapping_add(1);
         self.held -= 1;
-        self.inside.release(Remains { place, regions, socket, bell });
+        self.inside.release(Remains { place, regions, socket, bell, charge });
     }
 
     /// Nothing to do: units are published by [`Fabric::reply`], at the price of one store.

@@ -22,25 +22,30 @@ use std::time::Duration;
 use rustix::event::epoll;
 use rustix::io::Errno;
 
+use super::allowance::Allowance;
 use super::door::CoreDoor;
 use crate::control_thread::{AskError, Bell, ControlThread};
 use control::{Command, Control, TOKEN_COMMANDS};
 use path::Bound;
 
 /// Limits of the handshake.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerOptions {
     /// Peers that have connected but not said hello; one more drops the oldest of the process with
     /// the most of the user with the most. At least 1.
     pub half_open_max: usize,
     /// Time from connect to hello.
     pub hello_wait: Duration,
+    /// What all connections together may cost the process.
+    pub allowance: Allowance,
 }
 
 impl Default for ListenerOptions {
-    /// 256 peers, 5 seconds. So many come in more time than it takes one to say hello.
+    /// 256 peers, 5 seconds, no limit of the costs. So many peers come in more time than one needs
+    /// to say hello.
     fn default() -> Self {
-        ListenerOptions { half_open_max: 256, hello_wait: Duration::from_secs(5) }
+        let (half_open_max, hello_wait) = (256, Duration::from_secs(5));
+        ListenerOptions { half_open_max, hello_wait, allowance: Allowance::default() }
     }
 }
 

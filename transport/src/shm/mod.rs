@@ -14,6 +14,7 @@
 //! Data is placed in the initiator's memory directly where alignment allows, and copied once
 //! otherwise.
 
+mod allowance;
 mod connector;
 mod door;
 mod fabric;
@@ -30,6 +31,7 @@ mod wire;
 
 use std::sync::atomic;
 
+pub use allowance::{Allowance, Allowed};
 pub use connector::{ShmConnector, ShmLink, ShmMemory};
 pub use door::CoreDoor;
 pub use fabric::{FabricOptions, ShmFabric};

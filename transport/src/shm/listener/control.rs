@@ -16,6 +16,7 @@ use crate::control_thread::{Bell, Inbox, Order};
 use crate::half_open::{HalfOpen, Who};
 use crate::peer_lines::{PeerLines, peer_line};
 use crate::shm::REGION_BYTES_MAX;
+use crate::shm::allowance::{Charge, Ledger, costs};
 use crate::shm::door::{CoreDoor, Message, Prepared, Remains};
 use crate::shm::socket::{self, Cut, Received};
 use crate::shm::sys::{MapError, Mapping, Regions, peer_credentials};
@@ -46,7 +47,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 enum Source {
     Listening { target: Arc<str>, traddr: Arc<str>, bound: Bound },
-    HalfOpen { socket: OwnedFd, listener: u64, pid: i32 },
+    HalfOpen { socket: OwnedFd, listener: u64, who: Who },
     Connected { socket: Arc<OwnedFd>, bell: u64, core: usize, place: u32 },
     Bell { counter: OwnedFd, core: usize, place: u32 },
 }
@@ -64,6 +65,7 @@ pub(super) struct Control {
     paused_until: Option<Instant>,
     lines: PeerLines,
     undertakers: Undertakers,
+    ledger: Arc<Ledger>,
 }
 
 impl Control {
@@ -74,6 +76,7 @@ impl Control {
         options: ListenerOptions,
         counters: Arc<Counters>,
     ) -> Self {
+        let ledger = Ledger::new(options.allowance.clone());
         Control {
             epoll,
             bell,
@@ -86,6 +89,7 @@ impl Control {
             paused_until: None,
             lines: PeerLines::default(),
             undertakers: Undertakers::new("shm-undertaker"),
+            ledger,
         }
     }
 
@@ -271,8 +275,9 @@ impl Control {
                 return bury_socket(&self.undertakers, Arc::new(socket));
             }
         };
-        self.sources.insert(token, Source::HalfOpen { socket, listener, pid });
         let who = Who { peer: format!("uid {uid}"), process: pid };
+        let half_open = Source::HalfOpen { socket, listener, who: who.clone() };
+        self.sources.insert(token, half_open);
         self.half_open.begin(token, who, Instant::now() + self.options.hello_wait);
         self.on_hello(token);
         while self.half_open.len() > self.options.half_open_max.max(1) {
@@ -305,12 +310,12 @@ impl Control {
         let _ = epoll::delete(&self.epoll, fd);
     }
 
-    fn take_half_open(&mut self, token: u64) -> Option<(OwnedFd, u64, i32)> {
+    fn take_half_open(&mut self, token: u64) -> Option<(OwnedFd, u64, Who)> {
         if !self.half_open.end(token) {
             return None;
         }
         match self.sources.remove(&token) {
-            Some(Source::HalfOpen { socket, listener, pid }) => Some((socket, listener, pid)),
+            Some(Source::HalfOpen { socket, listener, who }) => Some((socket, listener, who)),
             _ => unreachable!("a handshake that has begun has a socket"),
         }
     }
@@ -356,9 +361,9 @@ impl Control {
                 return bump(&self.counters.left);
             }
         };
-        let Some((socket, listener, pid)) = self.take_half_open(token) else { return };
+        let Some((socket, listener, who)) = self.take_half_open(token) else { return };
         let socket = Arc::new(socket);
-        if let Err(text) = self.attach(&socket, (listener, pid), &received) {
+        if let Err(text) = self.attach(&socket, (listener, &who), &received) {
             bump(&self.counters.refused);
             peer_line!(self.lines, INFO, text, "refused a shm peer");
             let _ = socket::send(&*socket, &Datagram::Error(text).encode(), &[]);
@@ -377,14 +382,15 @@ impl Control {
     fn attach(
         &mut self,
         socket: &Arc<OwnedFd>,
-        (listener, pid): (u64, i32),
+        (listener, who): (u64, &Who),
         received: &Received,
     ) -> Result<(), String> {
         let Some(Source::Listening { target, traddr, .. }) = self.sources.get(&listener) else {
             return Err("the listener is gone".into());
         };
         let (target, traddr) = (Arc::clone(target), Arc::clone(traddr));
-        let (regions, login) = registered(received)?;
+        let (regions, login, charge) = registered(received, &self.ledger, who)?;
+        let pid = who.process;
         // Places that have become free since the last look.
         self.take_remains();
         let mut order: Vec<usize> = (0..self.doors.len()).collect();
@@ -418,8 +424,19 @@ impl Control {
             Source::Connected { socket: Arc::clone(&socket), bell: bell_token, core, place };
         self.sources.insert(serial, connected);
         let arrival = crate::next_arrival();
-        let prepared =
-            Prepared { place, serial, socket, bell, regions, login, target, traddr, pid, arrival };
+        let prepared = Prepared {
+            place,
+            serial,
+            socket,
+            bell,
+            regions,
+            charge,
+            login,
+            target,
+            traddr,
+            pid,
+            arrival,
+        };
         self.doors[core].send(Message::Attach(Box::new(prepared)));
         Ok(())
     }
@@ -446,15 +463,20 @@ fn bury_socket(undertakers: &Undertakers, socket: Arc<OwnedFd>) {
 /// What a core has given back of a connection.
 fn bury(undertakers: &Undertakers, remains: Remains) {
     undertakers.bury(move || {
-        let Remains { regions, socket, bell, .. } = remains;
+        let Remains { regions, socket, bell, charge, .. } = remains;
         drop((bell, regions));
         socket::bury(&socket);
+        drop((socket, charge));
     });
 }
 
-/// The regions and the login of a hello, or what is wrong with it. What the target lacks is not
-/// told as the peer's mistake.
-fn registered(received: &Received) -> Result<(Regions, Vec<u8>), String> {
+/// The regions and the login of a hello of `who`, with what they cost, or what is wrong with it.
+/// What the target lacks is not told as the peer's mistake.
+fn registered(
+    received: &Received,
+    ledger: &Arc<Ledger>,
+    who: &Who,
+) -> Result<(Regions, Vec<u8>, Charge), String> {
     let Received { bytes, fds, cut } = received;
     match cut {
         Some(Cut::OutOfDescriptors) => {
@@ -486,5 +508,6 @@ fn registered(received: &Received) -> Result<(Regions, Vec<u8>), String> {
         bytes_left -= map.len() as u64;
         maps.push(map);
     }
-    Ok((Regions::new(maps), login))
+    let charge = ledger.charge(who, costs(maps.iter().map(Mapping::len)))?;
+    Ok((Regions::new(maps), login, charge))
 }

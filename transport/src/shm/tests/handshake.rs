@@ -187,7 +187,11 @@ fn descriptors_don_t_leak() {
 
 #[test]
 fn a_silent_peer_is_dropped_and_harms_nobody() {
-    let options = ListenerOptions { half_open_max: 4, hello_wait: Duration::from_millis(50) };
+    let options = ListenerOptions {
+        half_open_max: 4,
+        hello_wait: Duration::from_millis(50),
+        ..Default::default()
+    };
     let mut rig = Rig::with(4, options);
     let silent: Vec<OwnedFd> = (0..10).map(|_| raw(&rig)).collect();
     let (_, _link) = rig.connect(&memory(4096), 4);
