@@ -117,6 +117,12 @@ impl Attentions {
         self.raises.iter().filter(counts).count() as u64
     }
 
+    /// A function for all of a unit at these LUNs has not been answered.
+    pub fn takes_all(&self, luns: u8) -> bool {
+        let all = |taken| matches!(taken, Taken::Unit(of) if of & luns != 0);
+        self.functions.iter().any(|function| function.done.is_none() && all(function.taken))
+    }
+
     /// A function may have taken away this command.
     pub fn may_be_taken(&self, session: u64, tag: Tag, luns: u8, sent: u64) -> bool {
         self.functions.iter().any(|function| {

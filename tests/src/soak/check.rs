@@ -23,8 +23,13 @@ pub fn answer(
     shared.tally.seen(Seen::Answered);
     let data = gather(memory, command);
     let reads = command.draft.direction == Some(Direction::In);
+    let hold = command.hold.filter(|hold| {
+        hold.excludes(session) && shared.reservations.hold(command.disk) == Some(*hold)
+    });
+    let excluded = hold.is_some() && !command.draft.passes_reservations();
     match outcome.status {
         0 => {
+            assert!(!excluded, "done though reserved: {hold:?} {command:?}");
             assert!(outcome.sense.as_bytes().is_empty(), "sense with GOOD: {command:?}");
             assert_eq!(command.draft.check, None, "GOOD for {command:?}");
             if !command.draft.made {
@@ -41,9 +46,29 @@ pub fn answer(
                     "{code:x?} with data: {command:?}"
                 );
             }
+            let touched = matches!(code, (2 | 3 | 7 | 0xb | 0xe, ..));
+            assert!(!excluded || !touched, "{code:x?} though reserved: {hold:?} {command:?}");
+            if command.draft.work == Work::Reserve {
+                shared.reservations.refused(session, command.sent);
+            }
             let done = check_condition(shared, session, heard, command, code);
             command.check_residual(code, outcome.residual);
             done
+        }
+        0x18 => {
+            let may_be = shared.reservations.may_exclude(session, command.disk, command.sent);
+            assert!(may_be, "nobody has reserved the device: {command:?}");
+            assert!(!command.draft.passes_reservations(), "a conflict for {command:?}");
+            assert!(data.iter().all(|byte| *byte == POISON), "a conflict with data: {command:?}");
+            assert_eq!(outcome.residual, command.under(command.draft.offered), "{command:?}");
+            shared.tally.seen(Seen::Conflicts);
+            if excluded {
+                shared.tally.seen(Seen::Excluded);
+            }
+            if command.draft.work == Work::Reserve {
+                shared.reservations.refused(session, command.sent);
+            }
+            Done::No
         }
         status => panic!("status {status:#x} for {command:?}"),
     }
@@ -116,7 +141,11 @@ fn good(shared: &mut Shared, session: u64, heard: &mut Heard, command: &Command,
                 heard.tell(&shared.attentions, session, draft.lun, kind);
             }
         }
-        Work::Write { .. } | Work::Nothing => {}
+        Work::Release => {
+            let (sent, disk) = (command.sent, command.disk);
+            shared.reservations.released(Some(session), disk, sent, now);
+        }
+        Work::Reserve | Work::Write { .. } | Work::Nothing => {}
     }
 }
 

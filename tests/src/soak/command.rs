@@ -7,6 +7,7 @@ use transport::sim::{Rng, SimMemory};
 use transport::srp::{Direction, encode_table};
 
 use super::blocks::{BLOCK, Value, fill, word};
+use super::reservations::Hold;
 
 /// Data memory of a command: its data, then its table.
 pub const SLOT_BYTES: usize = 1 << 14;
@@ -38,6 +39,10 @@ pub enum Work {
     Flush,
     /// Asks for pending sense data.
     Sense,
+    /// Reserves the device.
+    Reserve,
+    /// Releases the device.
+    Release,
     /// No blocks.
     Nothing,
 }
@@ -165,6 +170,21 @@ impl Draft {
         Draft::new(lun, &cdb::synchronize_cache16(0, 0), Work::Flush, 0, 0)
     }
 
+    /// RESERVE or RELEASE, in one of its two forms.
+    pub fn reserve(lun: u16, rng: &mut Rng) -> Draft {
+        let (reserves, long) = (!rng.one(3), rng.one(2));
+        let work = if reserves { Work::Reserve } else { Work::Release };
+        let code = if reserves { 0x16 } else { 0x17 };
+        let cdb: &[u8] =
+            if long { &[code | 0x40, 0, 0, 0, 0, 0, 0, 0, 0, 0] } else { &[code, 0, 0, 0, 0, 0] };
+        Draft::new(lun, cdb, work, 0, 0)
+    }
+
+    /// It is carried out whoever has reserved the device.
+    pub fn passes_reservations(&self) -> bool {
+        matches!(self.cdb[0], 0x03 | 0x12 | 0xa0) || self.work == Work::Release
+    }
+
     /// A command without blocks.
     pub fn small(lun: u16, rng: &mut Rng) -> Draft {
         let (cdb, work, bytes) = match rng.below(5) {
@@ -263,6 +283,7 @@ impl Draft {
                 fill(value(self.lba), &mut bytes[BLOCK..]);
             }
             Work::Read | Work::Flush | Work::Sense | Work::Nothing => {}
+            Work::Reserve | Work::Release => {}
         }
         bytes
     }
@@ -331,6 +352,8 @@ pub struct Command {
     pub disk: usize,
     /// When it was sent, among all that was done.
     pub sent: u64,
+    /// Who had reserved the device for certain.
+    pub hold: Option<Hold>,
     /// The step.
     pub step: u64,
     /// ABORT TASK was sent for it.

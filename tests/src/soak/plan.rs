@@ -104,6 +104,8 @@ faults! {
     Vanish = "vanish", [200, 500, 900];
     /// Another device is under a LUN for a while.
     Replace = "replace", [60, 150, 400];
+    /// A session reserves a device for itself, or releases it.
+    Reserve = "reserve", [8, 25, 80];
 }
 
 impl Fault {
@@ -207,7 +209,8 @@ impl Plan {
         // A source of its own for what the first seeds of the corpus did not know.
         let mut later = Rng::new(seed ^ 0x6c61_7465_7221);
         for fault in Fault::ALL {
-            let is_late = matches!(fault, Fault::RateLimit | Fault::Vanish | Fault::Replace);
+            let is_late =
+                matches!(fault, Fault::RateLimit | Fault::Vanish | Fault::Replace | Fault::Reserve);
             let rng = if is_late { &mut later } else { &mut rng };
             let rate = Fault::RATES[*fault as usize][rng.below(3) as usize];
             let on = rng.one(on_in) && !cuts.without.contains(fault);

@@ -7,6 +7,7 @@ use reactor::Clock;
 use srpt_tgt::shard::message::Action;
 use transport::initiator::{Data, DataMemory, cdb};
 use transport::sim::{NetFaults, Rng};
+use transport::srp::Tmf;
 
 use super::attentions::Attentions;
 use super::blocks::{BLOCK, Blocks};
@@ -16,10 +17,12 @@ use super::log::Log;
 use super::operator::Operator;
 use super::plan::{Cuts, Fault, Plan};
 use super::rates::Rates;
+use super::reservations::Reservations;
 use super::session::Session;
 use super::tally::{Seen, Tally};
 use crate::gate::Gate;
 use crate::note;
+use crate::port::End;
 use crate::world::{Login, PATIENCE, World};
 
 /// What is going on.
@@ -57,6 +60,8 @@ pub struct Shared {
     pub act_began: u64,
     /// Number of what was done last: the time of the oracle.
     pub seq: u64,
+    /// Who has reserved which device.
+    pub reservations: Reservations,
     /// When the oldest command in flight was sent.
     pub oldest: u64,
     /// Commands that may still be sent.
@@ -126,6 +131,11 @@ impl Shared {
         let until = if away { u64::MAX } else { self.now() };
         for lun in self.mapped(luns) {
             self.away[usize::from(lun)] = until;
+            // While another LUN shows the device, nobody loses what is reserved.
+            if self.luns_of(lun) & !luns == 0 {
+                let now = self.now();
+                self.reservations.doubt(self.disk_of(lun), now);
+            }
             // What waits for a limit when its LUN goes is let go, whatever it then meets.
             self.rates.doubt(self.disk_of(lun));
         }
@@ -154,6 +164,11 @@ impl Shared {
     /// Devices may have failed.
     pub fn devices_fail(&self) -> bool {
         self.plan.has(Fault::DeviceError)
+    }
+
+    /// A session ends only when its initiator or the operator wants that.
+    pub fn sessions_stay(&self) -> bool {
+        !self.links_fail() && !self.plan.has(Fault::BadMemory) && !self.plan.has(Fault::Hostile)
     }
 
     /// Links may have failed by themselves.
@@ -233,6 +248,7 @@ impl Run {
             disks,
             attentions: Attentions::default(),
             rates: Rates::default(),
+            reservations: Reservations::default(),
             log: Log::new(print),
             tally: Tally::default(),
             act: Act::Trouble,
@@ -262,6 +278,8 @@ impl Run {
         sessions.iter_mut().for_each(|session| session.tick(shared));
         hostile.tick(shared);
         if operator.tick(shared) {
+            let now = shared.now();
+            shared.reservations.doubt_all(now);
             sessions.iter_mut().for_each(Session::doom);
         }
         shared.world.step();
@@ -351,6 +369,7 @@ impl Run {
     /// A new session is told of its birth once per LUN, then of a change of the map once per LUN,
     /// even by the shortest way of a read.
     fn check_attentions(&mut self) {
+        self.release_all();
         let world = &mut self.shared.world;
         let port = world.login(0, &Login::of(1));
         let luns = if self.shared.disks.len() > 1 { &[0, 1, 2][..] } else { &[0, 2] };
@@ -367,6 +386,24 @@ impl Run {
         told(world, 0x29);
         world.control(Action::LunsChanged { target: "t".to_owned() });
         told(world, 0x3f);
+    }
+
+    /// A reset ends what sessions that still are have reserved.
+    fn release_all(&mut self) {
+        if !self.shared.plan.has(Fault::Reserve) {
+            return;
+        }
+        let luns = self.shared.mapped(!0);
+        let world = &mut self.shared.world;
+        let port = world.login(0, &Login::of(77));
+        for lun in luns {
+            let reset = port.task(Tmf::LunReset as u8, lun, None);
+            assert_eq!(world.wait(&port, reset), End::Task(Some(0)));
+            let first = world.run(&port, lun, &[0; 6], Data::None);
+            assert_eq!(first.sense.code(), Some((6, 0x29, 0)), "LUN {lun}");
+            let second = world.run(&port, lun, &[0; 6], Data::None);
+            assert_eq!(second.status, 0, "LUN {lun} is reserved after a reset");
+        }
     }
 
     /// The process dies, and another one starts.
@@ -408,6 +445,8 @@ impl Run {
         self.shared.tally.fault(Fault::Restart);
         note!(self.shared, "restart");
         self.sessions.iter_mut().for_each(Session::doom);
+        let now = self.shared.now();
+        self.shared.reservations.doubt_all(now);
         self.hostile.forget();
         self.shared.world.begin(Action::Shutdown);
         if self.rng.one(2) {
@@ -448,6 +487,7 @@ impl Run {
         self.operator.forget();
         let shared = &mut self.shared;
         shared.attentions.clear();
+        shared.reservations.clear();
         shared.rates = Rates::default();
         shared.ends_channels = false;
         (shared.away, shared.small) = ([0; 3], [0; 2]);

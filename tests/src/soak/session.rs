@@ -3,6 +3,7 @@
 //! What becomes of commands whose channel ended is open until the target has nothing of the channel
 //! any more, or a new login that takes over has been answered.
 
+mod reserving;
 mod sending;
 mod silence;
 
@@ -20,6 +21,7 @@ use super::tally::Seen;
 use crate::note;
 use crate::port::{End, Port};
 use crate::world::{Login, Pending};
+use reserving::end_function;
 use silence::Silence;
 
 /// Commands in flight, at most.
@@ -51,6 +53,8 @@ struct Function {
     is_abort: bool,
     /// The answer must not be that it is unknown, or must be.
     known: bool,
+    /// It resets this device; when it was sent.
+    resets: Option<(usize, u64)>,
 }
 
 /// A channel.
@@ -91,6 +95,10 @@ pub struct Session {
     heard: Heard,
     last_channel: u64,
     silence: Option<Silence>,
+    /// A channel has ended or is about to, and with the last one what was reserved is released.
+    doubted: bool,
+    /// When a RELEASE was last sent or came to its end.
+    released: u64,
 }
 
 impl Session {
@@ -110,6 +118,8 @@ impl Session {
             heard: Heard::default(),
             last_channel: 0,
             silence: None,
+            doubted: false,
+            released: 0,
         }
     }
 
@@ -155,6 +165,7 @@ impl Session {
 
     /// The operator, or a new login, is about to end its channels and those that it has asked for.
     pub fn doom(&mut self) {
+        self.doubted = true;
         self.channels.iter_mut().for_each(|channel| channel.doomed = true);
         self.tries.iter_mut().for_each(|other| other.doomed = true);
     }
@@ -179,6 +190,13 @@ impl Session {
 
     /// What this step brings, and what it does.
     pub fn tick(&mut self, shared: &mut Shared) {
+        self.act(shared);
+        if std::mem::take(&mut self.doubted) {
+            shared.reservations.doubt_session(self.number);
+        }
+    }
+
+    fn act(&mut self, shared: &mut Shared) {
         self.look_at_logins(shared);
         self.look_at_channels(shared);
         self.look_at_past(shared);
@@ -279,6 +297,8 @@ impl Session {
                 self.end_past(shared, past);
             }
             self.heard = Heard::new(sent);
+            let now = shared.now();
+            shared.reservations.replaced(self.number, sent, now);
         }
         let doomed = doomed || shared.ends_channels;
         let number = self.last_channel;
@@ -289,6 +309,7 @@ impl Session {
 
     /// A channel is over for this end.
     fn bury(&mut self, channel: Channel) {
+        self.doubted = true;
         let of = |number: u64| number == channel.number;
         let commands = self.commands.extract_if(.., |command| of(command.channel)).collect();
         let functions = self.functions.extract_if(.., |function| of(function.channel)).collect();
@@ -303,7 +324,7 @@ impl Session {
             self.settle(shared, &command, Done::Maybe);
         }
         let now = shared.now();
-        past.functions.iter().for_each(|function| shared.attentions.end(function.begun, now));
+        past.functions.iter().for_each(|function| end_function(shared, function, now));
     }
 
     fn look_at_past(&mut self, shared: &mut Shared) {
@@ -374,13 +395,21 @@ impl Session {
             End::Answered(outcome) => {
                 self.answered += 1;
                 let heard = &mut self.heard;
-                check::answer(shared, self.number, heard, &self.memory, &command, &outcome)
+                let done =
+                    check::answer(shared, self.number, heard, &self.memory, &command, &outcome);
+                if command.draft.work == Work::Reserve && outcome.status == 0 {
+                    self.has_reserved(shared, &command);
+                }
+                done
             }
             _ => {
                 shared.tally.seen(Seen::Aborted);
                 Done::Maybe
             }
         };
+        if command.draft.work == Work::Release {
+            self.released = shared.now();
+        }
         self.free.push(command.slot);
         self.settle(shared, &command, done);
     }
@@ -407,6 +436,10 @@ impl Session {
         let function = self.functions.swap_remove(at);
         let now = shared.now();
         shared.attentions.end(function.begun, now);
+        if let (Some((disk, sent)), Some(response_code::SUCCESS)) = (function.resets, code) {
+            shared.reservations.released(None, disk, sent, now);
+            shared.reservations.doubt(disk, now);
+        }
         let fits = match code {
             Some(response_code::NOT_SUPPORTED) => !function.known,
             Some(response_code::SUCCESS) => function.known,
@@ -478,6 +511,7 @@ impl Session {
         } else if !channel.doomed && channel.port.try_logout() {
             shared.tally.fault(Fault::Logout);
             channel.doomed = true;
+            self.doubted = true;
         }
     }
 
@@ -494,7 +528,14 @@ impl Session {
         let taken = Taken::Task(self.number, command.tag);
         let begun = shared.attentions.take(taken, None);
         let channel = channel.number;
-        self.functions.push(Function { channel, tag, begun, is_abort: true, known: true });
+        self.functions.push(Function {
+            channel,
+            tag,
+            begun,
+            is_abort: true,
+            known: true,
+            resets: None,
+        });
         true
     }
 
@@ -522,7 +563,13 @@ impl Session {
         let begun = all.take(taken, raise);
         let known = Tmf::from_byte(code).is_some();
         let channel = channel.number;
-        self.functions.push(Function { channel, tag, begun, is_abort: false, known });
+        let is_reset = Tmf::from_byte(code) == Some(Tmf::LunReset);
+        let resets = is_reset.then(|| (shared.disk_of(lun), shared.now()));
+        if let Some((disk, now)) = resets {
+            shared.reservations.doubt(disk, now);
+        }
+        let is_abort = false;
+        self.functions.push(Function { channel, tag, begun, is_abort, known, resets });
         true
     }
 

@@ -59,6 +59,10 @@ seen! {
     Expelled = "hostile initiators expelled",
     /// Machines that vanished, whose channels ended one after the other.
     Missed = "missed as a whole",
+    /// Commands that met another session's reservation.
+    Conflicts = "reservation conflicts",
+    /// Commands that met a reservation that was certain.
+    Excluded = "certain conflicts",
     /// Runs with a fair middle act.
     Fair = "fair acts",
 }

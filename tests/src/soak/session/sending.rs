@@ -18,6 +18,9 @@ impl Session {
         let blocks = if rng.one(2) { 1 + rng.below(3) } else { blocks };
         let lba = rng.below(total - blocks + 1);
         let (now, known) = (shared.seq, &shared.blocks[disk]);
+        if shared.act == Act::Trouble && shared.plan.strikes(Fault::Reserve, rng) {
+            return Draft::reserve(lun, rng);
+        }
         let draft = match rng.below(24) {
             0..8 => Draft::read(lun, lba, blocks, rng),
             8..15 => Draft::write(lun, lba, blocks, rng),
@@ -99,6 +102,7 @@ impl Session {
                 segs: wanted,
                 disk,
                 sent,
+                hold: shared.reservations.hold(disk),
                 step: shared.world.steps,
                 aborting: false,
             },
@@ -123,6 +127,14 @@ impl Session {
         shared.tally.seen(Seen::Commands);
         if draft.check.is_some() || draft.offered != draft.wanted {
             shared.tally.fault(Fault::Mistake);
+        }
+        if let Work::Reserve = draft.work {
+            shared.tally.fault(Fault::Reserve);
+            shared.reservations.claim(self.number, command.disk, command.sent);
+        }
+        if let Work::Release = draft.work {
+            self.released = command.sent;
+            shared.reservations.doubt_session(self.number);
         }
         if matches!(draft.work, Work::Write { .. } | Work::Compare(..)) {
             let (sent, oldest) = (command.sent, shared.oldest);
