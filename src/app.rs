@@ -31,7 +31,7 @@ use crate::config::{Config, HugeSize, Idle};
 use crate::control::cores::Sender;
 use crate::control::{
     AgentPort, Agents, Control, ControlThread, Desk, ListenError, Listeners, Mailboxes, Parts,
-    Post, WATCH_INTERVAL,
+    Post, WATCH_INTERVAL, watch,
 };
 use crate::limits::Limits;
 use crate::logs::Logs;
@@ -100,7 +100,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
         tracing::info!("stopping before the configuration is loaded");
         return let_go(control, (shm, rdma), Instant::now() + STOP_WAIT);
     }
-    post.begin(|desk| desk.watch(WATCH_INTERVAL), drop);
+    post.begin(|desk| watch(desk, WATCH_INTERVAL), drop);
     let server = Server::start(&config.rpc_socket, Arc::new(Shared::new(post.clone())))?;
     tracing::info!(cores = %config.cpus, rpc = %config.rpc_socket.display(), "ready");
     let mut threads: Vec<BorrowedFd<'_>> = running.cores.iter().map(AsFd::as_fd).collect();

@@ -34,7 +34,7 @@ use rustix::event::EventfdFlags;
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::shard::Shard;
-use srpt_tgt::shard::message::{Action, Message};
+use srpt_tgt::shard::message::{Action, Message, Up};
 use srpt_tgt::shard::names::{CoreId, TargetSpec, UnitId};
 use srpt_tgt::shard::outbox::Outbox;
 use srpt_tgt::shard::qos::rate::RateLimits;
@@ -109,10 +109,7 @@ impl Device {
     }
 }
 
-fn rig(
-    device: Device,
-    limit: &str,
-) -> (Rig, Listener, mpsc::Receiver<srpt_tgt::shard::message::Answer>) {
+fn rig(device: Device, limit: &str) -> (Rig, Listener, mpsc::Receiver<Up>) {
     let limits = Limits::for_pool(Limits::POOL_BYTES_MIN);
     let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
     let wake = Arc::new(rustix::event::eventfd(0, flags).expect("a descriptor"));

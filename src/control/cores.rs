@@ -47,7 +47,7 @@ pub enum CoreError {
 }
 
 /// Every core of the target, as the control plane reaches them. Cores are numbered from 0 to
-/// `count() - 1` in the order of their start. They answer with [`super::Mail::Answer`].
+/// `count() - 1` in the order of their start. They answer with [`super::Mail::Core`].
 pub trait Cores: Send {
     /// Cores there are.
     fn count(&self) -> usize;

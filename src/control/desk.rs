@@ -25,12 +25,14 @@ use futures_util::future::{Either, select};
 use futures_util::task::LocalSpawnExt;
 use rustix::event::{PollFd, PollFlags, Timespec};
 
+use super::asks::Asks;
 use super::busy::Busy;
 use super::cores::{ANSWER_WAIT_MAX, Answers, Partial, all_or_partial};
 use super::workers::Workers;
 use super::{Control, Refused, refusal};
-use crate::shard::message::{Action, Answer, Report};
-use crate::shard::outbox;
+use crate::shard::message::{Action, Report, Up};
+use crate::shard::names::CoreId;
+use crate::shard::outbox::WayUp;
 
 /// Messages that are taken before what they led to goes on.
 const MAILS_AT_ONCE: usize = 64;
@@ -44,8 +46,8 @@ const DROP_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What comes to the control thread.
 pub enum Mail {
-    /// A core has answered.
-    Answer(Answer),
+    /// A core has answered, or asks.
+    Core(Up),
     /// A client wants something done, or a worker is ready.
     Do(Box<dyn FnOnce(&Desk) + Send>),
     /// The thread is to end, and with it all that waits.
@@ -100,9 +102,9 @@ impl Post {
     }
 }
 
-impl outbox::Answers for Post {
-    fn put(&self, answer: Answer) -> bool {
-        self.0.send(Mail::Answer(answer)).is_ok()
+impl WayUp for Post {
+    fn put(&self, up: Up) -> bool {
+        self.0.send(Mail::Core(up)).is_ok()
     }
 }
 
@@ -116,6 +118,7 @@ struct Inner {
     pub(super) busy: RefCell<Busy>,
     times: RefCell<Times>,
     workers: RefCell<Workers>,
+    asks: Asks,
     changes: RefCell<Vec<oneshot::Sender<()>>>,
     waiting: Cell<usize>,
     stopping: Cell<bool>,
@@ -158,6 +161,16 @@ impl Desk {
 
     pub(super) fn busy(&self) -> &RefCell<Busy> {
         &self.0.busy
+    }
+
+    /// What cores ask.
+    pub(super) fn asks(&self) -> &Asks {
+        &self.0.asks
+    }
+
+    /// Asks a core for something without a wait for the answer.
+    pub(super) fn tell(&self, core: CoreId, action: &Action) {
+        self.with(|control| control.questions.tell(&[core.index()], action));
     }
 
     pub(super) fn workers(&self) -> &RefCell<Workers> {
@@ -323,7 +336,10 @@ impl Desk {
     /// False: the thread is to end.
     fn on_mail(&self, mail: Mail) -> bool {
         match mail {
-            Mail::Answer(answer) => self.with(|control| control.questions.on_answer(answer)),
+            Mail::Core(Up::Answer(answer)) => {
+                self.with(|control| control.questions.on_answer(answer));
+            }
+            Mail::Core(Up::Ask(core, ask)) => self.0.asks.put(core, ask),
             Mail::Do(act) => act(self),
             Mail::End => return false,
         }
@@ -368,6 +384,7 @@ impl Office {
             busy: RefCell::default(),
             times: RefCell::default(),
             workers: RefCell::default(),
+            asks: Asks::default(),
             changes: RefCell::default(),
             waiting: Cell::new(0),
             stopping: Cell::new(false),

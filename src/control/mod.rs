@@ -27,6 +27,7 @@ use crate::shard::names::{SessionId, TargetSpec};
 use crate::shard::sessions::registry::REGISTRY_CORE;
 
 mod agents;
+mod asks;
 pub mod bdevs;
 mod busy;
 pub mod cores;
@@ -57,7 +58,7 @@ pub use luns::{DRAIN_WAIT_MAX, MapRequest, Mapping, Overrides, Unit};
 pub use options::Options;
 pub use refused::{Refused, strerror};
 pub use targets::{Target, TargetRequest};
-pub use watch::WATCH_INTERVAL;
+pub use watch::{WATCH_INTERVAL, watch};
 pub use workers::WORKERS_MAX;
 
 /// What [`Control`] is made of.

@@ -1,4 +1,5 @@
-//! Looks at the media behind the bdevs now and then: a file that grew, a disk that is gone or back.
+//! Looks at the media behind the bdevs: a file that grew, a disk that is gone or back. All are
+//! looked at each second, and one at once when a core asks, because its device fails.
 //!
 //! A look may take as long as a sick device wants. So lookers, threads of their own, take the media
 //! of a round one after the other off one list; a looker that is stuck keeps one medium, and at the
@@ -18,9 +19,14 @@ use bdev::uring::Uring;
 
 use super::bdevs;
 use super::desk::{Desk, Post};
+use crate::shard::message::{Action, Ask};
+use crate::shard::names::CoreId;
 
 /// Pause between two looks at all devices.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often a core may have one medium looked at: a device may fail each of its operations.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Lookers at a time.
 const LOOKERS_MAX: usize = 32;
@@ -51,6 +57,48 @@ impl Round {
         let is_needed = !list.media.is_empty() && list.lookers < LOOKERS_MAX;
         list.lookers += usize::from(is_needed);
         is_needed
+    }
+
+    /// Looks at a medium next, without waiting for the next round. True: one more looker is needed.
+    fn ask(&self, medium: Weak<Uring>) -> bool {
+        let mut list = self.list();
+        if list.media.iter().chain(&list.in_hand).any(|other| other.ptr_eq(&medium)) {
+            return false;
+        }
+        list.media.push_front(medium);
+        let is_needed = list.lookers == list.in_hand.len() && list.lookers < LOOKERS_MAX;
+        list.lookers += usize::from(is_needed);
+        is_needed
+    }
+
+    /// A core asks. The core hears of an answer after [`LOOK_INTERVAL`], and asks again then.
+    fn on_ask(&self, desk: &Desk, core: CoreId, ask: Ask) {
+        let Ask::LookAt { bdev } = ask;
+        let named = |of: &Weak<Uring>| of.upgrade().is_some_and(|medium| medium.name() == bdev);
+        // Inside, because the last holder of a medium closes it.
+        let medium = desk.with(|control| media(control.bdevs()).into_iter().find(named));
+        // Others, such as SCSI devices, look after their media themselves.
+        if let Some(medium) = medium
+            && self.ask(medium)
+        {
+            self.hire(desk.post());
+        }
+        let own = desk.clone();
+        desk.spawn(async move {
+            own.until(Instant::now() + LOOK_INTERVAL).await;
+            own.tell(core, &Action::Looked { bdev });
+        });
+    }
+
+    /// Hires a looker that was found to be needed.
+    fn hire(&self, post: &Post) {
+        let (own, post) = (self.clone(), post.clone());
+        let looker = move || own.look(&post);
+        let hired = std::thread::Builder::new().name("looker".to_owned()).spawn(looker);
+        if let Err(error) = hired {
+            self.list().lookers -= 1;
+            tracing::warn!("no thread to look at files and disks with: {error}");
+        }
     }
 
     /// Takes the next medium in hand. The looker ends when there is none.
@@ -93,23 +141,26 @@ fn media(bdevs: &Registry) -> Vec<Weak<Uring>> {
     bdevs.all_of().map(|uring| Arc::downgrade(&uring)).collect()
 }
 
-impl Desk {
-    /// Looks at all media every `interval`, as long as the control thread runs.
-    pub async fn watch(self, interval: Duration) {
-        let round = Round::default();
-        loop {
-            self.until(Instant::now() + interval).await;
-            let media = self.with(|control| media(control.bdevs()));
-            if !round.begin(media) {
-                continue;
+/// Looks at all media every `interval`, as long as the control thread runs.
+pub async fn watch(desk: Desk, interval: Duration) {
+    let round = Round::default();
+    let mut next = Instant::now() + interval;
+    loop {
+        match desk.asks().take() {
+            Ok((core, ask)) => round.on_ask(&desk, core, ask),
+            // Either there is a question then, or it is time for the next round.
+            Err(asked) => {
+                let wait = next.saturating_duration_since(Instant::now());
+                let _ = desk.within(wait, asked).await;
             }
-            let (own, post) = (round.clone(), self.post().clone());
-            let looker = move || own.look(&post);
-            let hired = std::thread::Builder::new().name("looker".to_owned()).spawn(looker);
-            if let Err(error) = hired {
-                round.list().lookers -= 1;
-                tracing::warn!("no thread to look at files and disks with: {error}");
-            }
+        }
+        if Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + interval;
+        let media = desk.with(|control| media(control.bdevs()));
+        if round.begin(media) {
+            round.hire(desk.post());
         }
     }
 }

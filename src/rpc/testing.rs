@@ -19,7 +19,7 @@ use super::{RpcError, Server, Shared, methods};
 use crate::control::cores::Cores;
 use crate::control::{AgentPort, Agents, Control, Desk, ListenError, Listeners, Mail, Parts, Post};
 use crate::logs::{Level, Logs};
-use crate::shard::message::{Action, ActionError, Answer, Report, Token};
+use crate::shard::message::{Action, ActionError, Answer, Report, Token, Up};
 use crate::shard::names::CoreId;
 
 /// What the doubles have seen, and what they are told to do.
@@ -88,7 +88,7 @@ impl Cores for FakeCores {
         if let Action::AnnounceLun { .. } = action {
             seen.announced.push(format!("{core}: {}", words(action)));
             let result = Ok(Report::default());
-            self.1.send(Mail::Answer(Answer { core: CoreId::new(core), token, result }));
+            self.1.send(Mail::Core(Up::Answer(Answer { core: CoreId::new(core), token, result })));
             return true;
         }
         let words = words(action);
@@ -107,7 +107,7 @@ impl Cores for FakeCores {
             }),
             false => Ok(seen.reports.get(core).cloned().unwrap_or_default()),
         };
-        self.1.send(Mail::Answer(Answer { core: CoreId::new(core), token, result }));
+        self.1.send(Mail::Core(Up::Answer(Answer { core: CoreId::new(core), token, result })));
         true
     }
 }
@@ -268,7 +268,7 @@ impl Bench {
         seen.silent = None;
         for token in std::mem::take(&mut seen.unanswered) {
             let answer = Answer { core: CoreId::new(1), token, result: Ok(Report::default()) };
-            self.shared.post().send(Mail::Answer(answer));
+            self.shared.post().send(Mail::Core(Up::Answer(answer)));
         }
     }
 

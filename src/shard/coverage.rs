@@ -90,6 +90,8 @@ names! {
         MailboxFull,
         /// A LUN is taken out of the map while commands use it.
         UnmapWaits,
+        /// The control plane is asked to look at a device.
+        Doubted,
         /// A change of a unit waits for the one before.
         DecisionWaits,
         /// Another session has reserved the unit.

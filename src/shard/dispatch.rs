@@ -96,6 +96,7 @@ impl<F: Fabric> Shard<F> {
                 let units = self.luns.set_limited(&bdev, limited);
                 self.queues.on_limits(&mut self.connections, units, limited, self.commands.now());
             }
+            Action::Looked { bdev } => self.luns.devices_mut().looked(&bdev),
             Action::SetHistogram { bdev, enable, only } => {
                 self.luns.devices_mut().set_histogram(&bdev, enable, only);
             }

@@ -123,6 +123,11 @@ pub enum Action {
         /// Name of the bdev.
         bdev: String,
     },
+    /// The answer to [`Ask::LookAt`]: what has changed comes as an action of its own.
+    Looked {
+        /// Name of the device.
+        bdev: String,
+    },
     /// Asks for a [`Report`].
     Report,
     /// Stops: no new logins and commands, SRP_T_LOGOUT to everyone. Answered when nothing is left
@@ -142,6 +147,26 @@ pub struct Answer {
     pub token: Token,
     /// What became of it. An error means that nothing changed on that core.
     pub result: Result<Report, ActionError>,
+}
+
+/// What a core wants of the control plane. The core goes on meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ask {
+    /// Operations of a device have failed: look whether its medium is there. Answered by
+    /// [`Action::Looked`]; until then a core does not ask again.
+    LookAt {
+        /// Name of the device.
+        bdev: String,
+    },
+}
+
+/// What a core sends to the control plane.
+#[derive(Debug)]
+pub enum Up {
+    /// An answer.
+    Answer(Answer),
+    /// A question of the core's own.
+    Ask(CoreId, Ask),
 }
 
 /// Why a core refused an action.

@@ -9,21 +9,22 @@ use std::collections::VecDeque;
 use std::sync::mpsc;
 
 use super::coverage::{Mark, mark};
-use super::message::{Answer, CoreMessage, Decide, HomeMessage, Message};
+use super::message::{Answer, Ask, CoreMessage, Decide, HomeMessage, Message, Up};
 use super::names::CoreId;
 
 /// Hands a message to one core's mailbox, or gives it back when that is full.
 pub type CoreDoor = Box<dyn FnMut(Message) -> Result<(), Message>>;
 
-/// Takes a core's answers to the control plane.
-pub trait Answers {
-    /// Takes an answer. False: nobody is there any more to read it.
-    fn put(&self, answer: Answer) -> bool;
+/// The way from a core up to the control plane. It has no bound of its own: a core owes at most one
+/// answer for each question, and has at most one question of its own for each device.
+pub trait WayUp {
+    /// Takes something. False: nobody is there any more to read it.
+    fn put(&self, up: Up) -> bool;
 }
 
-impl Answers for mpsc::Sender<Answer> {
-    fn put(&self, answer: Answer) -> bool {
-        self.send(answer).is_ok()
+impl WayUp for mpsc::Sender<Up> {
+    fn put(&self, up: Up) -> bool {
+        self.send(up).is_ok()
     }
 }
 
@@ -35,14 +36,14 @@ pub struct Outbox {
     waiting: Vec<VecDeque<Message>>,
     /// Messages in all of `waiting`.
     waiting_count: usize,
-    answers: Box<dyn Answers>,
+    up: Box<dyn WayUp>,
 }
 
 impl Outbox {
     /// `doors[n]` leads to core `n`; the own one is there too and is used like the others.
-    pub fn new(core: CoreId, doors: Vec<CoreDoor>, answers: impl Answers + 'static) -> Self {
+    pub fn new(core: CoreId, doors: Vec<CoreDoor>, up: impl WayUp + 'static) -> Self {
         let waiting = doors.iter().map(|_| VecDeque::new()).collect();
-        Outbox { core, doors, waiting, waiting_count: 0, answers: Box::new(answers) }
+        Outbox { core, doors, waiting, waiting_count: 0, up: Box::new(up) }
     }
 
     /// This core's number.
@@ -79,7 +80,17 @@ impl Outbox {
 
     /// Answers the control plane. It may have gone away during shutdown; nobody is left to care.
     pub fn answer(&mut self, answer: Answer) {
-        if !self.answers.put(answer) {
+        self.put(Up::Answer(answer));
+    }
+
+    /// Asks the control plane for something that a core can't do, and goes on. What asks sees to it
+    /// that it has one question under way at a time.
+    pub(crate) fn ask_control(&mut self, ask: Ask) {
+        self.put(Up::Ask(self.core, ask));
+    }
+
+    fn put(&self, up: Up) {
+        if !self.up.put(up) {
             tracing::debug!("the control plane is gone");
         }
     }

@@ -7,7 +7,7 @@
 //! was waited for.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::{Rc, Weak};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use reactor::{Batch, Clock, Service};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::shard::Shard;
-use srpt_tgt::shard::message::{Action, ActionError, Answer, Message, Report, Token};
+use srpt_tgt::shard::message::{Action, ActionError, Answer, Ask, Message, Report, Token, Up};
 use srpt_tgt::shard::names::{CoreId, TargetSpec, UnitId};
 use srpt_tgt::shard::outbox::{CoreDoor, Outbox};
 use srpt_tgt::shard::qos::rate::RateLimits;
@@ -202,6 +202,11 @@ impl Pending {
     }
 }
 
+/// Names the answers to what cores have asked: nobody waits for them.
+const LOOKED: Token = 0;
+/// Steps between two looks at what cores doubt.
+const LOOK_EVERY: u64 = 64;
+
 type Mailbox = Rc<RefCell<VecDeque<Message>>>;
 
 /// The world.
@@ -218,11 +223,15 @@ pub struct World {
     pub steps: u64,
     /// Time of a step.
     pub step_time: Duration,
+    /// Looks at devices that cores have asked for.
+    pub asks: u64,
     /// Steps that each core does not run for.
     stalls: Vec<u64>,
     mailboxes: Vec<Mailbox>,
     inboxes: Vec<Batch<Message>>,
-    receiver: mpsc::Receiver<Answer>,
+    receiver: mpsc::Receiver<Up>,
+    /// Devices that cores want looked at.
+    doubted: BTreeSet<(CoreId, String)>,
     answers: BTreeMap<Token, Vec<Answer>>,
     ports: Vec<Weak<RefCell<Inner>>>,
     units: BTreeMap<String, Arc<LogicalUnit>>,
@@ -260,10 +269,12 @@ impl World {
             bdevs: Registry::with_host("world"),
             steps: 0,
             step_time: STEP,
+            asks: 0,
             stalls: vec![0; options.cores],
             inboxes: (0..options.cores).map(|_| Batch::new(INBOX)).collect(),
             mailboxes,
             receiver,
+            doubted: BTreeSet::new(),
             answers: BTreeMap::new(),
             ports: Vec::new(),
             units: BTreeMap::new(),
@@ -306,8 +317,26 @@ impl World {
         for port in self.ports.iter().filter_map(Weak::upgrade) {
             port.borrow_mut().poll();
         }
-        while let Ok(answer) = self.receiver.try_recv() {
-            self.answers.entry(answer.token).or_default().push(answer);
+        while let Ok(up) = self.receiver.try_recv() {
+            match up {
+                Up::Answer(answer) if answer.token == LOOKED => {}
+                Up::Answer(answer) => self.answers.entry(answer.token).or_default().push(answer),
+                Up::Ask(core, Ask::LookAt { bdev }) => {
+                    self.asks += 1;
+                    assert!(self.doubted.insert((core, bdev)), "asked before it was answered");
+                }
+            }
+        }
+        if self.steps.is_multiple_of(LOOK_EVERY) {
+            self.look();
+        }
+    }
+
+    /// The control plane has looked at what cores doubt.
+    fn look(&mut self) {
+        for (core, bdev) in std::mem::take(&mut self.doubted) {
+            let message = Message::Control { token: LOOKED, action: Action::Looked { bdev } };
+            self.mailboxes[core.index()].borrow_mut().push_back(message);
         }
     }
 

@@ -24,7 +24,7 @@ use srpt_tests::sys::{Counting, allocations};
 use srpt_tgt::limits::Limits;
 use srpt_tgt::scsi::Identity;
 use srpt_tgt::shard::Shard;
-use srpt_tgt::shard::message::{Action, Answer, Message};
+use srpt_tgt::shard::message::{Action, Message, Up};
 use srpt_tgt::shard::names::{CoreId, TargetSpec, UnitId};
 use srpt_tgt::shard::outbox::Outbox;
 use srpt_tgt::shard::unit::LogicalUnit;
@@ -53,7 +53,7 @@ struct Rig {
     inbox: Batch<Message>,
     /// What the core has said to itself.
     own: Rc<RefCell<VecDeque<Message>>>,
-    answers: mpsc::Receiver<Answer>,
+    answers: mpsc::Receiver<Up>,
     listener: Listener,
     dir: tempfile::TempDir,
 }
@@ -149,7 +149,8 @@ impl Rig {
     fn order(&mut self, action: Action) {
         self.inbox.push(Message::Control { token: 0, action });
         self.turn();
-        self.answers.try_recv().expect("an answer").result.expect("the core obeys");
+        let Ok(Up::Answer(answer)) = self.answers.try_recv() else { panic!("no answer") };
+        answer.result.expect("the core obeys");
     }
 
     /// A session of one channel: the login waits in a thread of its own while the core turns.

@@ -1,11 +1,15 @@
 //! Operations that wait, and what goes on meanwhile.
 
 use std::io::{Read, Write};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::control::{Mail, watch};
 use crate::rpc::testing::{Bench, Served};
+use crate::shard::message::{Ask, Up};
+use crate::shard::names::CoreId;
 
 /// What others may wait for an answer while an operation waits. On a machine that is busy.
 const OTHERS_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -130,4 +134,29 @@ fn an_operation_that_panics_ends_alone() {
     });
     assert_eq!(lost, None);
     bench.ok("spdk_get_version", "");
+}
+
+#[test]
+fn what_cores_ask_while_the_control_thread_is_busy_is_answered_in_order() {
+    const ASKS: usize = 10_000;
+    let bench = Bench::with_target();
+    let (go_on, busy) = mpsc::channel::<()>();
+    let post = bench.shared.post();
+    post.begin(|desk| watch(desk, Duration::from_secs(1)), drop);
+    // Whoever waits here holds the thread until the test lets it go on.
+    post.send(Mail::Do(Box::new(move |_| assert!(busy.recv().is_err(), "nobody sends"))));
+    let core = CoreId::new(0);
+    for number in 0..ASKS {
+        let ask = Ask::LookAt { bdev: format!("D{number}") };
+        post.send(Mail::Core(Up::Ask(core, ask)));
+    }
+    drop(go_on);
+    let (mut seen, deadline) = (Vec::new(), Instant::now() + Duration::from_secs(60));
+    while seen.len() < ASKS {
+        assert!(Instant::now() < deadline, "{} answers", seen.len());
+        seen.extend(bench.actions());
+        std::thread::yield_now();
+    }
+    let expected = (0..ASKS).map(|number| format!("0: Looked {{ bdev: \"D{number}\" }}"));
+    assert!(seen.into_iter().eq(expected), "each once, in the order of the questions");
 }

@@ -8,8 +8,9 @@ use super::job::{Job, Outcome};
 use super::request::{Next, Phase};
 use crate::scsi::sense_of;
 use crate::shard::connections::table::Connections;
-use crate::shard::coverage::{At, Met, met};
-use crate::shard::names::RequestKey;
+use crate::shard::coverage::{At, Mark, Met, mark, met};
+use crate::shard::message::Ask;
+use crate::shard::names::{MappingKey, RequestKey};
 use crate::shard::outbox::Outbox;
 use crate::shard::units::map::Luns;
 
@@ -88,6 +89,7 @@ impl Requests {
         let request = self.request(key);
         let mapping = luns.mapping(request.unit());
         let (device, block_bytes) = (mapping.device(), mapping.geometry().block_bytes);
+        doubt(luns, out, request.unit(), status);
         let meter = luns.devices_mut().on_done(device);
         let took_ns = request.took_ns(now);
         match request.job() {
@@ -120,4 +122,21 @@ impl Requests {
             Job::Decide(_) | Job::Reply => unreachable!("nothing was submitted"),
         }
     }
+}
+
+/// The control plane is to look at the device of a unit whose medium may be gone, unless a look is
+/// under way.
+fn doubt(luns: &mut Luns, out: &mut Outbox, unit: MappingKey, status: IoStatus) {
+    let mapping = luns.mapping(unit);
+    let device = mapping.device();
+    if is_doubtful(status) && mapping.is_ready() && luns.devices_mut().doubt(device) {
+        mark(Mark::Doubted);
+        let bdev = luns.mapping(unit).lu().bdev.name().to_owned();
+        out.ask_control(Ask::LookAt { bdev });
+    }
+}
+
+/// A failure that a medium which is gone may be the reason of.
+fn is_doubtful(status: IoStatus) -> bool {
+    matches!(status, IoStatus::ReadError | IoStatus::WriteError | IoStatus::NotReady)
 }

@@ -23,6 +23,8 @@ pub(crate) struct Device {
     active: bool,
     /// The control plane has let go of it; commands of its last mapping have not.
     closing: bool,
+    /// The control plane has been asked to look at the medium, and has not answered.
+    doubted: bool,
 }
 
 impl Device {
@@ -76,6 +78,7 @@ impl Devices {
                     mappings: 0,
                     active: false,
                     closing: false,
+                    doubted: false,
                 })
             }
         };
@@ -259,6 +262,20 @@ impl Devices {
     /// What a device did on this core.
     pub(crate) fn meter(&mut self, key: DeviceKey) -> &mut Meter {
         &mut self.open_mut(key).meter
+    }
+
+    /// An operation of a device has failed. True: the control plane is to look at the medium, and
+    /// [`Devices::looked`] will follow.
+    #[cold]
+    pub(crate) fn doubt(&mut self, key: DeviceKey) -> bool {
+        !std::mem::replace(&mut self.open_mut(key).doubted, true)
+    }
+
+    /// The control plane has looked at the medium.
+    pub(crate) fn looked(&mut self, bdev: &str) {
+        for device in self.devices.iter_mut().flatten().filter(|device| device.is_named(bdev)) {
+            device.doubted = false;
+        }
     }
 
     /// All devices, for reports.

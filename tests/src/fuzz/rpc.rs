@@ -15,7 +15,7 @@ use srpt_tgt::control::{
 use srpt_tgt::logs::{Level, Logs};
 use srpt_tgt::rpc::dispatch::{self, Then};
 use srpt_tgt::rpc::{Documents, Next, Shared, load, methods};
-use srpt_tgt::shard::message::{Action, Answer, Report, Token};
+use srpt_tgt::shard::message::{Action, Answer, Report, Token, Up};
 use srpt_tgt::shard::names::CoreId;
 use transport::dm::Controller;
 
@@ -33,11 +33,11 @@ impl Cores for NoCores {
     }
 
     fn send(&mut self, core: usize, token: Token, _: &Action) -> bool {
-        self.0.send(Mail::Answer(Answer {
+        self.0.send(Mail::Core(Up::Answer(Answer {
             core: CoreId::new(core),
             token,
             result: Ok(Report::default()),
-        }));
+        })));
         true
     }
 }

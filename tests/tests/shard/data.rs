@@ -206,6 +206,23 @@ fn residuals_tell_what_did_not_move() {
 }
 
 #[test]
+fn a_device_that_fails_is_looked_at_and_no_core_asks_twice() {
+    let (mut world, gate, port) = single();
+    let fail = |world: &mut World| {
+        gate.fail_next(bdev::IoStatus::ReadError);
+        let outcome = world.run(&port, 0, &cdb::read10(7, 2), Data::In(&seg(&port, 0, 1024)));
+        assert_eq!(code(&outcome), Some((3, 0x11, 0)));
+    };
+    fail(&mut world);
+    assert_eq!(world.asks, 1);
+    (0..3).for_each(|_| fail(&mut world));
+    assert_eq!(world.asks, 1, "the control plane has not looked yet");
+    world.steps(100);
+    fail(&mut world);
+    assert_eq!(world.asks, 2, "and then it may be asked again");
+}
+
+#[test]
 fn a_failed_read_moves_nothing_and_says_so() {
     let (mut world, gate, port) = single();
     port.memory_write(0, &[0xaa; 2048]);
