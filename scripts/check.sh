@@ -33,7 +33,7 @@ lints() {
 }
 
 rules() {
-    cargo nextest run --cargo-quiet --status-level fail --workspace --test tidy
+    cargo nextest run --cargo-quiet --status-level fail -p srpt_tidy
 }
 
 # Tests beside the code: no process, no guest, no simulated world.

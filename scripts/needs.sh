@@ -39,7 +39,7 @@ can_loop_and_mount() {
 }
 version_is() { printf '%s\n' "$1" "$(uname --kernel-release)" | sort --version-sort --check=quiet; }
 
-# The list that tests/tidy/tests/tidy/rules.rs has, too.
+# The list that tests/tidy/rules/rules.rs has, too.
 is_here() {
     case $1 in
         "needs an RDMA device") [ -n "${RDMA_TEST_ADDRESS:-}" ] && [ -n "${RDMA_TEST_ADDRESS6:-}" ] ;;

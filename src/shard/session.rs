@@ -144,7 +144,7 @@ impl Session {
         self.word(lun).fetch_and(!u64::from(bit), Ordering::AcqRel) & u64::from(bit) != 0
     }
 
-    /// Raises attentions at a LUN, but no change of the map: [`Session::map_changed`].
+    /// Raises attentions at a LUN, but no change of the map (`map_changed`).
     pub fn raise(&self, lun: u16, bits: u16) {
         debug_assert!(bits & Attention::LunsChanged.bit() == 0, "raised at all LUNs only");
         self.word(lun).fetch_or(u64::from(bits), Ordering::AcqRel);

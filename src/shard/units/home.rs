@@ -1,9 +1,9 @@
 //! The home of logical units: where what cores share of a unit is decided, in order.
 //!
-//! Each unit has a home core ([`Outbox::home_of`]). What changes the state that all cores go by
-//! comes here as [`Decide`]. One decision of a unit is made at a time: the new [`View`] goes to all
-//! cores, and who asked is answered when every core has it. So no core carries out a command by an
-//! older view once the answer is with the initiator.
+//! Each unit has a home core (found by [`Outbox::ask_home`]). What changes the state that all cores
+//! go by comes here as [`Decide`]. One decision of a unit is made at a time: the new [`View`] goes
+//! to all cores, and who asked is answered when every core has it. So no core carries out a command
+//! by an older view once the answer is with the initiator.
 //!
 //! A home keeps a unit only while the unit is reserved or somebody waits. Who waits is a command
 //! with a slot, a task management function, or the end of a session: that bounds what waits.

@@ -49,7 +49,7 @@ impl SendChain {
     }
 
     /// Appends a SEND. `inline`: its bytes are copied into the request when it is posted, which
-    /// saves the device a look at memory; the queue pair must admit as many ([`Qp::inline_max`]).
+    /// saves the device a look at memory; the queue pair must admit as many (`Qp::inline_max`).
     #[inline]
     pub(crate) fn send(&mut self, id: u64, from: Local, solicited: bool, inline: bool) {
         self.push(id, IBV_WR_SEND, &[from], 0, 0);
