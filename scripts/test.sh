@@ -7,7 +7,7 @@ usage() {
     cat <<'USAGE'
 Usage: scripts/test.sh [--guest-full | --no-guest] [--clean-home]
 
-Formatting, lints, dependencies, build, the commands of README, scripts, a little fuzzing,
+Formatting, lints, dependencies, build, the commands of README and the manual, scripts, a little fuzzing,
 instructions per command, a guest with the stock kernel, and all tests. Stops at the first step that
 fails. A table of the steps and their times comes before the summary.
 
@@ -162,7 +162,7 @@ step "fuzzing" scripts/fuzz.sh --for 3 --jobs "$(nproc)"
 step "documentation" scripts/check.sh docs
 step "instructions per command" scripts/instructions.sh
 step "fio engine" scripts/fio-verify.sh
-step "commands of README" scripts/readme.sh
+step "commands of the manual" scripts/readme.sh
 case "$guest" in
     quick) step "guest" scripts/guest/test.sh ;;
     full) step "guest" scripts/guest/test.sh --full ;;

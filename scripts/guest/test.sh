@@ -14,7 +14,7 @@
 # (options, login lines, device management), reset, multipath, link (two guests, each switched off
 # under load), perf (srpt_perf over RDMA), fio (the fio engine's job file), compare (with the
 # kernel's own target, by the instructions of the guest), compare-time (the same by the clock, for a
-# host that does nothing else), kernel (the harness itself).
+# host that does nothing else), readme (README's first export, as printed), kernel (the harness itself).
 # A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -42,7 +42,7 @@ for option; do
 done
 if [ ${#suites[@]} -eq 0 ]; then
     suites=("${quick[@]}")
-    [ $full = no ] || suites+=(hostile aborts agent reset multipath link perf fio compare compare-time kernel)
+    [ $full = no ] || suites+=(hostile aborts agent reset multipath link perf fio compare compare-time readme kernel)
 fi
 
 bin=${CARGO_TARGET_DIR:-target}/$profile
@@ -68,6 +68,13 @@ test_binary() { # TEST: its path in the guest
         sed --quiet 's/.*"executable":"\([^"]*\/'"$1"'-[^"]*\)".*/\1/p')
     echo "/host/bin/deps/$(basename "$built")"
 }
+# What README's commands find in a clone's folder, and the commands.
+readme_share() {
+    rm --recursive --force "$bin/guest/clone"
+    mkdir --parents "$bin/guest/clone"
+    cp --recursive scripts/rpc*.* "$bin/guest/clone/"
+    scripts/readme.sh --print rdma >"$bin/guest/clone/commands"
+}
 run() {
     case $suite in
         kernel) guest kernel-smoke.sh ;;
@@ -77,6 +84,10 @@ run() {
         contract) guest rdma.sh "$(test_binary rdma_contract)" --test-threads=1 ;;
         compare-time) guest srp-compare.sh $full 1 ;;
         sg) guest srp-sg.sh $full "$(test_binary contract)" ;;
+        readme)
+            readme_share
+            guest srp-readme.sh
+            ;;
         *) guest "srp-$suite.sh" $full ;;
     esac
 }

@@ -135,3 +135,46 @@ fn rows_are_in_order_and_fit_one_answer() {
     assert!(COMMANDS.windows(2).all(|pair| key(&pair[0]) < key(&pair[1])));
     assert!(4 + 20 * COMMANDS.len() <= super::super::ANSWER_BYTES_MAX);
 }
+
+/// The name of a command as the standards write it, out of the name of its row: `Read10` is
+/// "READ (10)".
+fn name(command: &Command) -> String {
+    let named = match command.kind {
+        Kind::ReportOpcodes => "ReportSupportedOperationCodes".to_owned(),
+        kind @ (Kind::Reserve | Kind::Release) => format!("{kind:?}{}", command.cdb_bytes),
+        kind => format!("{kind:?}"),
+    };
+    let mut words = String::new();
+    for (at, letter) in named.char_indices() {
+        if letter.is_ascii_digit() && !words.ends_with(|last: char| last.is_ascii_digit()) {
+            words.push_str(" (");
+        } else if letter.is_uppercase() && at > 0 {
+            words.push(' ');
+        }
+        words.push(letter.to_ascii_uppercase());
+    }
+    let has_number = words.ends_with(|last: char| last.is_ascii_digit());
+    if has_number { words + ")" } else { words }
+}
+
+#[test]
+fn the_manual_lists_the_commands_of_the_table() {
+    let mut table = "| Code | Command | CDB |\n|---|---|---|\n".to_owned();
+    for command in &COMMANDS {
+        let action = command.service_action.map(|action| format!("/{action:02X}h"));
+        let (opcode, action) = (command.opcode(), action.unwrap_or_default());
+        let (name, bytes) = (name(command), command.cdb_bytes);
+        table += &format!("| {opcode:02X}h{action} | {name} | {bytes} bytes |\n");
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/scsi.md");
+    let page = std::fs::read_to_string(path).expect("the page");
+    let (before, rest) = page.split_once("<!-- commands:begin -->\n").expect("where it begins");
+    let (found, after) = rest.split_once("<!-- commands:end -->").expect("where it ends");
+    if std::env::var_os("SRPT_KEEP").is_some() {
+        let begin = "<!-- commands:begin -->\n";
+        let page = format!("{before}{begin}{table}<!-- commands:end -->{after}");
+        std::fs::write(path, page).expect("the page can be written");
+    } else {
+        assert_eq!(found, table, "SRPT_KEEP=1 cargo test -p srpt_tgt --lib opcodes writes it");
+    }
+}

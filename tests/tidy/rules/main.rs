@@ -2,6 +2,7 @@
 //! are banned, sizes, and what files and types say together.
 
 mod foo;
+mod links;
 mod rules;
 mod structure;
 
