@@ -128,10 +128,12 @@ impl Requests {
 /// under way.
 fn doubt(luns: &mut Luns, out: &mut Outbox, unit: MappingKey, status: IoStatus) {
     let mapping = luns.mapping(unit);
+    if !is_doubtful(status) || !mapping.is_ready() {
+        return;
+    }
     let device = mapping.device();
-    if is_doubtful(status) && mapping.is_ready() && luns.devices_mut().doubt(device) {
+    if let Some(bdev) = luns.devices_mut().doubt(device) {
         mark(Mark::Doubted);
-        let bdev = luns.mapping(unit).lu().bdev.name().to_owned();
         out.ask_control(Ask::LookAt { bdev });
     }
 }

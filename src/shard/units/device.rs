@@ -1,5 +1,6 @@
 //! One core's channels to the devices behind the logical units, and what they did.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bdev::{Bdev, CoreContext, Io, IoChannel, IoDone, IoOp, OpenError, ScsiEnd, ScsiIo};
@@ -23,8 +24,6 @@ pub(crate) struct Device {
     active: bool,
     /// The control plane has let go of it; commands of its last mapping have not.
     closing: bool,
-    /// The control plane has been asked to look at the medium, and has not answered.
-    doubted: bool,
 }
 
 impl Device {
@@ -43,13 +42,16 @@ pub(crate) struct Devices {
     devices: Vec<Option<Device>>,
     /// Those with something in flight.
     active: Vec<DeviceKey>,
+    /// Names of devices at whose media the control plane has been asked to look, until it answers:
+    /// another device may have the name by then.
+    doubted: BTreeSet<String>,
     context: CoreContext,
 }
 
 impl Devices {
     /// None yet; channels are opened with `context`.
     pub(super) fn new(context: CoreContext) -> Devices {
-        Devices { devices: Vec::new(), active: Vec::new(), context }
+        Devices { devices: Vec::new(), active: Vec::new(), doubted: BTreeSet::new(), context }
     }
 
     #[inline]
@@ -78,7 +80,6 @@ impl Devices {
                     mappings: 0,
                     active: false,
                     closing: false,
-                    doubted: false,
                 })
             }
         };
@@ -264,18 +265,22 @@ impl Devices {
         &mut self.open_mut(key).meter
     }
 
-    /// An operation of a device has failed. True: the control plane is to look at the medium, and
-    /// [`Devices::looked`] will follow.
+    /// An operation of a device has failed. Its name: the control plane is to look at the medium,
+    /// and [`Devices::looked`] will follow.
     #[cold]
-    pub(crate) fn doubt(&mut self, key: DeviceKey) -> bool {
-        !std::mem::replace(&mut self.open_mut(key).doubted, true)
+    pub(crate) fn doubt(&mut self, key: DeviceKey) -> Option<String> {
+        let name = self.open(key).bdev.name();
+        if self.doubted.contains(name) {
+            return None;
+        }
+        let name = name.to_owned();
+        self.doubted.insert(name.clone());
+        Some(name)
     }
 
     /// The control plane has looked at the medium.
     pub(crate) fn looked(&mut self, bdev: &str) {
-        for device in self.devices.iter_mut().flatten().filter(|device| device.is_named(bdev)) {
-            device.doubted = false;
-        }
+        self.doubted.remove(bdev);
     }
 
     /// All devices, for reports.
