@@ -1,5 +1,7 @@
-//! The one thing in the tests that can't be done safely.
+//! What the tests can't do safely.
 
 mod counting;
+mod stopped;
 
 pub use counting::{Counting, allocations};
+pub use stopped::Stopped;

@@ -14,6 +14,7 @@ mod rpc;
 mod signals;
 mod sockets;
 mod stacked;
+mod stalled;
 mod startup;
 mod stop;
 mod strangers;
