@@ -7,19 +7,21 @@
 #
 # Suites, the quick set: contract (fabric against connector), smoke (the kernel's initiator), disks
 # (SCSI tools, file systems), hotplug (LUNs that come later or show another device), logins (by the
-# hundred; a second of the same port), faults (device removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
+# hundred; a second of the same port), reserve (RESERVE and RELEASE by two ports), faults (device
+# removed under load), restart (kill and SIGTERM under load), matrix (fio verify over the
 # initiator's parameters), backends (LVM on md, unmap, disk full, devices that go and return), sg
 # (SCSI devices passed through: disks, a tape, a changer; the contract of block devices). Then:
 # hostile (initiators that break every rule), aborts (of commands that are stuck in a device), agent
 # (options, login lines, device management), reset, multipath, link (two guests, each switched off
 # under load), perf (srpt_perf over RDMA), fio (the fio engine's job file), compare (with the
 # kernel's own target, by the instructions of the guest), compare-time (the same by the clock, for a
-# host that does nothing else), readme (README's first export, as printed), kernel (the harness itself).
+# host that does nothing else), readme (README's first export, as printed), kernel (the harness
+# itself).
 # A table ends the output; status 1 if one failed.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-quick=(contract smoke disks hotplug logins faults restart matrix backends sg)
+quick=(contract smoke disks hotplug logins reserve faults restart matrix backends sg)
 full=no profile=release suites=()
 for option; do
     case $option in
