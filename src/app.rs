@@ -6,7 +6,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -35,7 +35,7 @@ use crate::control::{
 };
 use crate::limits::Limits;
 use crate::logs::Logs;
-use crate::rpc::{Server, Shared, load};
+use crate::rpc::{Server, Shared, methods};
 use crate::shard::Shard;
 use crate::shard::message::Message;
 use crate::shard::names::CoreId;
@@ -92,7 +92,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     });
     control.offer("shm", Arc::new(ShmListeners(Arc::clone(&shm))));
     control.offer("rdma", Arc::new(RdmaListeners(Arc::clone(&rdma))));
-    control.offer_agents(Box::<DmAgents>::default());
+    control.offer_agents(Arc::<DmAgents>::default());
     let control = ControlThread::start(control, post.clone(), inbox).context("control thread")?;
     if let Some(file) = config.config_file.clone()
         && !load_before(&signals, &post, file)?
@@ -151,7 +151,7 @@ fn load_before(signals: &Signals, post: &Post, file: PathBuf) -> anyhow::Result<
     let (sender, loaded) = mpsc::channel();
     let (ended, ending) = std::io::pipe().context("pipe")?;
     let load = |desk: Desk| async move {
-        let loaded = load::load_file(&desk, &file).await;
+        let loaded = methods::load_file(&desk, &file).await;
         desk.with(|control| control.bdevs_mut().wait_for_locks(Duration::ZERO));
         loaded
     };
@@ -434,11 +434,18 @@ impl Listeners for RdmaListeners {
 #[derive(Default)]
 struct DmAgents {
     unit: Arc<Mutex<dm::Unit>>,
-    running: Vec<(AgentPort, dm::Agent)>,
+    running: Mutex<Vec<(AgentPort, dm::Agent)>>,
+}
+
+impl DmAgents {
+    /// Held for a moment only: opening and closing a port happens outside.
+    fn running(&self) -> MutexGuard<'_, Vec<(AgentPort, dm::Agent)>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Agents for DmAgents {
-    fn enable(&mut self, at: &AgentPort) -> Result<(), ListenError> {
+    fn enable(&self, at: &AgentPort) -> Result<(), ListenError> {
         let started = dm::Agent::start(&at.device, at.port, Arc::clone(&self.unit));
         let agent = started.map_err(|error| {
             let errno = match &error {
@@ -447,19 +454,24 @@ impl Agents for DmAgents {
             };
             ListenError::Os { what: error.to_string(), errno }
         })?;
-        self.running.push((at.clone(), agent));
+        self.running().push((at.clone(), agent));
         Ok(())
     }
 
-    fn disable(&mut self, at: &AgentPort) {
-        self.running.retain(|(other, _)| other != at);
+    fn disable(&self, at: &AgentPort) {
+        let of_port = |(other, _): &mut (AgentPort, _)| other == at;
+        let agent: Vec<_> = self.running().extract_if(.., of_port).collect();
+        drop(agent);
     }
 
     fn answered(&self, at: &AgentPort) -> u64 {
-        self.running.iter().find(|(other, _)| other == at).map_or(0, |(_, agent)| agent.answered())
+        self.running()
+            .iter()
+            .find(|(other, _)| other == at)
+            .map_or(0, |(_, agent)| agent.answered())
     }
 
-    fn show(&mut self, controllers: Vec<dm::Controller>) {
+    fn show(&self, controllers: Vec<dm::Controller>) {
         self.unit.lock().unwrap_or_else(PoisonError::into_inner).show(controllers);
     }
 }

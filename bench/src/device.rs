@@ -17,7 +17,7 @@ use bdev::uring::UringOptions;
 use serde_json::Value;
 use srpt_tgt::control::{Control, Mailboxes, Office, Parts, Post};
 use srpt_tgt::logs::{Level, Logs};
-use srpt_tgt::rpc::load as configuration;
+use srpt_tgt::rpc::methods;
 
 use crate::size::{ParseError, parse_bytes};
 
@@ -95,7 +95,7 @@ impl Devices {
             .with_context(|| format!("{shown}: no list \"subsystems\", as save_config writes it"))?
             .retain(|part| part.get("subsystem").is_some_and(|name| name == "bdev"));
         let text = document.to_string();
-        let load = |desk| async move { configuration::load(&desk, &text).await };
+        let load = |desk| async move { methods::load(&desk, &text).await };
         self.0.block_on(load).map_err(|error| anyhow!("{shown}: {}", error.why))
     }
 

@@ -1,10 +1,14 @@
 //! Device management agents: how InfiniBand fabrics ask a port for its SRP targets.
 
+use std::fmt;
+use std::sync::Arc;
+
 use rustix::io::Errno;
 use transport::dm::Controller;
 use transport::rdma::ListenAddress;
 
-use super::{Control, ListenError, Refused};
+use super::bdevs::OPEN_WAIT_MAX;
+use super::{Control, Desk, ListenError, Refused};
 use crate::limits::COMMANDS_PER_CHANNEL;
 
 /// A port that has an agent.
@@ -16,24 +20,78 @@ pub struct AgentPort {
     pub port: u32,
 }
 
-/// The agents of this process.
-pub trait Agents: Send {
+impl fmt::Display for AgentPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.device, self.port)
+    }
+}
+
+impl AgentPort {
+    /// What its agent is called.
+    fn agent(&self) -> String {
+        format!("agent of {self}")
+    }
+}
+
+/// The agents of this process. [`Agents::enable`] and [`Agents::disable`] are called on workers,
+/// because opening and closing a device may sleep in the kernel; the others wait for neither.
+pub trait Agents: Send + Sync {
     /// Answers at a port from now on.
-    fn enable(&mut self, at: &AgentPort) -> Result<(), ListenError>;
+    fn enable(&self, at: &AgentPort) -> Result<(), ListenError>;
 
     /// The opposite.
-    fn disable(&mut self, at: &AgentPort);
+    fn disable(&self, at: &AgentPort);
 
     /// Datagrams answered at a port.
     fn answered(&self, at: &AgentPort) -> u64;
 
     /// What all agents show from now on.
-    fn show(&mut self, controllers: Vec<Controller>);
+    fn show(&self, controllers: Vec<Controller>);
+}
+
+/// Answers device management datagrams at a port.
+pub async fn enable(desk: &Desk, at: &AgentPort) -> Result<(), Refused> {
+    let hold = desk.hold(at.agent(), "being enabled").await?;
+    let agents = desk.with(|control| control.new_agent(at))?;
+    let (late, own, back) = (Arc::clone(&agents), at.clone(), at.clone());
+    let enable = move || agents.enable(&own);
+    let disable = move |enabled: Result<(), ListenError>| {
+        if enabled.is_ok() {
+            late.disable(&back);
+        }
+    };
+    let work = desk.work(hold, "opening the port", OPEN_WAIT_MAX, enable, disable);
+    let (_hold, enabled) = work.await?;
+    enabled?;
+    tracing::info!("{at}: answers device management");
+    desk.with(|control| {
+        control.agent_ports.push(at.clone());
+        control.show_controllers();
+    });
+    Ok(())
+}
+
+/// Stops answering at a port. When closing the port takes longer than [`OPEN_WAIT_MAX`], the
+/// agent is gone all the same, and busy until that ends.
+pub async fn disable(desk: &Desk, at: &AgentPort) -> Result<(), Refused> {
+    let hold = desk.hold(at.agent(), "being disabled").await?;
+    let agents = desk.with(|control| control.known_agent(at))?;
+    // What is removed has to be closed.
+    desk.workers().borrow().refuse_full()?;
+    desk.with(|control| control.agent_ports.retain(|other| other != at));
+    tracing::info!("{at}: no longer answers device management");
+    let own = at.clone();
+    let disable = move || agents.disable(&own);
+    let work = desk.work(hold, "closing the port", OPEN_WAIT_MAX, disable, drop);
+    if let Err(error) = work.await {
+        tracing::warn!("{at}: its agent is not closed: {error}");
+    }
+    Ok(())
 }
 
 impl Control {
-    /// Makes device management agents available to [`Control::enable_agent`].
-    pub fn offer_agents(&mut self, agents: Box<dyn Agents>) {
+    /// Makes device management agents available to [`enable`].
+    pub fn offer_agents(&mut self, agents: Arc<dyn Agents>) {
         self.agents = Some(agents);
     }
 
@@ -43,34 +101,17 @@ impl Control {
         self.agent_ports.iter().map(|at| (at.clone(), answered(at))).collect()
     }
 
-    /// Answers device management datagrams at a port.
-    pub fn enable_agent(&mut self, at: &AgentPort) -> Result<(), Refused> {
-        let AgentPort { device, port } = at;
+    fn new_agent(&self, at: &AgentPort) -> Result<Arc<dyn Agents>, Refused> {
         if self.agent_ports.contains(at) {
-            return Err(Refused::exists(format!("agent of {device} port {port}")));
+            return Err(Refused::exists(at.agent()));
         }
-        let Some(agents) = &mut self.agents else {
-            return Err(Refused::new(Errno::OPNOTSUPP, "there are no device management agents"));
-        };
-        agents.enable(at)?;
-        tracing::info!("{device} port {port}: answers device management");
-        self.agent_ports.push(at.clone());
-        self.show_controllers();
-        Ok(())
+        let missing = || Refused::new(Errno::OPNOTSUPP, "there are no device management agents");
+        self.agents.clone().ok_or_else(missing)
     }
 
-    /// Stops answering at a port.
-    pub fn disable_agent(&mut self, at: &AgentPort) -> Result<(), Refused> {
-        let AgentPort { device, port } = at;
-        if !self.agent_ports.contains(at) {
-            return Err(Refused::missing(format!("agent of {device} port {port}")));
-        }
-        if let Some(agents) = &mut self.agents {
-            agents.disable(at);
-        }
-        tracing::info!("{device} port {port}: no longer answers device management");
-        self.agent_ports.retain(|other| other != at);
-        Ok(())
+    fn known_agent(&self, at: &AgentPort) -> Result<Arc<dyn Agents>, Refused> {
+        let agents = self.agents.clone().filter(|_| self.agent_ports.contains(at));
+        agents.ok_or_else(|| Refused::missing(at.agent()))
     }
 
     /// Tells the agents which targets there are: those with a listener for native logins, because
@@ -93,7 +134,7 @@ impl Control {
             })
         });
         let controllers = controllers.collect();
-        if let Some(agents) = &mut self.agents {
+        if let Some(agents) = &self.agents {
             agents.show(controllers);
         }
     }

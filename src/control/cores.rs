@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use futures_channel::oneshot;
 
 use crate::shard::message::{Action, ActionError, Answer, Message, Report, Token};
+use crate::shard::names::CoreId;
 
 /// How long a core may take to answer.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -32,7 +33,7 @@ pub enum CoreError {
     #[error("core {core} does not answer: nothing came within {} s", wait.as_secs_f32())]
     Silent {
         /// The core's index.
-        core: usize,
+        core: CoreId,
         /// How long it was waited for.
         wait: Duration,
     },
@@ -40,7 +41,7 @@ pub enum CoreError {
     #[error("core {core} has not read its mailbox for {} s", wait.as_secs_f32())]
     Full {
         /// The core's index.
-        core: usize,
+        core: CoreId,
         /// How long it was waited for.
         wait: Duration,
     },
@@ -53,7 +54,7 @@ pub trait Cores: Send {
     fn count(&self) -> usize;
 
     /// Puts an action into a core's mailbox. False: the mailbox is full and nothing has happened.
-    fn send(&mut self, core: usize, token: Token, action: &Action) -> bool;
+    fn send(&mut self, core: CoreId, token: Token, action: &Action) -> bool;
 }
 
 /// Puts a message into one core's mailbox, or gives it back when the mailbox is full.
@@ -74,8 +75,8 @@ impl Cores for Mailboxes {
         self.0.len()
     }
 
-    fn send(&mut self, core: usize, token: Token, action: &Action) -> bool {
-        (self.0[core])(Message::Control { token, action: action.clone() }).is_ok()
+    fn send(&mut self, core: CoreId, token: Token, action: &Action) -> bool {
+        (self.0[core.index()])(Message::Control { token, action: action.clone() }).is_ok()
     }
 }
 
@@ -86,9 +87,9 @@ pub type Answers = Vec<Result<Report, CoreError>>;
 #[derive(Debug)]
 pub struct Partial {
     /// Cores that have done it.
-    pub done: Vec<usize>,
+    pub done: Vec<CoreId>,
     /// Cores that were asked and have not answered: they may yet do it.
-    pub silent: Vec<usize>,
+    pub silent: Vec<CoreId>,
     /// The first failure.
     pub error: CoreError,
 }
@@ -100,6 +101,7 @@ pub fn all_or_partial(answers: Answers) -> Result<Vec<Report>, Partial> {
     let (mut done, mut silent) = (Vec::new(), Vec::new());
     let mut failure = None;
     for (core, answer) in answers.into_iter().enumerate() {
+        let core = CoreId::new(core);
         match answer {
             Ok(report) => {
                 reports.push(report);
@@ -121,7 +123,7 @@ pub fn all_or_partial(answers: Answers) -> Result<Vec<Report>, Partial> {
 
 /// A question that some core has not answered.
 struct Open {
-    cores: Vec<usize>,
+    cores: Vec<CoreId>,
     results: Vec<Option<Result<Report, CoreError>>>,
     wait: Duration,
     /// `None`: the answers are waited for as long as they take.
@@ -153,15 +155,16 @@ impl Questions {
         Questions { cores, token: 0, open, unsent, retry: None, pause }
     }
 
-    pub(super) fn count(&self) -> usize {
-        self.cores.count()
+    /// All cores, in order.
+    pub(super) fn every(&self) -> Vec<CoreId> {
+        (0..self.cores.count()).map(CoreId::new).collect()
     }
 
     /// Asks each of `cores`. The answers come when there are all, or after `wait` with an error
     /// for each core that has not answered.
     pub(super) fn ask(
         &mut self,
-        cores: &[usize],
+        cores: &[CoreId],
         action: &Action,
         wait: Option<Duration>,
     ) -> oneshot::Receiver<Answers> {
@@ -182,10 +185,10 @@ impl Questions {
 
     /// Tells each of `cores` to do something. A core whose mailbox is full gets it later, before
     /// all that it is asked after this.
-    pub(super) fn tell(&mut self, cores: &[usize], action: &Action) -> Token {
+    pub(super) fn tell(&mut self, cores: &[CoreId], action: &Action) -> Token {
         self.token += 1;
         for core in cores {
-            self.unsent[*core].push_back((self.token, action.clone()));
+            self.unsent[core.index()].push_back((self.token, action.clone()));
             self.send(*core);
         }
         self.token
@@ -194,13 +197,13 @@ impl Questions {
     /// A core has answered.
     pub(super) fn on_answer(&mut self, answer: Answer) {
         if let Some(open) = self.open.get_mut(&answer.token)
-            && let Some(at) = open.cores.iter().position(|core| *core == answer.core.index())
+            && let Some(at) = open.cores.iter().position(|core| *core == answer.core)
         {
             open.results[at] = Some(answer.result.map_err(CoreError::from));
             self.close(answer.token);
         }
         // A core that answers has read its mailbox.
-        self.send(answer.core.index());
+        self.send(answer.core);
     }
 
     /// When [`Questions::on_time`] has something to do.
@@ -214,7 +217,7 @@ impl Questions {
         if self.retry.is_some_and(|retry| retry <= now) {
             self.retry = None;
             self.pause = (self.pause * 2).min(FULL_MAILBOX_PAUSE_MAX);
-            (0..self.unsent.len()).for_each(|core| self.send(core));
+            self.every().into_iter().for_each(|core| self.send(core));
         }
         let is_late = |open: &Open| open.deadline.is_some_and(|deadline| deadline <= now);
         let late = self.open.iter().filter(|(_, open)| is_late(open));
@@ -223,7 +226,7 @@ impl Questions {
             let open = self.open.get_mut(&token).expect("found just now");
             let wait = open.wait;
             for (core, result) in open.cores.iter().copied().zip(&mut open.results) {
-                let unsent = &mut self.unsent[core];
+                let unsent = &mut self.unsent[core.index()];
                 let before = unsent.len();
                 if result.is_none() {
                     // What a core has not been given yet it never gets.
@@ -240,8 +243,8 @@ impl Questions {
     }
 
     /// Sends what a core is to get, as far as there is room.
-    fn send(&mut self, core: usize) {
-        let unsent = &mut self.unsent[core];
+    fn send(&mut self, core: CoreId) {
+        let unsent = &mut self.unsent[core.index()];
         while let Some((token, action)) = unsent.front() {
             if !self.cores.send(core, *token, action) {
                 self.retry.get_or_insert_with(|| Instant::now() + self.pause);
@@ -270,15 +273,16 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
-    use crate::shard::names::CoreId;
 
+    const CORE_0: CoreId = CoreId::new(0);
+    const CORE_1: CoreId = CoreId::new(1);
     const WAIT: Duration = Duration::from_secs(10);
 
     /// Cores with so many free places in their mailboxes; what they were sent.
     #[derive(Clone, Default)]
     struct Narrow {
         places: Arc<Mutex<Vec<usize>>>,
-        sent: Arc<Mutex<VecDeque<(usize, Token, String)>>>,
+        sent: Arc<Mutex<VecDeque<(CoreId, Token, String)>>>,
     }
 
     impl Narrow {
@@ -292,7 +296,7 @@ mod tests {
         fn answer(&self, questions: &mut Questions, waiting: u32) {
             let (core, token, _) = self.sent.lock().unwrap().pop_front().expect("a question");
             let result = Ok(Report { waiting, ..Report::default() });
-            questions.on_answer(Answer { core: CoreId::new(core), token, result });
+            questions.on_answer(Answer { core, token, result });
         }
 
         fn words(&self) -> Vec<String> {
@@ -305,12 +309,12 @@ mod tests {
             self.places.lock().unwrap().len()
         }
 
-        fn send(&mut self, core: usize, token: Token, action: &Action) -> bool {
+        fn send(&mut self, core: CoreId, token: Token, action: &Action) -> bool {
             let mut places = self.places.lock().unwrap();
-            if places[core] == 0 {
+            if places[core.index()] == 0 {
                 return false;
             }
-            places[core] -= 1;
+            places[core.index()] -= 1;
             self.sent.lock().unwrap().push_back((core, token, format!("{action:?}")));
             true
         }
@@ -323,8 +327,8 @@ mod tests {
     #[test]
     fn answers_are_matched_by_token_and_core() {
         let (cores, mut questions) = Narrow::with(&[9, 9]);
-        let mut answers = questions.ask(&[0, 1], &Action::Report, Some(WAIT));
-        let late = Answer { core: CoreId::new(1), token: 0, result: Ok(Report::default()) };
+        let mut answers = questions.ask(&[CORE_0, CORE_1], &Action::Report, Some(WAIT));
+        let late = Answer { core: CORE_1, token: 0, result: Ok(Report::default()) };
         questions.on_answer(late);
         cores.answer(&mut questions, 1);
         assert!(answers.try_recv().unwrap().is_none(), "core 1 has not answered this question");
@@ -338,7 +342,7 @@ mod tests {
     #[test]
     fn a_silent_core_is_named_and_counts_as_maybe_done() {
         let (cores, mut questions) = Narrow::with(&[9, 9]);
-        let mut answers = questions.ask(&[0, 1], &Action::Report, Some(WAIT));
+        let mut answers = questions.ask(&[CORE_0, CORE_1], &Action::Report, Some(WAIT));
         cores.answer(&mut questions, 1);
         let deadline = questions.deadline().expect("an open question");
         questions.on_time(deadline - Duration::from_millis(1));
@@ -346,18 +350,18 @@ mod tests {
         questions.on_time(deadline);
         let answers = answers.try_recv().unwrap().expect("the time is over");
         let partial = all_or_partial(answers).expect_err("core 1 is silent");
-        assert_eq!((partial.done, partial.silent), (vec![0], vec![1]));
+        assert_eq!((partial.done, partial.silent), (vec![CORE_0], vec![CORE_1]));
         assert!(partial.error.to_string().starts_with("core 1 does not answer"));
     }
 
     #[test]
     fn a_full_mailbox_was_not_asked_and_is_not_asked_later() {
         let (cores, mut questions) = Narrow::with(&[0]);
-        let mut answers = questions.ask(&[0], &Action::Report, Some(WAIT));
+        let mut answers = questions.ask(&[CORE_0], &Action::Report, Some(WAIT));
         questions.on_time(Instant::now() + WAIT);
         let answers = answers.try_recv().unwrap().expect("the time is over");
         let partial = all_or_partial(answers).expect_err("no room");
-        assert!(matches!(partial.error, CoreError::Full { core: 0, .. }));
+        assert!(matches!(partial.error, CoreError::Full { core: CORE_0, .. }));
         assert!(partial.done.is_empty() && partial.silent.is_empty());
         cores.places.lock().unwrap()[0] = 9;
         questions.on_time(Instant::now() + 2 * WAIT);
@@ -368,9 +372,9 @@ mod tests {
     fn what_a_core_is_told_comes_in_order_once_it_reads_and_nobody_else_waits_for_that() {
         let (cores, mut questions) = Narrow::with(&[1, 9]);
         for lun in [1, 2, 3] {
-            questions.tell(&[0], &unmap(lun));
+            questions.tell(&[CORE_0], &unmap(lun));
         }
-        let _answers = questions.ask(&[1], &unmap(4), Some(WAIT));
+        let _answers = questions.ask(&[CORE_1], &unmap(4), Some(WAIT));
         let words = |luns: &[u16]| luns.iter().map(|lun| format!("{:?}", unmap(*lun))).collect();
         let expected: Vec<String> = words(&[1, 4]);
         assert_eq!(cores.words(), expected);
@@ -386,7 +390,7 @@ mod tests {
     #[test]
     fn a_question_without_a_deadline_is_answered_whenever_that_is() {
         let (cores, mut questions) = Narrow::with(&[9]);
-        let mut answers = questions.ask(&[0], &unmap(1), None);
+        let mut answers = questions.ask(&[CORE_0], &unmap(1), None);
         questions.on_time(Instant::now() + 100 * WAIT);
         assert!(answers.try_recv().unwrap().is_none());
         cores.answer(&mut questions, 0);

@@ -170,7 +170,7 @@ impl Desk {
 
     /// Asks a core for something without a wait for the answer.
     pub(super) fn tell(&self, core: CoreId, action: &Action) {
-        self.with(|control| control.questions.tell(&[core.index()], action));
+        self.with(|control| control.questions.tell(&[core], action));
     }
 
     pub(super) fn workers(&self) -> &RefCell<Workers> {
@@ -228,12 +228,12 @@ impl Desk {
     /// Asks some cores, or all.
     pub(super) async fn answers(
         &self,
-        cores: Option<&[usize]>,
+        cores: Option<&[CoreId]>,
         action: &Action,
         wait_max: Option<Duration>,
     ) -> Answers {
         let answers = self.with(|control| {
-            let every: Vec<usize> = (0..control.questions.count()).collect();
+            let every = control.questions.every();
             control.questions.ask(cores.unwrap_or(&every), action, wait_max)
         });
         answers.await.unwrap_or_default()
@@ -242,7 +242,7 @@ impl Desk {
     /// Asks every core, whenever the last of them answers.
     pub(super) fn ask_all(&self, action: &Action) -> oneshot::Receiver<Answers> {
         self.with(|control| {
-            let every: Vec<usize> = (0..control.questions.count()).collect();
+            let every = control.questions.every();
             control.questions.ask(&every, action, None)
         })
     }

@@ -10,6 +10,7 @@
 //! Nothing here runs on a core. The cost of an operation is one message per core and its answers.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +27,7 @@ use crate::shard::message::{Action, Report};
 use crate::shard::names::{SessionId, TargetSpec};
 use crate::shard::sessions::registry::REGISTRY_CORE;
 
-mod agents;
+pub mod agents;
 mod asks;
 pub mod bdevs;
 mod busy;
@@ -35,6 +36,7 @@ mod desk;
 mod hold;
 pub mod listeners;
 pub mod logins;
+mod looks;
 mod luns;
 pub mod meters;
 mod options;
@@ -54,6 +56,7 @@ use cores::Questions;
 pub use cores::{Cores, Mailboxes};
 pub use desk::{ControlThread, Desk, Mail, Office, Post, WAITING_MAX};
 pub use listeners::{ListenError, Listener, Listeners};
+pub use looks::look;
 pub use luns::{DRAIN_WAIT_MAX, MapRequest, Mapping, Overrides, Unit};
 pub use options::Options;
 pub use refused::{Refused, strerror};
@@ -97,8 +100,10 @@ pub struct Control {
     /// By the names of bdevs.
     meters: BTreeMap<String, meters::Meters>,
     options: Options,
-    agents: Option<Box<dyn Agents>>,
+    agents: Option<Arc<dyn Agents>>,
     agent_ports: Vec<AgentPort>,
+    /// Where the kernel shows RDMA devices.
+    rdma_devices: PathBuf,
 }
 
 impl Control {
@@ -121,6 +126,7 @@ impl Control {
             options: Options::default(),
             agents: None,
             agent_ports: Vec::new(),
+            rdma_devices: ports::RDMA_DEVICES.into(),
         }
     }
 
@@ -128,6 +134,17 @@ impl Control {
     pub fn offer(&mut self, trtype: &'static str, listeners: Arc<dyn Listeners>) {
         assert!(listeners::TRTYPES.contains(&trtype), "transport type {trtype} is not known");
         self.listeners.insert(trtype, listeners);
+    }
+
+    /// Where the kernel shows RDMA devices.
+    pub fn rdma_devices(&self) -> &Path {
+        &self.rdma_devices
+    }
+
+    /// Has RDMA devices looked for elsewhere.
+    #[cfg(test)]
+    pub(crate) fn set_rdma_devices(&mut self, devices: PathBuf) {
+        self.rdma_devices = devices;
     }
 
     /// Lets go of all listeners.
@@ -236,7 +253,7 @@ impl Desk {
             return Err(Refused::missing(format!("session {session}")));
         }
         let disconnect = Action::Disconnect { session };
-        let registry = [REGISTRY_CORE.index()];
+        let registry = [REGISTRY_CORE];
         let asked = self.answers(Some(&registry), &disconnect, Some(cores::ANSWER_WAIT_MAX)).await;
         asked.into_iter().collect::<Result<Vec<_>, _>>().map_err(|error| refusal(&error))?;
         self.all(&disconnect).await.map(drop)

@@ -6,23 +6,33 @@
 //! operations go on meanwhile, and see the part that is there.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::change::Change;
 use super::error::{INVALID_PARAMS, RpcError};
-use super::methods::{self, Change};
 use super::schema::Rank;
-use crate::control::Desk;
+use crate::control::{self, Desk};
 
 /// Bytes of the largest configuration file.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
 /// Parts of a configuration, in the order of their dependence.
 pub(super) const SUBSYSTEMS: [&str; 2] = ["bdev", "srpt"];
+
+/// The methods that a configuration may hold.
+#[derive(Clone, Copy)]
+pub(super) struct Known {
+    /// The method of a name, and when its entries are carried out.
+    pub(super) find: fn(&str) -> Option<(Change, Rank)>,
+    /// Names of all.
+    pub(super) names: fn() -> Vec<&'static str>,
+}
 
 /// Where an entry comes among the others. Bdevs come by their height over a bdev that needs no
 /// other.
@@ -136,23 +146,32 @@ struct Step<'a> {
 }
 
 /// Loads a file into the control plane. The error names file, line, entry and method.
-pub async fn load_file(desk: &Desk, path: &Path) -> Result<(), FileError> {
+pub(super) async fn load_file(desk: &Desk, known: Known, path: &Path) -> Result<(), FileError> {
     let shown = path.display();
     let failed = |why: String| FileError(format!("{shown}: {why}"));
-    let size = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if size > FILE_BYTES_MAX {
-        return Err(failed(format!("{size} bytes are more than {FILE_BYTES_MAX}")));
-    }
-    let text = fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    load(desk, &text).await.map_err(|error| match error.line {
+    let own = path.to_owned();
+    let read = control::look(desk, format!("file {shown}"), "being read", move || read_file(&own));
+    let text = read.await.map_err(|refused| FileError(refused.to_string()))?.map_err(failed)?;
+    load(desk, known, &text).await.map_err(|error| match error.line {
         Some(line) => FileError(format!("{shown}:{line}: {}", error.why)),
         None => failed(error.why),
     })
 }
 
+/// The text of a file that may be a pipe.
+fn read_file(path: &Path) -> Result<String, String> {
+    let mut text = String::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let read = file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text);
+    match read.map_err(|error| error.to_string())? as u64 {
+        0..=FILE_BYTES_MAX => Ok(text),
+        _ => Err(format!("it has more than {FILE_BYTES_MAX} bytes")),
+    }
+}
+
 /// Loads a document into the control plane.
-pub async fn load(desk: &Desk, text: &str) -> Result<(), LoadError> {
-    let mut steps = steps(text)?;
+pub(super) async fn load(desk: &Desk, known: Known, text: &str) -> Result<(), LoadError> {
+    let mut steps = steps(known, text)?;
     let heights = Heights::new(&steps);
     steps.sort_by_cached_key(|step| order(step, &heights));
     let mut done = Vec::new();
@@ -176,7 +195,7 @@ pub async fn load(desk: &Desk, text: &str) -> Result<(), LoadError> {
     Ok(())
 }
 
-fn steps(text: &str) -> Result<Vec<Step<'_>>, LoadError> {
+fn steps(known: Known, text: &str) -> Result<Vec<Step<'_>>, LoadError> {
     let document: Document<'_> = read(text).map_err(|error| {
         let why = without_place(&error);
         LoadError::at(error.inner().line(), format!("column {}: {why}", error.inner().column()))
@@ -197,16 +216,16 @@ fn steps(text: &str) -> Result<Vec<Step<'_>>, LoadError> {
             ));
         }
         for (index, raw) in entries.into_iter().enumerate() {
-            steps.push(step(text, &name, index, raw)?);
+            steps.push(step(known, text, (&name, index), raw)?);
         }
     }
     Ok(steps)
 }
 
 fn step<'a>(
+    known: Known,
     text: &'a str,
-    subsystem: &str,
-    index: usize,
+    (subsystem, index): (&str, usize),
     raw: &'a RawValue,
 ) -> Result<Step<'a>, LoadError> {
     let place = format!("entry {index} of subsystem {subsystem}");
@@ -218,12 +237,12 @@ fn step<'a>(
     })?;
     let method = entry.method;
     let own = if subsystem == "bdev" { "bdev_" } else { "srpt_" };
-    match methods::change_named(&method).filter(|_| method.starts_with(own)) {
+    match (known.find)(&method).filter(|_| method.starts_with(own)) {
         Some((change, rank)) => Ok(Step { change, rank, method, params: entry.params, raw, place }),
         None => {
-            let known: Vec<&str> =
-                methods::changes().filter(|name| name.starts_with(own)).collect();
-            let known = known.join(", ");
+            let mut names = (known.names)();
+            names.retain(|name| name.starts_with(own));
+            let known = names.join(", ");
             Err(LoadError::at(line(), format!("{place}: method {method:?} is not one of {known}")))
         }
     }

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::control::{Control, ControlThread, Post};
 
+mod change;
 pub mod dispatch;
 mod documents;
 pub mod error;

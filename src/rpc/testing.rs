@@ -3,7 +3,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use bdev::registry::Registry;
@@ -43,6 +43,8 @@ pub(crate) struct Seen {
     pub configured: Vec<RdmaOptions>,
     /// What device management agents show.
     pub controllers: Vec<Controller>,
+    /// The next agent to be enabled waits until the other end is dropped.
+    pub stuck_agent: Option<mpsc::Receiver<()>>,
     /// What the cores report.
     pub reports: Vec<Report>,
 }
@@ -83,31 +85,28 @@ impl Cores for FakeCores {
         2
     }
 
-    fn send(&mut self, core: usize, token: Token, action: &Action) -> bool {
+    fn send(&mut self, core: CoreId, token: Token, action: &Action) -> bool {
         let mut seen = self.0.lock().unwrap();
         if let Action::AnnounceLun { .. } = action {
             seen.announced.push(format!("{core}: {}", words(action)));
             let result = Ok(Report::default());
-            self.1.send(Mail::Core(Up::Answer(Answer { core: CoreId::new(core), token, result })));
+            self.1.send(Mail::Core(Up::Answer(Answer { core, token, result })));
             return true;
         }
         let words = words(action);
         seen.actions.push(format!("{core}: {words}"));
         let is = |begin: &Option<String>| {
-            core == 1 && begin.as_ref().is_some_and(|begin| words.starts_with(begin))
+            core == CoreId::new(1) && begin.as_ref().is_some_and(|begin| words.starts_with(begin))
         };
         if is(&seen.silent) {
             seen.unanswered.push(token);
             return true;
         }
         let result = match is(&seen.refuse) {
-            true => Err(ActionError::OpenChannel {
-                core: CoreId::new(core),
-                reason: "no room".to_owned(),
-            }),
-            false => Ok(seen.reports.get(core).cloned().unwrap_or_default()),
+            true => Err(ActionError::OpenChannel { core, reason: "no room".to_owned() }),
+            false => Ok(seen.reports.get(core.index()).cloned().unwrap_or_default()),
         };
-        self.1.send(Mail::Core(Up::Answer(Answer { core: CoreId::new(core), token, result })));
+        self.1.send(Mail::Core(Up::Answer(Answer { core, token, result })));
         true
     }
 }
@@ -151,20 +150,24 @@ impl Listeners for FakeListeners {
 struct FakeAgents(Record);
 
 impl Agents for FakeAgents {
-    fn enable(&mut self, at: &AgentPort) -> Result<(), ListenError> {
+    fn enable(&self, at: &AgentPort) -> Result<(), ListenError> {
+        let stuck = self.0.lock().unwrap().stuck_agent.take();
+        if let Some(stuck) = stuck {
+            assert!(stuck.recv().is_err(), "nobody sends");
+        }
         match at.device.as_str() {
             "none" => Err(ListenError::Os { what: "none".to_owned(), errno: Errno::NODEV }),
             _ => Ok(()),
         }
     }
 
-    fn disable(&mut self, _: &AgentPort) {}
+    fn disable(&self, _: &AgentPort) {}
 
     fn answered(&self, _: &AgentPort) -> u64 {
         3
     }
 
-    fn show(&mut self, controllers: Vec<Controller>) {
+    fn show(&self, controllers: Vec<Controller>) {
         self.0.lock().unwrap().controllers = controllers;
     }
 }
@@ -194,7 +197,7 @@ impl Bench {
             }),
         });
         control.offer("shm", Arc::new(FakeListeners(Arc::clone(&seen))));
-        control.offer_agents(Box::new(FakeAgents(Arc::clone(&seen))));
+        control.offer_agents(Arc::new(FakeAgents(Arc::clone(&seen))));
         let shared = Shared::start(control, post, inbox).expect("a thread");
         Bench { shared: Arc::new(shared), seen }
     }

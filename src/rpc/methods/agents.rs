@@ -5,8 +5,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{Changed, Method, Outcome, Undo, change, locked};
-use crate::control::{AgentPort, Control, Desk};
+use super::{BUSY, Method, Outcome, change, locked, shared};
+use crate::control::{AgentPort, Control, Desk, agents};
+use crate::rpc::change::{Changed, Undo};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Params, Text};
 use crate::rpc::schema::{Rank, fails, gives, member, system_fails};
@@ -18,13 +19,15 @@ pub(super) const METHODS: [Method; 3] = [
         .fails(&[
             fails(Errno::EXIST, "The port has an agent already."),
             fails(Errno::OPNOTSUPP, "This machine has no device management agents."),
+            BUSY,
+            fails(Errno::TIMEDOUT, "Opening the port has no end within 10 s."),
             system_fails("The port could not be opened."),
         ])
         .example(r#"{"device":"mlx5_1","port":1}"#),
-    locked("srpt_disable_dm_agent", disable)
+    shared("srpt_disable_dm_agent", |desk, params| Box::pin(disable(desk, params)))
         .doc("Stops answering device management datagrams at a port.")
         .takes::<PortParams>()
-        .fails(&[fails(Errno::NODEV, "The port has no agent.")])
+        .fails(&[fails(Errno::NODEV, "The port has no agent."), BUSY])
         .example(r#"{"device":"mlx5_0","port":1}"#),
     locked("srpt_get_dm_agents", list)
         .doc("Shows the ports that answer device management datagrams.")
@@ -54,12 +57,12 @@ fn port(params: Params<'_>) -> Result<AgentPort, RpcError> {
 
 async fn enable(desk: &Desk, params: Params<'_>) -> Changed {
     let at = port(params)?;
-    desk.with(|control| control.enable_agent(&at))?;
+    agents::enable(desk, &at).await?;
     Ok((json!(true), Undo::DmAgent(at)))
 }
 
-fn disable(control: &mut Control, params: Params<'_>) -> Outcome {
-    control.disable_agent(&port(params)?)?;
+async fn disable(desk: &Desk, params: Params<'_>) -> Outcome {
+    agents::disable(desk, &port(params)?).await?;
     Ok(json!(true))
 }
 

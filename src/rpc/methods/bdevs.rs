@@ -14,12 +14,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use super::{
-    BUSY, CORE_SILENT, Changed, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, Undo, change, limits,
-    shared,
-};
+use super::{BUSY, CORE_SILENT, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, change, limits, shared};
 use crate::control::bdevs::{self, MakeError};
 use crate::control::{Control, Desk, Refused};
+use crate::rpc::change::{Changed, Undo};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
 use crate::rpc::schema::{Fails, Gives, Member, Rank, fails, gives, member, system_fails};

@@ -1,15 +1,17 @@
 //! The configuration as a document: what would make the present state again.
 
+use std::path::Path;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::targets::address;
-use super::{Method, Outcome, limits, locked, options, shared};
+use super::{CHANGES, Method, Outcome, limits, locked, options, shared};
 use crate::control::{Control, Desk, Mapping, Target};
 use crate::rpc::error::RpcError;
-use crate::rpc::load;
+use crate::rpc::load::{self, FileError, LoadError};
 use crate::rpc::params::{self, Params};
 use crate::rpc::schema::{gives, member, system_fails};
 
@@ -174,7 +176,17 @@ fn map_entry(control: &Control, target: &Target, lun: u16, mapping: &Mapping) ->
 async fn load_config(desk: &Desk, params: Params<'_>) -> Outcome {
     let text = params.map_or("", RawValue::get);
     let document = if text.is_empty() { "{}" } else { text };
-    load::load(desk, document).await.map_err(|error| error.into_rpc_error())?;
+    load(desk, document).await.map_err(|error| error.into_rpc_error())?;
     desk.announce_change();
     Ok(json!(true))
+}
+
+/// Loads a document into the control plane: all of it or nothing.
+pub async fn load(desk: &Desk, text: &str) -> Result<(), LoadError> {
+    load::load(desk, CHANGES, text).await
+}
+
+/// Loads a file into the control plane. The error names file, line, entry and method.
+pub async fn load_file(desk: &Desk, path: &Path) -> Result<(), FileError> {
+    load::load_file(desk, CHANGES, path).await
 }

@@ -6,9 +6,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::threads::TICK_RATE;
-use super::{BUSY, CORE_SILENT, Changed, Method, NO_BDEV, Outcome, Undo, change, shared};
+use super::{BUSY, CORE_SILENT, Method, NO_BDEV, Outcome, change, shared};
 use crate::control::meter::{GRANULARITY, Histogram, OpKind, RANGE_MAX, RANGE_MIN};
 use crate::control::{Control, Desk, RateLimits, meters};
+use crate::rpc::change::{Changed, Undo};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
 use crate::rpc::schema::{Rank, fails, gives, member};

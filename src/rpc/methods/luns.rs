@@ -5,8 +5,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::{BUSY, CORE_SILENT, Changed, Method, Outcome, Undo, change, shared};
+use super::{BUSY, CORE_SILENT, Method, Outcome, change, shared};
 use crate::control::{Desk, MapRequest, Overrides};
+use crate::rpc::change::{Changed, Undo};
 use crate::rpc::params::{self, BdevName, Bounded, Params, TargetName, Text};
 use crate::rpc::schema::{Rank, fails, gives};
 use crate::shard::names::LUN_MAX;

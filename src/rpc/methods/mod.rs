@@ -6,11 +6,12 @@ use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde_json::Value;
 
+use super::change::Change;
 use super::error::RpcError;
+use super::load::Known;
 use super::params::Params;
 use super::schema::{self, About, Fails, Gives, Rank, fails};
-use crate::control::meter::OpKind;
-use crate::control::{self, Control, Desk, RateLimits, meters};
+use crate::control::{Control, Desk};
 
 mod agents;
 mod app;
@@ -26,7 +27,7 @@ mod targets;
 mod threads;
 mod vbdevs;
 
-pub use config::saved;
+pub use config::{load, load_file, saved};
 
 /// What a method gives.
 pub type Outcome = Result<Value, RpcError>;
@@ -40,83 +41,6 @@ enum Run {
     Shared(for<'a> fn(&'a Desk, Params<'a>) -> LocalBoxFuture<'a, Outcome>),
     /// As an entry of a configuration, whose inverse is not needed.
     Change(Change),
-}
-
-/// What a change gives, and what takes it back.
-pub type Changed = Result<(Value, Undo), RpcError>;
-
-/// A method that configuration files are made of.
-pub type Change = for<'a> fn(&'a Desk, Params<'a>) -> LocalBoxFuture<'a, Changed>;
-
-/// What takes a change back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undo {
-    /// Stop answering device management.
-    DmAgent(crate::control::AgentPort),
-    /// Go back to other options.
-    Options(crate::control::Options),
-    /// Go back to other rate limits.
-    RateLimits {
-        /// Name of the bdev.
-        name: String,
-        /// Its limits before.
-        before: RateLimits,
-    },
-    /// Stop counting times, or count those that were counted before.
-    Histogram {
-        /// Name of the bdev.
-        name: String,
-        /// What was counted before.
-        before: Option<Option<OpKind>>,
-    },
-    /// Delete a bdev.
-    Bdev {
-        /// Its module.
-        module: &'static str,
-        /// Its name.
-        name: String,
-    },
-    /// Delete a target.
-    Target {
-        /// Its name.
-        name: String,
-    },
-    /// Unmap a LUN.
-    Lun {
-        /// Target name.
-        target: String,
-        /// LUN.
-        lun: u16,
-    },
-    /// Remove a listener.
-    Listener {
-        /// Target name.
-        target: String,
-        /// The address.
-        listener: crate::control::Listener,
-    },
-}
-
-impl Undo {
-    /// Takes the change back.
-    pub async fn run(self, desk: &Desk) -> Result<(), RpcError> {
-        match self {
-            Undo::DmAgent(at) => desk.with(|control| control.disable_agent(&at)),
-            Undo::Options(before) => desk.set_options(|_| Ok(before)).await.map(drop),
-            Undo::RateLimits { name, before } => {
-                meters::set_rate_limits(desk, &name, |_| before).await.map(drop)
-            }
-            Undo::Histogram { name, before } => {
-                let set = meters::enable_histogram(desk, &name, before.is_some(), before.flatten());
-                set.await.map(drop)
-            }
-            Undo::Bdev { module, name } => control::bdevs::delete(desk, module, &name).await,
-            Undo::Target { name } => desk.delete_target(&name).await,
-            Undo::Lun { target, lun } => desk.unmap_lun(&target, lun).await,
-            Undo::Listener { target, listener } => desk.remove_listener(&target, &listener).await,
-        }
-        .map_err(RpcError::from)
-    }
 }
 
 /// A method by name: how it is run, and what there is to know of it.
@@ -227,15 +151,6 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     methods().map(|method| method.name)
 }
 
-/// A method that a configuration may hold, and when its entries are carried out.
-pub(super) fn change_named(name: &str) -> Option<(Change, Rank)> {
-    let method = methods().find(|method| method.name == name)?;
-    match method.run {
-        Run::Change(change) => method.about.rank.map(|rank| (change, rank)),
-        Run::Locked(_) | Run::Shared(_) => None,
-    }
-}
-
 /// The description of every method, or of one.
 pub(super) fn described(only: Option<&str>) -> Vec<Value> {
     let all = GROUPS.iter().flat_map(|group| {
@@ -246,9 +161,22 @@ pub(super) fn described(only: Option<&str>) -> Vec<Value> {
     all.collect()
 }
 
+/// The methods that a configuration may hold.
+const CHANGES: Known = Known { find: change_named, names: changes };
+
+/// A method that a configuration may hold, and when its entries are carried out.
+fn change_named(name: &str) -> Option<(Change, Rank)> {
+    let method = methods().find(|method| method.name == name)?;
+    match method.run {
+        Run::Change(change) => method.about.rank.map(|rank| (change, rank)),
+        Run::Locked(_) | Run::Shared(_) => None,
+    }
+}
+
 /// Names of the methods that a configuration may hold.
-pub fn changes() -> impl Iterator<Item = &'static str> {
-    methods().filter(|method| matches!(method.run, Run::Change(_))).map(|method| method.name)
+pub(super) fn changes() -> Vec<&'static str> {
+    let changes = methods().filter(|method| matches!(method.run, Run::Change(_)));
+    changes.map(|method| method.name).collect()
 }
 
 /// Runs a method.

@@ -8,8 +8,9 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use transport::rdma::{RdmaOptions, RdmaValues, range};
 
-use super::{BUSY, CORE_SILENT, Changed, Method, Outcome, Undo, change, locked};
+use super::{BUSY, CORE_SILENT, Method, Outcome, change, locked};
 use crate::control::{Control, Desk, Options};
+use crate::rpc::change::{Changed, Undo};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Guid, Params};
 use crate::rpc::schema::{Rank, fails, gives, member};

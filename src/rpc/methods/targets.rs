@@ -1,15 +1,15 @@
 //! Targets and listeners.
 
-use std::path::Path;
-
 use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{BUSY, CORE_SILENT, Changed, Method, NO_TARGET, Outcome, Undo, change, locked, shared};
+use super::{BUSY, CORE_SILENT, Method, NO_TARGET, Outcome, change, locked, shared};
 use crate::control::listeners::TRTYPES;
-use crate::control::{Control, Desk, Listener, Target, TargetRequest, logins, ports};
+use crate::control::ports::{self, Port};
+use crate::control::{self, Control, Desk, Listener, Target, TargetRequest, logins};
+use crate::rpc::change::{Changed, Undo};
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, Bounded, Guid, Params, TargetName, Text};
 use crate::rpc::schema::{Rank, fails, gives, member, system_fails};
@@ -69,7 +69,7 @@ pub(super) const METHODS: [Method; 6] = [
         .takes::<ListenerParams>()
         .fails(&[fails(Errno::NODEV, "There is no such target, or it has no such listener.")])
         .example(r#"{"target":"target0","trtype":"shm","traddr":"/run/target0.sock"}"#),
-    locked("srpt_get_login_info", login_info)
+    shared("srpt_get_login_info", |desk, params| Box::pin(login_info(desk, params)))
         .doc("Shows what an initiator needs to log in to a target.")
         .takes::<LoginParams>()
         .gives(gives("object", "The logins.").of(&[
@@ -84,7 +84,11 @@ pub(super) const METHODS: [Method; 6] = [
             member("logins[].ioc_guid", "string", "Second half of the target port identifier."),
             member("logins[].add_target", "array", "For rdma: lines for the file add_target."),
         ]))
-        .fails(&[NO_TARGET])
+        .fails(&[
+            NO_TARGET,
+            fails(Errno::BUSY, "Another call looks at the RDMA devices for more than a second."),
+            fails(Errno::TIMEDOUT, "The look at the RDMA devices has no end within 10 s."),
+        ])
         .example(r#"{"target":"target0"}"#),
 ];
 
@@ -236,12 +240,26 @@ struct LoginParams {
 /// What an initiator needs to log in, one entry per listener. `id_ext` and `ioc_guid` make the
 /// target port identifier; for shm, `traddr` is the socket to connect to; for rdma, `add_target`
 /// has the lines to write to a file of that name, and `srp_daemon` is its rule.
-fn login_info(control: &mut Control, params: Params<'_>) -> Outcome {
+async fn login_info(desk: &Desk, params: Params<'_>) -> Outcome {
     let LoginParams { target } = params::parse(params)?;
-    let target = find(control, &target)?;
+    let (rdma, devices) = desk.with(|control| {
+        let rdma = find(control, &target)?.listeners().iter().any(|at| at.trtype == "rdma");
+        Ok::<_, RpcError>((rdma, control.rdma_devices().to_owned()))
+    })?;
+    let ports = match rdma {
+        true => {
+            let look = move || ports::ports(&devices);
+            control::look(desk, "RDMA devices".to_owned(), "their ports are being read", look)
+                .await?
+        }
+        false => Vec::new(),
+    };
+    desk.with(|control| Ok(logins_of(find(control, &target)?, &ports)))
+}
+
+fn logins_of(target: &Target, ports: &[Port]) -> Value {
     let service_guid = target.service_guid();
     let guid = format!("{service_guid:016x}");
-    let ports = ports::ports(Path::new(ports::RDMA_DEVICES));
     let shown: Vec<Value> = target
         .listeners()
         .iter()
@@ -250,15 +268,15 @@ fn login_info(control: &mut Control, params: Params<'_>) -> Outcome {
             login["id_ext"] = json!(guid);
             login["ioc_guid"] = json!(guid);
             if listener.trtype == "rdma" {
-                login["add_target"] = json!(logins::lines(service_guid, listener, &ports));
+                login["add_target"] = json!(logins::lines(service_guid, listener, ports));
             }
             login
         })
         .collect();
-    Ok(json!({
+    json!({
         "target": target.name(),
         "service_guid": guid,
         "srp_daemon": logins::rule(service_guid),
         "logins": shown,
-    }))
+    })
 }

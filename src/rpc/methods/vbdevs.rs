@@ -8,9 +8,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::bdevs::{BDEV_EXISTS, BDEV_IN_USE, NAME, NameParams, create, delete};
-use super::{CORE_SILENT, Changed, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, change, locked, shared};
+use super::{CORE_SILENT, Method, NO_BDEV, NO_SUCH_BDEV, Outcome, change, locked, shared};
 use crate::control::bdevs::{self, MakeError};
 use crate::control::{Control, Desk};
+use crate::rpc::change::Changed;
 use crate::rpc::error::RpcError;
 use crate::rpc::params::{self, BdevName, Bounded, Params};
 use crate::rpc::schema::Rank;

@@ -4,7 +4,6 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::rpc::load;
 use crate::rpc::methods;
 use crate::rpc::testing::Bench;
 use crate::rpc::tests::furnished::Furnished;
@@ -79,7 +78,7 @@ fn what_each_method_makes_is_saved_and_loaded() {
     // It needs a device: scripts/guest/in/srp-sg.sh.
     let elsewhere = ["bdev_sg_create"];
     let text = saved.to_string();
-    for method in methods::changes().filter(|method| !elsewhere.contains(method)) {
+    for method in methods::changes().into_iter().filter(|method| !elsewhere.contains(method)) {
         assert!(text.contains(&format!("\"{method}\"")), "{method} is not saved");
     }
     // A file is locked while a target has it.
@@ -266,7 +265,7 @@ fn load_text(bench: &Bench, text: &str) -> Result<(), String> {
     let path = folder.path().join("a.json");
     fs::write(&path, text).expect("written");
     let file = path.clone();
-    let loaded = bench.run(|desk| async move { load::load_file(&desk, &file).await });
+    let loaded = bench.run(|desk| async move { methods::load_file(&desk, &file).await });
     loaded.map_err(|error| {
         let text = error.to_string();
         text.strip_prefix(&path.display().to_string()).expect("the file is named").to_owned()
@@ -376,7 +375,7 @@ fn errors_name_line_and_reason() {
         assert_eq!(bench.saved(), empty());
     }
     let bench = Bench::new();
-    let load = |desk| async move { load::load_file(&desk, "/no/such/file".as_ref()).await };
+    let load = |desk| async move { methods::load_file(&desk, "/no/such/file".as_ref()).await };
     let missing = bench.run(load);
     assert!(missing.expect_err("missing").to_string().starts_with("/no/such/file: No such file"));
 }

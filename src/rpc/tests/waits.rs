@@ -1,12 +1,17 @@
 //! Operations that wait, and what goes on meanwhile.
 
+use std::fs::File;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 use serde_json::json;
 
 use crate::control::{Mail, watch};
+use crate::rpc::methods;
 use crate::rpc::testing::{Bench, Served};
 use crate::shard::message::{Ask, Up};
 use crate::shard::names::CoreId;
@@ -39,6 +44,91 @@ fn others_are_answered(bench: &Bench) {
         bench.ok(method, "");
         assert!(began.elapsed() < OTHERS_WAIT_MAX, "{method}: {:?}", began.elapsed());
     }
+}
+
+/// A pipe that stands for a file which takes long to open and to read.
+fn pipe_at(path: &Path) {
+    rustix::fs::mkfifoat(rustix::fs::CWD, path, Mode::RUSR | Mode::WUSR).expect("a pipe");
+}
+
+/// The other end of a pipe, once somebody has opened the pipe to read.
+fn writer_of(path: &Path) -> File {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK;
+    loop {
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(writer) => return writer.into(),
+            Err(Errno::NXIO) => std::thread::yield_now(),
+            Err(errno) => panic!("{}: {errno}", path.display()),
+        }
+    }
+}
+
+#[test]
+fn a_configuration_file_that_takes_long_to_read_holds_up_nobody() {
+    let bench = Bench::new();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("config.json");
+    pipe_at(&file);
+    let (sender, loaded) = mpsc::channel();
+    let own = file.clone();
+    bench.shared.post().begin(
+        |desk| async move { methods::load_file(&desk, &own).await.map_err(|e| e.to_string()) },
+        move |result| drop(sender.send(result)),
+    );
+    let mut writer = writer_of(&file);
+    others_are_answered(&bench);
+    writer.write_all(br#"{"subsystems":[]}"#).expect("somebody reads");
+    drop(writer);
+    assert_eq!(loaded.recv().expect("an end"), Ok(()));
+}
+
+#[test]
+fn rdma_devices_that_take_long_to_look_at_hold_up_nobody() {
+    let bench = Bench::with_target();
+    bench.offer("rdma");
+    let listener = r#"{"target":"t0","trtype":"rdma","traddr":"192.0.2.1","trsvcid":"5555"}"#;
+    bench.ok("srpt_add_listener", listener);
+    let devices = tempfile::tempdir().expect("a folder");
+    let port = devices.path().join("rxe0/ports/1");
+    std::fs::create_dir_all(&port).expect("a folder");
+    let link_layer = port.join("link_layer");
+    pipe_at(&link_layer);
+    let folder = devices.path().to_owned();
+    bench.with(|control| control.set_rdma_devices(folder));
+    let info = begin(&bench, "srpt_get_login_info", r#"{"target":"t0"}"#);
+    let writer = writer_of(&link_layer);
+    others_are_answered(&bench);
+    let error = bench.fail("srpt_get_login_info", r#"{"target":"t0"}"#);
+    assert_eq!(error.code, -16, "{error}");
+    assert!(
+        error.message.contains("RDMA devices is busy: their ports are being read for "),
+        "{error}"
+    );
+    drop(writer);
+    info.join().expect("no panic").expect("the look has ended");
+}
+
+#[test]
+fn an_agent_whose_port_takes_long_to_open_holds_up_nobody_and_is_busy() {
+    let bench = Bench::new();
+    let (go_on, stuck) = mpsc::channel();
+    bench.seen.lock().unwrap().stuck_agent = Some(stuck);
+    let at = r#"{"device":"mlx5_0","port":1}"#;
+    let enable = begin(&bench, "srpt_enable_dm_agent", at);
+    while bench.seen.lock().unwrap().stuck_agent.is_some() {
+        std::thread::yield_now();
+    }
+    others_are_answered(&bench);
+    for method in ["srpt_enable_dm_agent", "srpt_disable_dm_agent"] {
+        let error = bench.fail(method, at);
+        assert_eq!(error.code, -16, "{method}: {error}");
+        let busy = "agent of mlx5_0 port 1 is busy: opening the port for ";
+        assert!(error.message.contains(busy), "{method}: {error}");
+    }
+    assert_eq!(bench.ok("srpt_get_dm_agents", ""), json!([]));
+    drop(go_on);
+    assert_eq!(enable.join().expect("no panic"), Ok(json!(true)));
+    bench.ok("srpt_disable_dm_agent", at);
 }
 
 #[test]

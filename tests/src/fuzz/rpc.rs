@@ -32,12 +32,9 @@ impl Cores for NoCores {
         2
     }
 
-    fn send(&mut self, core: usize, token: Token, _: &Action) -> bool {
-        self.0.send(Mail::Core(Up::Answer(Answer {
-            core: CoreId::new(core),
-            token,
-            result: Ok(Report::default()),
-        })));
+    fn send(&mut self, core: CoreId, token: Token, _: &Action) -> bool {
+        let result = Ok(Report::default());
+        self.0.send(Mail::Core(Up::Answer(Answer { core, token, result })));
         true
     }
 }
@@ -57,17 +54,17 @@ impl Listeners for NoListeners {
 struct NoAgents;
 
 impl Agents for NoAgents {
-    fn enable(&mut self, _: &AgentPort) -> Result<(), ListenError> {
+    fn enable(&self, _: &AgentPort) -> Result<(), ListenError> {
         Ok(())
     }
 
-    fn disable(&mut self, _: &AgentPort) {}
+    fn disable(&self, _: &AgentPort) {}
 
     fn answered(&self, _: &AgentPort) -> u64 {
         0
     }
 
-    fn show(&mut self, _: Vec<Controller>) {}
+    fn show(&self, _: Vec<Controller>) {}
 }
 
 fn control() -> (Control, Post, Receiver<Mail>) {
@@ -82,7 +79,7 @@ fn control() -> (Control, Post, Receiver<Mail>) {
     });
     control.offer("shm", Arc::new(NoListeners));
     control.offer("rdma", Arc::new(NoListeners));
-    control.offer_agents(Box::new(NoAgents));
+    control.offer_agents(Arc::new(NoAgents));
     (control, post, inbox)
 }
 
@@ -94,7 +91,7 @@ fn office() -> Office {
 /// Loads a configuration.
 fn load_into(office: &mut Office, text: &str) -> Result<(), load::LoadError> {
     let text = text.to_owned();
-    office.block_on(|desk| async move { load::load(&desk, &text).await })
+    office.block_on(|desk| async move { methods::load(&desk, &text).await })
 }
 
 fn saved(office: &Office) -> Value {
@@ -170,7 +167,7 @@ pub(super) fn stream(input: &[u8]) {
     let shared = Shared::start(control, post, inbox).expect("a thread");
     let run = Duration::from_secs(60);
     if begin & 1 != 0 {
-        let furnish = |desk| async move { load::load(&desk, FURNISHED).await };
+        let furnish = |desk| async move { methods::load(&desk, FURNISHED).await };
         let loaded = shared.post().run(run, furnish).expect("an end");
         loaded.expect("a configuration in order");
     }

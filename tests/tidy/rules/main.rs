@@ -27,8 +27,6 @@ const RATCHET: &[(&str, &str, &str, usize)] = &[
     ("log lines", "transport/src/shm/listener/control.rs", "", 1),
     // In steps of 50 lines.
     ("lines of methods", "transport/src/rdma/fabric.rs", "RdmaFabric", 800),
-    // Files of a folder that are in circles.
-    ("circles", "src/rpc", "", 2),
     // In steps of 5 fields.
     ("visible fields", "bdev/src", "", 15),
     ("visible fields", "bench/src", "", 5),
