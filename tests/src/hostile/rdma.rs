@@ -7,13 +7,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use transport::initiator::{ConnectError, Connector, DataMemory, Link};
-use transport::rdma::{RdmaConnector, RdmaLink, RdmaMemory};
+use transport::rdma::{RdmaConnector, RdmaHalfOpen, RdmaLink, RdmaMemory};
 use transport::srp::{LoginRej, LoginRsp, Seg};
 
 use super::peer::{DATA_BYTES, Refused};
 
 /// For a login or a disconnect in a guest that is emulated.
 const WAIT: Duration = Duration::from_secs(20);
+
+/// From here on there is no queue pair of any device.
+const HALF_OPEN_QP: u32 = 0x80_0000;
 
 /// A device that leads to a listener, with memory registered.
 pub struct RdmaPort {
@@ -34,6 +37,13 @@ impl RdmaPort {
     /// The target's port: its GUID twice.
     pub fn target_port(&self) -> [u8; 16] {
         (u128::from(self.guid) << 64 | u128::from(self.guid)).to_be_bytes()
+    }
+
+    /// A login with these bytes that is granted, and never established. `number` is one that no
+    /// other login of the process has had.
+    pub fn half_open(&self, request: &[u8], number: u32) -> RdmaHalfOpen {
+        let qp = HALF_OPEN_QP + number;
+        self.connector.connect_half(request, qp, WAIT).expect("a login")
     }
 
     /// A range of the memory, or of what lies around it.

@@ -40,6 +40,14 @@ impl Way {
         }
     }
 
+    /// The port of RDMA. Panics over shared memory.
+    pub fn port(&self) -> &RdmaPort {
+        match self {
+            Way::Shm(path) => panic!("{} is a socket", path.display()),
+            Way::Rdma(port) => port,
+        }
+    }
+
     /// The target port to log in at.
     pub fn target_port(&self) -> [u8; 16] {
         match self {

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+use transport::rdma::{ListenerOptions, RdmaHalfOpen};
 use transport::srp::{DataDesc, LoginRej, LoginReq, RejectReason};
 
 use crate::rig::{Case, LUNS, Rig, both, check, good, rdma, read, ready, shm};
@@ -18,8 +19,9 @@ pub(crate) const CASES: &[Case] = &[
     both("logins at and beyond the limits", refused),
     both("channels of a session at and above 64", channels),
     both("a flood of logins", flood),
-    shm("half-open logins", half_open, "the kernel ends the handshake, whatever the peer does"),
-    shm("floods of connects without a word", silent_floods, "as above"),
+    shm("half-open logins", half_open, "logins that are never established instead"),
+    rdma("logins that are never established", unestablished, "half-open logins instead"),
+    shm("floods of connects without a word", silent_floods, "a connect carries its login"),
     shm("a peer that never takes its responses", deaf_to_its_ring, "without receives instead"),
     rdma("a peer that posts no receives", deaf, "never takes its responses instead"),
     shm("responses at the shortest length", short_responses, "it is set before the listener"),
@@ -163,6 +165,26 @@ fn half_open(rig: &Rig) -> String {
     assert_eq!(told(&silent[0]).0, b"", "the oldest silent one makes room");
     drop((silent, deaf));
     "dropped the oldest silent ones, let a good one in".into()
+}
+
+/// More logins than may be half open, whose peer never takes the answers: each login beyond them
+/// ends the oldest, and so does a good one.
+fn unestablished(rig: &Rig) -> String {
+    const MORE: usize = 10;
+    let half_open_max = ListenerOptions::default().half_open_max;
+    let port = rig.way.port();
+    let mut logins: Vec<RdmaHalfOpen> = (0..half_open_max + MORE)
+        .map(|_| port.half_open(&request(rig), rig.number() as u32))
+        .collect();
+    good(&rig.peer().run(&ready(1)));
+    let (oldest, others) = logins.split_at_mut(MORE + 1);
+    rig.target.process.until("the oldest make room", PATIENCE, || {
+        oldest.iter_mut().all(RdmaHalfOpen::ended).then_some(())
+    });
+    let ended = others.iter_mut().filter_map(|login| login.ended().then_some(())).count();
+    assert_eq!(ended, 0, "of the {} others", others.len());
+    drop(logins);
+    format!("dropped the oldest {} of {}, let a good one in", MORE + 1, half_open_max + MORE)
 }
 
 /// Three that connect as fast as they can and say nothing: logins beside them all get through.

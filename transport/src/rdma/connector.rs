@@ -75,6 +75,15 @@ pub struct RdmaLink {
     gone: bool,
 }
 
+/// A login that a target has granted to somebody who never takes the answer, so that the connection
+/// is not established. Dropping it gives it up.
+pub struct RdmaHalfOpen {
+    // An identifier keeps its channel, so the order does not matter.
+    _id: CmId,
+    channel: EventChannel,
+    ended: bool,
+}
+
 fn failed(what: impl Into<String>) -> impl FnOnce(RdmaError) -> ConnectError {
     |error| ConnectError::Failed { what: what.into(), reason: error.to_string() }
 }
@@ -116,6 +125,50 @@ impl RdmaConnector {
         resolve(&channel, &id, local, peer, Instant::now() + timeout)?;
         let device = Device::of(&id, &channel, 0).map_err(failed("the device"))?;
         Ok(RdmaConnector { peer, local, device, _channel: channel })
+    }
+
+    /// Asks for a login, waits until it is granted, and leaves the connection half open. For tests
+    /// of targets. There is no queue pair: `qp`, 24 bits, is the number of one that is claimed, and
+    /// must differ from those of all other connections. Fails as [`Connector::connect`] does.
+    pub fn connect_half(
+        &self,
+        login_req: &[u8],
+        qp: u32,
+        timeout: Duration,
+    ) -> Result<RdmaHalfOpen, ConnectError> {
+        let until = Instant::now() + timeout;
+        let channel = EventChannel::new()?;
+        let id = channel.id(0).map_err(failed("an identifier"))?;
+        resolve(&channel, &id, self.local, self.peer, until)?;
+        let ((bytes, len), limits) = (rdma_form(login_req), self.device.limits());
+        id.connect_as(qp, &bytes[..len], limits.reads_in, limits.reads_out)
+            .map_err(failed(self.peer.to_string()))?;
+        self.answer(&channel, RDMA_CM_EVENT_CONNECT_RESPONSE, until)?;
+        Ok(RdmaHalfOpen { _id: id, channel, ended: false })
+    }
+
+    /// The private data of the event that a login is granted with.
+    fn answer(
+        &self,
+        channel: &EventChannel,
+        granted: i32,
+        until: Instant,
+    ) -> Result<Vec<u8>, ConnectError> {
+        let refused = |reason: String| ConnectError::Failed {
+            what: format!("{}: connecting", self.peer),
+            reason,
+        };
+        match wait(channel, until) {
+            Some(event) if event.kind == granted => Ok(event.private_data().to_vec()),
+            Some(event) if event.kind == RDMA_CM_EVENT_REJECTED && has_unit(&event) => {
+                Err(ConnectError::Rejected(event.private_data().to_vec()))
+            }
+            Some(event) if event.kind == RDMA_CM_EVENT_REJECTED => {
+                Err(refused(format!("refused, reason {} (is there a listener?)", event.status)))
+            }
+            Some(event) => Err(refused(format!("event {}, {}", event.kind, event.status))),
+            None => Err(refused("no answer in time".into())),
+        }
     }
 
     fn link(&self, until: Instant) -> Result<RdmaLink, ConnectError> {
@@ -200,23 +253,8 @@ impl Connector for RdmaConnector {
         link.id
             .connect(&login_req[..len], limits.reads_in, limits.reads_out)
             .map_err(failed(self.peer.to_string()))?;
-        let refused = |reason: String| ConnectError::Failed {
-            what: format!("{}: connecting", self.peer),
-            reason,
-        };
-        match wait(&link.channel, until) {
-            Some(event) if event.kind == RDMA_CM_EVENT_ESTABLISHED => {
-                Ok((link, event.private_data().to_vec()))
-            }
-            Some(event) if event.kind == RDMA_CM_EVENT_REJECTED && has_unit(&event) => {
-                Err(ConnectError::Rejected(event.private_data().to_vec()))
-            }
-            Some(event) if event.kind == RDMA_CM_EVENT_REJECTED => {
-                Err(refused(format!("refused, reason {} (is there a listener?)", event.status)))
-            }
-            Some(event) => Err(refused(format!("event {}, {}", event.kind, event.status))),
-            None => Err(refused("no answer in time".into())),
-        }
+        let answer = self.answer(&link.channel, RDMA_CM_EVENT_ESTABLISHED, until)?;
+        Ok((link, answer))
     }
 }
 
@@ -345,6 +383,15 @@ impl RdmaLink {
                 self.gone = true;
             }
         }
+    }
+}
+
+impl RdmaHalfOpen {
+    /// True when the target has given the login up.
+    pub fn ended(&mut self) -> bool {
+        // After the answer nothing else comes.
+        self.ended |= self.channel.next().is_some();
+        self.ended
     }
 }
 

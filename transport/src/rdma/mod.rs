@@ -23,7 +23,7 @@ mod resources;
 mod sys;
 
 pub use address::{ListenAddress, login_part, login_tag};
-pub use connector::{RdmaConnector, RdmaLink, RdmaMemory};
+pub use connector::{RdmaConnector, RdmaHalfOpen, RdmaLink, RdmaMemory};
 pub use door::CoreDoor;
 pub use fabric::{RdmaCounts, RdmaFabric};
 pub use listener::{ListenError, Listener, ListenerCounts, ListenerOptions};

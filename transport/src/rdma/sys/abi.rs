@@ -282,6 +282,7 @@ pub(crate) const IBV_QPT_RC: c_int = 2;
 pub(crate) const RDMA_CM_EVENT_ADDR_RESOLVED: c_int = 0;
 pub(crate) const RDMA_CM_EVENT_ROUTE_RESOLVED: c_int = 2;
 pub(crate) const RDMA_CM_EVENT_CONNECT_REQUEST: c_int = 4;
+pub(crate) const RDMA_CM_EVENT_CONNECT_RESPONSE: c_int = 5;
 pub(crate) const RDMA_CM_EVENT_CONNECT_ERROR: c_int = 6;
 pub(crate) const RDMA_CM_EVENT_UNREACHABLE: c_int = 7;
 pub(crate) const RDMA_CM_EVENT_REJECTED: c_int = 8;

@@ -424,8 +424,23 @@ impl CmId {
         reads_in: u8,
         reads_out: u8,
     ) -> Result<(), RdmaError> {
+        self.connect_as(0, private, reads_in, reads_out)
+    }
+
+    /// As [`CmId::connect`], for an identifier without a queue pair: the peer is told that it has
+    /// the one with the number `qp`. `RDMA_CM_EVENT_CONNECT_RESPONSE` or an error follows, and the
+    /// connection is never established. Of two connections to a port that claim one queue pair the
+    /// CM refuses the second.
+    pub(crate) fn connect_as(
+        &self,
+        qp: u32,
+        private: &[u8],
+        reads_in: u8,
+        reads_out: u8,
+    ) -> Result<(), RdmaError> {
         let mut param = parameters(private, reads_in, reads_out);
-        // SAFETY: the identifier exists and has a queue pair; `param` lives through the call.
+        param.qp_num = qp;
+        // SAFETY: the identifier exists; `param` lives through the call.
         let code = unsafe { (self.inner.library.cm.rdma_connect)(self.raw(), &mut param) };
         if code == 0 { Ok(()) } else { Err(last("rdma_connect")) }
     }
