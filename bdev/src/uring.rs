@@ -104,8 +104,8 @@ impl Uring {
 
     /// The same on an operator's word.
     ///
-    /// Fails with [`BdevError::Invalid`] when the size is not a non-zero multiple of the block
-    /// size, and with the reason when the medium is still lost.
+    /// Fails with [`BdevError::Invalid`] when the medium has less than a block, and with the reason
+    /// when the medium is still lost.
     pub fn rescan(&self) -> Result<Option<Change>, BdevError> {
         self.state.rescan(&self.name, &self.options)
     }
@@ -218,7 +218,8 @@ impl Bdev for Uring {
 
     fn geometry(&self) -> Geometry {
         let medium = self.state.medium();
-        let UringOptions { read_only, write_cache, .. } = self.options;
+        let read_only = self.options.read_only || medium.read_only;
+        let UringOptions { write_cache, .. } = self.options;
         let unmap = medium.unmap.filter(|_| !medium.refusals.has(Extra::Unmap));
         Geometry {
             block_bytes: medium.block_bytes,
@@ -265,7 +266,7 @@ impl Bdev for Uring {
         let mut uring = json!({
             "filename": self.options.filename,
             "direct": medium.direct && undirect.is_none(),
-            "read_only": self.options.read_only,
+            "read_only": self.options.read_only || medium.read_only,
             "write_cache": self.options.write_cache,
             "sq_poll": polling.is_some_and(|setup| setup.sq_poll),
             "io_poll": polling.is_some_and(|setup| setup.io_poll),

@@ -201,9 +201,11 @@ impl<'de> Deserialize<'de> for PathText {
     }
 }
 
+/// Absolute: a relative path would mean something else for a process that was started elsewhere.
 impl From<PathText> for String {
     fn from(value: PathText) -> String {
-        value.0
+        let absolute = std::path::absolute(&value.0).ok();
+        absolute.and_then(|path| path.into_os_string().into_string().ok()).unwrap_or(value.0)
     }
 }
 

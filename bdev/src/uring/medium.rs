@@ -39,6 +39,8 @@ pub(super) struct Medium {
     /// was asked for.
     pub buffered_because: Option<String>,
     pub direct: bool,
+    /// A block device that takes no writes, however it was opened.
+    pub read_only: bool,
     pub rotational: bool,
     /// How space is given up; `None`: it is not.
     pub unmap: Option<Unmap>,
@@ -113,7 +115,10 @@ impl Medium {
         )
         .map_err(os(format!("looking at {path}")))?;
         let block_bytes = block_bytes(name, &fd, is_block, options)?;
-        let blocks = blocks(path, &fd, is_block, block_bytes)?;
+        let (blocks, rest) = blocks(path, &fd, is_block, block_bytes)?;
+        if rest > 0 {
+            tracing::warn!("bdev {name}: the last {rest} bytes of {path} are no block: left out");
+        }
         let physical = match is_block {
             true => rustix::fs::ioctl_blkpbszget(&fd).unwrap_or(block_bytes),
             false => stat.stx_blksize,
@@ -124,7 +129,7 @@ impl Medium {
         let direct = options.direct != Direct::Off && refused.is_none();
         let some = |attribute| disk.number(attribute).is_some_and(|bytes| bytes > 0);
         let unmap = match is_block {
-            _ if options.read_only => None,
+            _ if options.read_only || block::read_only(&fd) => None,
             true => Unmap::of_disk(
                 some("discard_max_bytes"),
                 || queue::discards(&fd),
@@ -146,6 +151,7 @@ impl Medium {
             buf_align: if direct { alignment.map_or(block_bytes, |dio| dio.memory) } else { 1 },
             buffered_because: refused,
             direct,
+            read_only: is_block && block::read_only(&fd),
             rotational: options
                 .rotational
                 .unwrap_or_else(|| is_block && disk.number("rotational") == Some(1)),
@@ -301,27 +307,28 @@ fn bytes(fd: &OwnedFd, is_block: bool) -> Result<u64, Errno> {
     }
 }
 
-/// Size in blocks. Fails with [`BdevError::Invalid`] unless it is a multiple of the block size.
+/// Size in whole blocks, and the bytes behind the last of them. Fails with [`BdevError::Invalid`]
+/// when there is not a single block.
 pub(super) fn blocks(
     path: &str,
     fd: &OwnedFd,
     is_block: bool,
     block_bytes: u32,
-) -> Result<u64, BdevError> {
+) -> Result<(u64, u64), BdevError> {
     let bytes = bytes(fd, is_block).map_err(os(format!("measuring {path}")))?;
     if bytes == 0 {
         return Err(BdevError::Invalid(format!(
             "{path} is empty: give it a size, for instance with truncate"
         )));
     }
-    if bytes % u64::from(block_bytes) != 0 {
+    let block_bytes = u64::from(block_bytes);
+    if bytes < block_bytes {
         return Err(BdevError::Invalid(format!(
-            "{path} has {bytes} bytes, which is not a multiple of block_size {block_bytes}: choose \
-             another block_size or a size of {} bytes",
-            bytes.next_multiple_of(u64::from(block_bytes))
+            "{path} has {bytes} bytes, less than a block of block_size {block_bytes}: choose a \
+             smaller block_size or a size of at least {block_bytes} bytes"
         )));
     }
-    Ok(bytes / u64::from(block_bytes))
+    Ok((bytes / block_bytes, bytes % block_bytes))
 }
 
 /// A block that the medium writes as one, as a multiple of the logical block.

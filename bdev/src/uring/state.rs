@@ -144,8 +144,8 @@ impl State {
         }
     }
 
-    /// The same on an operator's word: a size that is not a multiple of the block size is refused
-    /// instead of cut, and so is a medium that is still lost.
+    /// The same on an operator's word: a medium of less than a block and one that is still lost are
+    /// refused.
     pub(super) fn rescan(
         &self,
         name: &str,
@@ -157,7 +157,7 @@ impl State {
             return self.reopen(name, options, &medium).map(Some);
         };
         let Medium { is_block, block_bytes, .. } = *medium;
-        let blocks = super::medium::blocks(&options.filename, &fd, is_block, block_bytes)?;
+        let (blocks, _) = super::medium::blocks(&options.filename, &fd, is_block, block_bytes)?;
         Ok(self.resize(blocks).then_some(Change::Resized))
     }
 

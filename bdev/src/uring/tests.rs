@@ -90,7 +90,7 @@ fn direct_on_says_why_it_can_not() {
 }
 
 #[test]
-fn only_disks_and_files_of_whole_blocks_are_opened() {
+fn only_disks_and_files_of_at_least_a_block_are_opened() {
     let refused = |path: &str| {
         let options = UringOptions::new(path);
         Uring::open("u".into(), Uuid::nil(), &options, Duration::ZERO).unwrap_err()
@@ -107,12 +107,35 @@ fn only_disks_and_files_of_whole_blocks_are_opened() {
 
     assert!(scratch.open(|_| {}).unwrap_err().to_string().contains("empty"));
     std::fs::File::options().write(true).open(&scratch.0).unwrap().set_len(5000).unwrap();
-    let error = scratch.open(|_| {}).unwrap_err();
+    let error = scratch.open(|options| options.block_size = Some(8192)).unwrap_err();
     assert_eq!(error.errno(), -22);
-    for part in ["5000", "512", "5120"] {
+    for part in ["5000 bytes, less than a block", "8192"] {
         assert!(error.to_string().contains(part), "{error}");
     }
     assert_eq!(scratch.open(|options| options.block_size = Some(100)).unwrap_err().errno(), -22);
+}
+
+#[test]
+fn a_file_that_ends_in_a_part_of_a_block_is_opened_as_a_running_target_shows_it() {
+    let scratch = Scratch::on_disk(1 << 20);
+    let running = scratch.open(|_| {}).unwrap();
+    std::fs::File::options().write(true).open(&scratch.0).unwrap().set_len(1_048_900).unwrap();
+    running.look();
+    let geometry = running.geometry();
+    drop(running);
+    let opened = scratch.open(|_| {}).unwrap();
+    assert_eq!((opened.geometry(), geometry.blocks), (geometry, 2048));
+    assert_eq!(opened.rescan().unwrap(), None);
+}
+
+#[test]
+fn a_path_is_kept_as_it_is_meant_here() {
+    let options = |path: &str| -> UringOptions {
+        serde_json::from_value(json!({ "filename": path })).unwrap()
+    };
+    let here = std::env::current_dir().unwrap();
+    assert_eq!(options("a/./b").filename, here.join("a/b").to_str().unwrap());
+    assert_eq!(options("/a/b").filename, "/a/b");
 }
 
 #[test]
