@@ -6,10 +6,13 @@ short options, and the few that are given in another form than the method takes.
 """
 
 import argparse
+import contextlib
 import difflib
 import json
 import os
+import stat
 import sys
+import tempfile
 import textwrap
 
 MIB = 1024 * 1024
@@ -376,6 +379,12 @@ def add_method(parsers, method, parents=()):
         parser.add_argument(
             "-i", "--indent", type=int, default=2, help="spaces per level; negative: one line"
         )
+        parser.add_argument(
+            "-o",
+            "--output",
+            metavar="FILE",
+            help="write a file, whole or not at all; the one before is kept as FILE.bak",
+        )
     make = MADE.get(name, lambda params, args: params)
     parser.set_defaults(
         method=name,
@@ -390,10 +399,46 @@ def add_methods(parsers, methods, parents=()):
     return {method["name"]: add_method(parsers, method, parents) for method in methods}
 
 
+def replace(path, text):
+    """Writes a file whole, so that at every moment there is the old one or the new one, also after
+    a loss of power. The old one is kept under its name with `.bak` behind."""
+    folder = os.path.dirname(path)
+    mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else 0o600
+    handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=folder)
+    spare = temporary + ".bak"
+    try:
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        if os.path.exists(path):
+            os.link(path, spare)
+            os.rename(spare, path + ".bak")
+        os.rename(temporary, path)
+    except BaseException:
+        for left in (temporary, spare):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(left)
+        raise
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def show(args, result):
     """Prints the result of a subcommand."""
     if args.method == "save_config":
-        print(json.dumps(result, indent=args.indent if args.indent >= 0 else None))
+        text = json.dumps(result, indent=args.indent if args.indent >= 0 else None) + "\n"
+        if args.output is None:
+            print(text, end="")
+        else:
+            try:
+                replace(os.path.realpath(args.output), text)
+            except OSError as error:
+                raise WrongInput(f"save_config: {args.output}: {error.strerror}") from error
     else:
         args.show(result)
 

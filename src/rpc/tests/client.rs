@@ -1,6 +1,7 @@
 //! `scripts/rpc.py` and the plugin for SPDK's client: what they do besides calling one method.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -180,6 +181,48 @@ fn commands_of_a_file_go_over_one_connection_until_one_fails() {
     assert!(error.contains(&format!("{file}, line 5: No closing quotation")), "{error}");
     let (code, _, error) = rpc_py(&["-s", socket, "-f", "/no/such/file"]);
     assert_eq!((code, error.contains("cannot read /no/such/file")), (1, true), "{error}");
+}
+
+#[test]
+fn a_configuration_is_written_as_a_whole_file_and_the_one_before_is_kept() {
+    let served = Served::start();
+    let (socket, file) = (served.path(), served.folder.path().join("config.json"));
+    let (socket, file) = (socket.to_str().expect("UTF-8"), file.to_str().expect("UTF-8"));
+    let backup = format!("{file}.bak");
+    let names = || -> Vec<String> {
+        let entries = std::fs::read_dir(served.folder.path()).expect("a folder");
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"))
+            .filter(|name| name.starts_with("config"))
+            .collect();
+        names.sort();
+        names
+    };
+    let save = |socket: &str| rpc_py(&["-s", socket, "save_config", "-o", file]);
+    let read = |file: &str| std::fs::read_to_string(file).expect("a file");
+    assert_eq!(save(socket), (0, String::new(), String::new()));
+    let first = read(file);
+    assert_eq!(first, rpc_py(&["-s", socket, "save_config"]).1);
+    assert_eq!(names(), ["config.json"]);
+    let mode = std::fs::Permissions::from_mode(0o640);
+    std::fs::set_permissions(file, mode.clone()).expect("the owner's");
+
+    served.bench.ok("srpt_create_target", r#"{"name":"t"}"#);
+    assert_eq!(save(socket).0, 0);
+    let second = read(file);
+    assert!(second.contains("srpt_create_target"), "{second}");
+    assert_eq!(read(&backup), first);
+    let kept = std::fs::metadata(file).expect("a file").permissions().mode();
+    assert_eq!(kept & 0o777, mode.mode());
+    assert_eq!(names(), ["config.json", "config.json.bak"]);
+
+    // Where a redirection would have left an empty file.
+    let (code, _, error) = save("/no/such/socket");
+    assert_eq!((code, error.contains("cannot connect")), (1, true), "{error}");
+    assert_eq!((read(file), read(&backup)), (second, first));
+    let (code, _, error) = rpc_py(&["-s", socket, "save_config", "--output", "/no/such/f"]);
+    assert_eq!(code, 1);
+    assert_eq!(error, "rpc.py: save_config: /no/such/f: No such file or directory\n");
 }
 
 #[test]
