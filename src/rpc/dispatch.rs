@@ -1,6 +1,6 @@
 //! From what a client sends to its answers.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -28,8 +28,14 @@ struct Request<'a> {
     method: String,
     #[serde(default, borrow)]
     params: Option<&'a RawValue>,
-    #[serde(default, borrow)]
+    /// `None`: a notification.
+    #[serde(default, borrow, deserialize_with = "present")]
     id: Option<&'a RawValue>,
+}
+
+/// What is there, also if it is null.
+fn present<'de, D: Deserializer<'de>>(value: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(value).map(Some)
 }
 
 /// Handles what a client has sent: every document that is whole with these bytes, in turn. `write`
@@ -140,10 +146,11 @@ fn parse_request(raw: &str) -> Result<Request<'_>, RpcError> {
         return Err(RpcError::invalid_request("jsonrpc is not \"2.0\""));
     }
     let is_id = |id: &RawValue| {
-        id.get().starts_with(|first: char| first == '"' || first == '-' || first.is_ascii_digit())
+        let starts = |first: char| first == '"' || first == '-' || first.is_ascii_digit();
+        id.get() == "null" || id.get().starts_with(starts)
     };
     if !request.id.is_none_or(is_id) {
-        return Err(RpcError::invalid_request("id is neither a string nor a number"));
+        return Err(RpcError::invalid_request("id is neither a string nor a number nor null"));
     }
     Ok(request)
 }

@@ -7,8 +7,12 @@
 //!
 //! Memory is bounded by the largest document plus one read.
 
-/// Bytes of the largest request.
-pub const DOCUMENT_BYTES_MAX: usize = 1 << 20;
+/// Bytes of the largest request. A configuration with every mapping that there can be has some
+/// 9 MiB.
+pub const DOCUMENT_BYTES_MAX: usize = 16 << 20;
+
+/// Bytes of memory that a stream keeps between two documents.
+const KEPT_BYTES: usize = 128 << 10;
 
 /// What the stream has to offer next.
 #[derive(Debug, PartialEq, Eq)]
@@ -93,6 +97,11 @@ impl Documents {
         self.count += 1;
         let document = self.bytes[self.start..self.scanned].to_vec();
         self.start = self.scanned;
+        if self.start == self.bytes.len() {
+            self.bytes.clear();
+            self.bytes.shrink_to(KEPT_BYTES);
+            (self.start, self.scanned) = (0, 0);
+        }
         self.state = State::Between;
         if document.len() > DOCUMENT_BYTES_MAX { Next::TooLarge } else { Next::Document(document) }
     }
@@ -175,6 +184,19 @@ mod tests {
             documents.push(text.as_bytes());
             assert_eq!(documents.next_document(), Next::Garbage, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_large_document_leaves_no_large_memory_behind() {
+        let mut documents = Documents::default();
+        documents.push(format!("\"{}\" 1 ", "x".repeat(DOCUMENT_BYTES_MAX - 2)).as_bytes());
+        let large = documents.next_document();
+        assert!(matches!(large, Next::Document(text) if text.len() == DOCUMENT_BYTES_MAX));
+        assert_eq!(documents.next_document(), Next::Document(b"1".to_vec()));
+        assert_eq!(documents.next_document(), Next::More);
+        documents.push(b"2");
+        assert_eq!(documents.next_document(), Next::Document(b"2".to_vec()));
+        assert!(documents.bytes.capacity() <= KEPT_BYTES, "{}", documents.bytes.capacity());
     }
 
     #[test]

@@ -41,8 +41,8 @@ pub(super) const METHODS: [Method; 4] = [
         ])),
     shared("load_config", |desk, params| Box::pin(load_config(desk, params)))
         .doc(
-            "Loads a configuration of at most 1 MiB: all of it or nothing. Entries are carried out \
-             in the order of their ranks, wherever they stand.",
+            "Loads a configuration of at most 16 MiB: all of it or nothing. Entries are carried \
+             out in the order of their ranks, wherever they stand.",
         )
         .takes::<load::Document<'static>>()
         .fails(&[system_fails(

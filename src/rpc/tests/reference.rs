@@ -32,7 +32,7 @@ This file is made from the descriptions of the methods, which `rpc_get_schema` s
 The target answers JSON-RPC 2.0 on a Unix stream socket, `/var/tmp/srpt_tgt.sock` unless
 `--rpc-socket` names another. A request is an object with the members `jsonrpc` (\"2.0\"), `method`,
 `params` (an object of named parameters, absent for none) and `id`; a request without `id` gets no
-answer. An array of up to 1024 requests is answered by an array. A request has at most 1 MiB.
+answer. An array of up to 1024 requests is answered by an array. A request has at most 16 MiB.
 
 `scripts/rpc.py METHOD --help` shows how to call a method from a shell.
 

@@ -60,11 +60,22 @@ fn a_request_may_arrive_byte_by_byte() {
 }
 
 #[test]
+fn an_id_of_null_is_an_id_and_its_request_is_answered() {
+    let served = Served::start();
+    assert_eq!(
+        served.talk(br#"{"id":null,"method":"framework_wait_init"} {"id":null,"method":"nope"}"#),
+        "{\"jsonrpc\":\"2.0\",\"id\":null,\"result\":true}\n\
+         {\"jsonrpc\":\"2.0\",\"id\":null,\"error\":{\"code\":-32601,\
+         \"message\":\"Method not found: nope\"}}\n"
+    );
+}
+
+#[test]
 fn notifications_are_done_and_not_answered() {
     let served = Served::start();
     let answer = served.talk(
         br#"{"method":"log_set_level","params":{"level":"DEBUG"}}
-            {"id":null,"method":"log_set_print_level","params":{"level":"ERROR"}}
+            {"method":"log_set_print_level","params":{"level":"ERROR"}}
             [{"method":"framework_wait_init"}] {"method":"nope"}"#,
     );
     assert_eq!(answer, "");
@@ -137,6 +148,25 @@ fn what_is_no_json_is_answered_and_ends_the_connection() {
 }
 
 #[test]
+fn a_configuration_of_five_thousand_luns_is_saved_and_loaded() {
+    const LUNS: usize = 5000;
+    let (first, second) = (Served::start(), Served::start());
+    first.bench.ok("srpt_create_target", r#"{"name":"t"}"#);
+    for number in 0..LUNS {
+        let null = json!({ "name": format!("Null{number}"), "num_blocks": 8, "block_size": 512 });
+        first.bench.ok("bdev_null_create", &null.to_string());
+        let lun = json!({ "target": "t", "bdev_name": format!("Null{number}") });
+        first.bench.ok("srpt_map_lun", &lun.to_string());
+    }
+    let saved = lines(&first.talk(br#"{"id":1,"method":"save_config"}"#))[0]["result"].clone();
+    let load = json!({ "id": 2, "method": "load_config", "params": saved }).to_string();
+    assert!(load.len() > 1 << 20, "{}", load.len());
+    let answer = second.talk(load.as_bytes());
+    assert_eq!(lines(&answer), [json!({ "jsonrpc": "2.0", "id": 2, "result": true })]);
+    assert_eq!(second.bench.saved(), saved);
+}
+
+#[test]
 fn a_huge_request_gets_its_answer_and_costs_no_memory() {
     let served = Served::start();
     let mut stream = served.connect();
@@ -150,7 +180,7 @@ fn a_huge_request_gets_its_answer_and_costs_no_memory() {
     stream.read_to_string(&mut answer).expect("no reset");
     let answer = &lines(&answer)[0];
     assert_eq!(error_code(answer), -32600);
-    assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains("1048576")));
+    assert!(answer["error"]["message"].as_str().is_some_and(|text| text.contains("16777216")));
 }
 
 #[test]
