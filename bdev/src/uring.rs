@@ -78,6 +78,7 @@ impl Uring {
         }
         queue::probe().map_err(|errno| os(unavailable(errno))(errno))?;
         let mut opened = Medium::open(&name, options, lock_wait)?;
+        opened.medium.check_identity(&options.filename, options.device_id.as_deref())?;
         let mut options = options.clone();
         options.block_size = Some(opened.medium.block_bytes);
         options.rotational = Some(opened.medium.rotational);
@@ -292,6 +293,7 @@ impl Bdev for Uring {
         to_value(&UringOptions {
             name: Some(self.name.clone()),
             uuid: Some(self.uuid),
+            device_id: self.state.medium().identity.clone(),
             ..self.options.clone()
         })
     }

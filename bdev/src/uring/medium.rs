@@ -163,6 +163,20 @@ impl Medium {
         Ok(Opened { medium, fd })
     }
 
+    /// Refuses a medium that is another one than the operator has meant.
+    pub(super) fn check_identity(&self, path: &str, wanted: Option<&str>) -> Result<(), BdevError> {
+        let Some(wanted) = wanted else { return Ok(()) };
+        let now = self.identity.as_deref();
+        if now == Some(wanted) {
+            return Ok(());
+        }
+        let now = now.unwrap_or("one that does not say what it is");
+        Err(BdevError::Invalid(format!(
+            "device_id: {path} is another device ({now}) than is meant ({wanted}): leave device_id \
+             out to take it"
+        )))
+    }
+
     /// Opens what has been lost, if the same is there again.
     pub(super) fn open_again(
         name: &str,
@@ -365,10 +379,20 @@ impl Disk {
         Some(text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    /// What the device calls itself.
+    /// What the device calls itself; of a partition what its disk does, and which one it is.
     fn identity(&self) -> Option<String> {
         let names = ["device/wwid", "wwid", "serial", "dm/uuid", "md/uuid", "loop/backing_file"];
-        names.into_iter().find_map(|name| self.text(name))
+        let Some(number) = self.text("partition") else {
+            return names.into_iter().find_map(|name| self.text(name));
+        };
+        let disk = names.into_iter().find_map(|name| self.text(&format!("../{name}")))?;
+        let events = self.text("uevent").unwrap_or_default();
+        // Since Linux 6.12.
+        let uuid = events.lines().find_map(|line| line.strip_prefix("PARTUUID="));
+        match uuid {
+            Some(uuid) => Some(format!("{disk} partition {uuid}")),
+            None => Some(format!("{disk} partition {number} at {}", self.text("start")?)),
+        }
     }
 
     /// A loop device that is detached with its last user.
@@ -430,4 +454,28 @@ fn choose_direct(
 fn punches_holes(fd: &OwnedFd, bytes: u64) -> bool {
     let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(fd, mode, bytes.next_multiple_of(4096), 4096).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Disk;
+
+    #[test]
+    fn a_partition_is_known_by_its_disk_and_by_which_one_it_is() {
+        let folder = std::env::temp_dir().join(format!("bdev-{}", uuid::Uuid::new_v4()));
+        let partition = folder.join("sda/sda1");
+        std::fs::create_dir_all(&partition).unwrap();
+        std::fs::create_dir_all(folder.join("sda/device")).unwrap();
+        let disk = Disk { folder: partition.to_str().unwrap().to_owned() };
+        let write = |file: &str, text: &str| std::fs::write(partition.join(file), text).unwrap();
+        write("partition", "1\n");
+        write("start", "2048\n");
+        assert_eq!(disk.identity(), None, "the disk does not say what it is");
+        write("../device/wwid", "naa.5000c500a1b2c3d4\n");
+        let identity = |disk: &Disk| disk.identity().unwrap();
+        assert_eq!(identity(&disk), "naa.5000c500a1b2c3d4 partition 1 at 2048");
+        write("uevent", "PARTN=1\nPARTUUID=8e9a2f10-01\n");
+        assert_eq!(identity(&disk), "naa.5000c500a1b2c3d4 partition 8e9a2f10-01");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -114,6 +114,11 @@ pub struct UringOptions {
     )]
     #[schemars(with = "Option<Text<SERIAL_BYTES_MAX>>")]
     pub serial: Option<String>,
+    /// What the block device at the path is: its WWID, serial number, or the backing file of a
+    /// loop device, and which partition of that. Another device is refused. A configuration is
+    /// saved with it; leave it out to take whatever is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device_id: Option<String>,
 }
 
 /// Bytes of the longest serial number.
@@ -166,6 +171,7 @@ impl UringOptions {
             block_size: None,
             uuid: None,
             serial: None,
+            device_id: None,
             read_only: false,
             shared: false,
             direct: Direct::Auto,

@@ -137,6 +137,26 @@ fn a_detached_loop_device_is_let_go_and_taken_back() {
 
 #[test]
 #[ignore = "needs loop devices and mounts"]
+fn a_saved_device_is_not_taken_for_another_one_that_has_its_name() {
+    let [file, other] = [Scratch::on_disk(1 << 20), Scratch::on_disk(1 << 20)];
+    let device = Loop::attach(&file.0, 512);
+    let saved = open(&device.options()).unwrap().options();
+    let saved: UringOptions = serde_json::from_value(saved).unwrap();
+    assert!(open(&saved).is_ok(), "the same device");
+    device.detach();
+    device.attach_again(&other.0);
+    let error = open(&saved).unwrap_err().to_string();
+    for part in ["device_id: ", "is another device", file.0.to_str().unwrap()] {
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(open(&UringOptions { device_id: None, ..saved.clone() }).is_ok());
+    device.detach();
+    device.attach_again(&file.0);
+    assert!(open(&saved).is_ok());
+}
+
+#[test]
+#[ignore = "needs loop devices and mounts"]
 fn a_device_of_large_sectors_is_bypassed_only_in_its_own_blocks() {
     let file = Scratch::on_disk(4 << 20);
     let device = Loop::attach(&file.0, 4096);
