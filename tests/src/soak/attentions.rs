@@ -48,8 +48,9 @@ struct Raise {
 /// Which commands a function takes away.
 #[derive(Debug, Clone, Copy)]
 pub enum Taken {
-    /// Those of a session with this tag: tags are the channels' own, so it may hit a namesake.
-    Task(u64, Tag),
+    /// Those of a session to a LUN with this tag: tags are the channels' own, so it may hit a
+    /// namesake.
+    Task(u64, u16, Tag),
     /// Those of a session to the LUNs.
     Set(u64, u8),
     /// All to the LUNs.
@@ -124,10 +125,10 @@ impl Attentions {
     }
 
     /// A function may have taken away this command.
-    pub fn may_be_taken(&self, session: u64, tag: Tag, luns: u8, sent: u64) -> bool {
+    pub fn may_be_taken(&self, session: u64, (lun, tag): (u16, Tag), luns: u8, sent: u64) -> bool {
         self.functions.iter().any(|function| {
             let meant = match function.taken {
-                Taken::Task(of, namesake) => of == session && tag == namesake,
+                Taken::Task(of, at, namesake) => of == session && (at, namesake) == (lun, tag),
                 Taken::Set(of, taken) => of == session && taken & luns != 0,
                 Taken::Unit(taken) => taken & luns != 0,
             };

@@ -366,8 +366,8 @@ impl Run {
         }
     }
 
-    /// A new session is told of its birth once per LUN, then of a change of the map once per LUN,
-    /// even by the shortest way of a read.
+    /// A new session is told of its birth once per LUN, then of each change of the map once per LUN
+    /// or with the list of the LUNs, even by the shortest way of a read.
     fn check_attentions(&mut self) {
         self.release_all();
         let world = &mut self.shared.world;
@@ -384,7 +384,18 @@ impl Run {
             }
         };
         told(world, 0x29);
-        world.control(Action::LunsChanged { target: "t".to_owned() });
+        let changed = || Action::LunsChanged { target: "t".to_owned() };
+        world.control(changed());
+        told(world, 0x3f);
+        // Who asks for the LUNs is told of what has changed until then.
+        world.control(changed());
+        let list = [port.memory.seg(0, 64)];
+        assert_eq!(world.run(&port, 0, &cdb::report_luns(64), Data::In(&list)).status, 0);
+        for lun in luns {
+            let read = world.run(&port, *lun, &[0; 6], Data::None);
+            assert_eq!(read.status, 0, "told of the LUNs, and of {:?}", read.sense);
+        }
+        world.control(changed());
         told(world, 0x3f);
     }
 

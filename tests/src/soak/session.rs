@@ -525,7 +525,7 @@ impl Session {
         };
         note!(shared, "s{} c{} {tag:?} aborts {:?}", self.number, channel.number, command.tag);
         command.aborting = true;
-        let taken = Taken::Task(self.number, command.tag);
+        let taken = Taken::Task(self.number, command.draft.lun, command.tag);
         let begun = shared.attentions.take(taken, None);
         let channel = channel.number;
         self.functions.push(Function {
@@ -587,7 +587,7 @@ impl Session {
             let (lun, sent) = (command.draft.lun, command.sent);
             let luns = if lun == NO_LUN { 0 } else { shared.luns_of(lun) };
             let all = &shared.attentions;
-            if all.may_be_taken(self.number, command.tag, luns, sent) {
+            if all.may_be_taken(self.number, (command.draft.lun, command.tag), luns, sent) {
                 if self.abort(shared, at) {
                     shared.tally.seen(Seen::Taken);
                 }
