@@ -21,7 +21,7 @@ pub(crate) struct Target {
     /// LUN to mapping.
     luns: BTreeMap<u16, MappingKey>,
     /// The mappings of the first LUNs, found without a search.
-    low: Vec<Option<MappingKey>>,
+    low: Box<[Option<MappingKey>; LOW_LUNS]>,
 }
 
 impl Target {
@@ -71,7 +71,7 @@ impl Luns {
 
     /// Adds a target without LUNs.
     pub(crate) fn create_target(&mut self, spec: Arc<TargetSpec>) {
-        let target = Target { spec, luns: BTreeMap::new(), low: vec![None; LOW_LUNS] };
+        let target = Target { spec, luns: BTreeMap::new(), low: Box::new([None; LOW_LUNS]) };
         match self.targets.iter_mut().find(|slot| slot.is_none()) {
             Some(slot) => *slot = Some(target),
             None => self.targets.push(Some(target)),
