@@ -10,6 +10,10 @@ pub(crate) use transport::srp::Tag as SrpTag;
 /// Highest LUN of the flat space addressing method (SAM-5 4.7.7.1).
 pub const LUN_MAX: u16 = 16383;
 
+/// LUNs that are found by index instead of by search. A core's map and a session's unit attentions
+/// have the same bound, so that the short way of a command compares with the bound once.
+pub(crate) const LOW_LUNS: usize = 256;
+
 /// Mappings of all targets together: every core has a place for each.
 pub const MAPPINGS_MAX: usize = 16384;
 

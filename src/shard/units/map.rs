@@ -12,7 +12,7 @@ use reactor::Slab;
 use super::device::Devices;
 use super::mapping::Mapping;
 use crate::shard::coverage::{Mark, mark};
-use crate::shard::names::{MAPPINGS_MAX, MappingKey, TargetSpec, Token, UnitId};
+use crate::shard::names::{LOW_LUNS, MAPPINGS_MAX, MappingKey, TargetSpec, Token, UnitId};
 use crate::shard::unit::{LogicalUnit, View};
 
 /// A target on this core.
@@ -30,9 +30,6 @@ impl Target {
         &self.spec
     }
 }
-
-/// LUNs found by index instead of by search.
-const LOW_LUNS: usize = 256;
 
 /// One core's targets, mappings and devices.
 pub(crate) struct Luns {
