@@ -111,6 +111,11 @@ impl Uring {
         self.state.rescan(&self.name, &self.options)
     }
 
+    /// By its options, or because the medium takes no writes.
+    fn is_read_only(&self) -> bool {
+        self.options.read_only || self.state.medium().read_only
+    }
+
     /// Why it does not poll, if it was asked to.
     fn polling_refused(&self) -> Option<String> {
         let refusals = &self.state.medium().refusals;
@@ -219,7 +224,7 @@ impl Bdev for Uring {
 
     fn geometry(&self) -> Geometry {
         let medium = self.state.medium();
-        let read_only = self.options.read_only || medium.read_only;
+        let read_only = self.is_read_only();
         let UringOptions { write_cache, .. } = self.options;
         let unmap = medium.unmap.filter(|_| !medium.refusals.has(Extra::Unmap));
         Geometry {
@@ -254,9 +259,9 @@ impl Bdev for Uring {
             }
         };
         let polled = self.open_polled(core);
-        let UringOptions { read_only, write_cache, .. } = self.options;
         let state = Arc::clone(&self.state);
-        Ok(Box::new(UringChannel::new(state, ring, polled, read_only, write_cache.0)))
+        let (read_only, write_cache) = (self.is_read_only(), self.options.write_cache.0);
+        Ok(Box::new(UringChannel::new(state, ring, polled, read_only, write_cache)))
     }
 
     fn driver_specific(&self) -> Map<String, Value> {
@@ -267,7 +272,7 @@ impl Bdev for Uring {
         let mut uring = json!({
             "filename": self.options.filename,
             "direct": medium.direct && undirect.is_none(),
-            "read_only": self.options.read_only || medium.read_only,
+            "read_only": self.is_read_only(),
             "write_cache": self.options.write_cache,
             "sq_poll": polling.is_some_and(|setup| setup.sq_poll),
             "io_poll": polling.is_some_and(|setup| setup.io_poll),

@@ -135,7 +135,10 @@ impl Medium {
                 || queue::discards(&fd),
                 some("write_zeroes_max_bytes"),
             ),
-            false => punches_holes(&fd, blocks * u64::from(block_bytes)).then_some(Unmap::Punch),
+            // The file goes on behind its last whole block.
+            false => {
+                punches_holes(&fd, blocks * u64::from(block_bytes) + rest).then_some(Unmap::Punch)
+            }
         };
         let granularity = match is_block {
             true => disk.number("discard_granularity").unwrap_or(0),
@@ -450,7 +453,8 @@ fn choose_direct(
     }
 }
 
-/// Asks the file system by punching a hole behind the end of the file, where nothing is.
+/// Asks the file system by punching a hole behind the end of the file, where nothing is. `bytes`:
+/// of the whole file, also of what is no block of the device.
 fn punches_holes(fd: &OwnedFd, bytes: u64) -> bool {
     let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     rustix::fs::fallocate(fd, mode, bytes.next_multiple_of(4096), 4096).is_ok()

@@ -1,3 +1,4 @@
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use reactor::pool::{Pool, SizeClass};
@@ -119,11 +120,16 @@ fn only_disks_and_files_of_at_least_a_block_are_opened() {
 fn a_file_that_ends_in_a_part_of_a_block_is_opened_as_a_running_target_shows_it() {
     let scratch = Scratch::on_disk(1 << 20);
     let running = scratch.open(|_| {}).unwrap();
-    std::fs::File::options().write(true).open(&scratch.0).unwrap().set_len(1_048_900).unwrap();
+    let tail = [0xa5; 324];
+    let file = std::fs::File::options().read(true).write(true).open(&scratch.0).unwrap();
+    file.write_all_at(&tail, 1 << 20).unwrap();
     running.look();
     let geometry = running.geometry();
     drop(running);
     let opened = scratch.open(|_| {}).unwrap();
+    let mut behind = [0; 324];
+    file.read_exact_at(&mut behind, 1 << 20).unwrap();
+    assert_eq!(behind, tail, "opening changes no byte, not even behind the last block");
     assert_eq!((opened.geometry(), geometry.blocks), (geometry, 2048));
     assert_eq!(opened.rescan().unwrap(), None);
 }
