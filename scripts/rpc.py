@@ -142,7 +142,7 @@ def command_line():
     parser.add_argument(
         "--completion", choices=["bash"], help="print a script that completes words, and end"
     )
-    parser.add_argument("--version", action="version", version=f"rpc.py {table['version']}")
+    parser.add_argument("-V", "--version", action="version", version=f"rpc.py {table['version']}")
     parsers = parser.add_subparsers(title="methods", metavar="METHOD", parser_class=Parser)
     methods = rpc_commands.add_methods(parsers, table["methods"])
     parser.known = list(methods)

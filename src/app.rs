@@ -36,6 +36,7 @@ use crate::control::{
 use crate::limits::Limits;
 use crate::logs::Logs;
 use crate::rpc::{Server, Shared, methods};
+use crate::service::{Manager, Progress};
 use crate::shard::Shard;
 use crate::shard::message::Message;
 use crate::shard::names::CoreId;
@@ -69,6 +70,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     let logs = Logs::start(config.log_level).context("thread that writes the log")?;
     raise_descriptor_limit();
     let signals = Signals::install().context("signals")?;
+    let manager = Manager::of_this_process().context("service manager")?;
     let (post, inbox) = Post::new();
     let running = start_cores(&config, &post)?;
     let (shm_doors, rdma_doors) = running.doors.into_iter().unzip();
@@ -84,7 +86,7 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     }
     let mut control = Control::new(Parts {
         cores: Box::new(Mailboxes::new(running.senders)),
-        stats: running.stats,
+        stats: running.stats.clone(),
         bdevs,
         host_id: host_id(),
         logs,
@@ -105,12 +107,20 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     tracing::info!(cores = %config.cpus, rpc = %config.rpc_socket.display(), "ready");
     let mut threads: Vec<BorrowedFd<'_>> = running.cores.iter().map(AsFd::as_fd).collect();
     threads.push(control.as_fd());
-    if let Some(dead) = signals.wait(&threads) {
+    let mut progress = Progress::new(running.stats, post.clone());
+    manager.ready();
+    let look = || {
+        if progress.look() {
+            manager.alive();
+        }
+    };
+    if let Some(dead) = signals.wait_and(&threads, manager.look_interval(), look) {
         let name = running.cores.get(dead).map(|core| format!("core {}", core.number()));
         let name = name.unwrap_or_else(|| "the control thread".to_owned());
         bail!("{name} ended by itself: see the message above");
     }
     tracing::info!("stopping");
+    manager.stopping();
     let deadline = Instant::now() + STOP_WAIT;
     server.stop();
     let stopped = stop_cores(&post, deadline);

@@ -16,7 +16,7 @@ const RPC_SOCKET: &str = "/var/tmp/srpt_tgt.sock";
 #[derive(Debug, Parser)]
 #[command(
     name = "srpt_tgt",
-    version,
+    version = crate::version(),
     disable_version_flag = true,
     after_help = "Exit codes: 0 after an orderly stop, 1 when the target could not start, 2 for a \
                   wrong command line."
@@ -64,8 +64,15 @@ pub struct Options {
     #[arg(short = 'L', long, value_name = "LEVEL", default_value = "NOTICE")]
     log_level: Level,
 
-    /// Print the version
-    #[arg(short = 'v', long, action = ArgAction::Version)]
+    #[command(flatten)]
+    version: VersionFlag,
+}
+
+/// The flag that every program has.
+#[derive(Debug, clap::Args)]
+pub struct VersionFlag {
+    /// Print the version and the commit; -v does, too
+    #[arg(short = 'V', short_alias = 'v', long, action = ArgAction::Version)]
     version: Option<bool>,
 }
 

@@ -8,8 +8,9 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGUSR1, SIGUSR2, SIGXFSZ, TERM_SIGNALS};
 use signal_hook::{flag, low_level};
@@ -61,7 +62,27 @@ impl Signals {
     /// Waits until the target is to stop: `None`. Or until one of `others` is readable or hung up:
     /// its place among them. Logs what signals that mean nothing arrive meanwhile.
     pub fn wait(&self, others: &[BorrowedFd<'_>]) -> Option<usize> {
+        self.wait_and(others, None, || {})
+    }
+
+    /// The same, and calls `each` every so often meanwhile, if a time is given.
+    pub fn wait_and(
+        &self,
+        others: &[BorrowedFd<'_>],
+        every: Option<Duration>,
+        mut each: impl FnMut(),
+    ) -> Option<usize> {
+        let mut due = every.map(|every| Instant::now() + every);
         loop {
+            let now = Instant::now();
+            if let (Some(at), Some(every)) = (due, every)
+                && now >= at
+            {
+                each();
+                due = Some(now + every);
+            }
+            let left = due.map(|due| due.saturating_duration_since(now));
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
             self.log_harmless();
             if self.stop_requested() {
                 return None;
@@ -69,7 +90,7 @@ impl Signals {
             let mut ready = vec![PollFd::new(&self.bell, PollFlags::IN)];
             ready
                 .extend(others.iter().map(|other| PollFd::from_borrowed_fd(*other, PollFlags::IN)));
-            match poll(&mut ready, None) {
+            match poll(&mut ready, left.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(errno) => panic!("waiting for a signal: {errno}"),
             }

@@ -20,10 +20,16 @@ use srpt_bench::load::Totals;
 use srpt_bench::options::{AFTER_HELP, JobOptions};
 use srpt_bench::report::{Line, Percentile, percentiles};
 use srpt_bench::size::parse_bytes;
+use srpt_tgt::cli::VersionFlag;
 
 /// Measures block devices inside this process. Writing workloads destroy what is on them.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(
+    name = "bdevperf",
+    version = srpt_tgt::version(),
+    disable_version_flag = true,
+    after_help = AFTER_HELP
+)]
 struct Options {
     #[command(flatten)]
     job: JobOptions,
@@ -63,6 +69,8 @@ struct Options {
     /// No device: copy into and out of so many bytes of memory, the ceiling of a malloc bdev
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     memcpy: Option<u64>,
+    #[command(flatten)]
+    version: VersionFlag,
 }
 
 /// A run's result.

@@ -17,6 +17,7 @@ use srpt_bench::options::AFTER_HELP;
 use srpt_bench::port::Unit;
 use srpt_bench::session::{self, Identity, SrpPort};
 use srpt_bench::size::parse_bytes;
+use srpt_tgt::cli::VersionFlag;
 use transport::initiator::{Connector, DataMemory, Link};
 use transport::rdma::RdmaConnector;
 use transport::shm::ShmConnector;
@@ -30,7 +31,9 @@ const BS_MAX: u64 = 64 << 20;
 /// Copies into a logical unit with --if, out of it with --of. "-" is standard input or output.
 #[derive(Debug, Parser)]
 #[command(
-    version,
+    name = "srpt_dd",
+    version = srpt_tgt::version(),
+    disable_version_flag = true,
     after_help = AFTER_HELP,
     group(ArgGroup::new("file").required(true).args(["input", "output"]))
 )]
@@ -72,6 +75,8 @@ struct Options {
     /// Identifier extension of this initiator port
     #[arg(long, value_parser = parse_guid, default_value = "2")]
     initiator_ext: u64,
+    #[command(flatten)]
+    version: VersionFlag,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

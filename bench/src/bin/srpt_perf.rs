@@ -16,6 +16,7 @@ use srpt_bench::port::Unit;
 use srpt_bench::report::Report;
 use srpt_bench::session::{self, Identity, SrpPort};
 use srpt_bench::size::Luns;
+use srpt_tgt::cli::VersionFlag;
 use transport::initiator::Connector;
 use transport::rdma::RdmaConnector;
 use transport::shm::ShmConnector;
@@ -25,7 +26,12 @@ const CONNECT_WAIT: Duration = Duration::from_secs(5);
 
 /// Measures an SRP target. Writing workloads destroy what is on the logical units.
 #[derive(Debug, Parser)]
-#[command(version, after_help = AFTER_HELP)]
+#[command(
+    name = "srpt_perf",
+    version = srpt_tgt::version(),
+    disable_version_flag = true,
+    after_help = AFTER_HELP
+)]
 struct Options {
     /// Where the target listens: shm:PATH or rdma:IP:PORT; ideal:SIZE is no target but a model in
     /// this process
@@ -47,6 +53,8 @@ struct Options {
     progress: bool,
     #[command(flatten)]
     ports: Ports,
+    #[command(flatten)]
+    version: VersionFlag,
 }
 
 /// SRP port identifiers, as in the kernel initiator's add_target.

@@ -11,6 +11,7 @@ mod log;
 mod media;
 mod refusals;
 mod rpc;
+mod service;
 mod signals;
 mod sockets;
 mod stacked;

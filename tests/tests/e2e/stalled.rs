@@ -11,7 +11,7 @@ use srpt_tests::sys::Stopped;
 const OTHERS_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// Number of the thread with this name.
-fn thread(process: Pid, name: &str) -> Pid {
+pub(crate) fn thread(process: Pid, name: &str) -> Pid {
     let threads = format!("/proc/{}/task", process.as_raw_nonzero());
     let found = std::fs::read_dir(threads).expect("threads").find_map(|entry| {
         let entry = entry.expect("a thread");
