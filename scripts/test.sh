@@ -107,7 +107,7 @@ PYTHON
 }
 
 shell_scripts() {
-    local script scripts=(scripts/*.sh scripts/guest/*.sh scripts/guest/in/{*.sh,init} .ci/run .githooks/*)
+    local script scripts=(scripts/*.sh scripts/srpt_setup packaging/{srpt_rpc,target/p*,tools/p*} scripts/guest/*.sh scripts/guest/in/{*.sh,init} .ci/run .githooks/*)
     for script in "${scripts[@]}"; do
         bash -n "$script"
     done
@@ -151,6 +151,7 @@ step "dependencies" dependencies
 step "scripts: python" python_syntax
 step "scripts: shell" shell_scripts
 step "planted bugs: texts" scripts/planted.sh --check
+step "host setup" scripts/setup-test.sh
 step "lints" lints
 step "planted additions" scripts/foo.sh --check
 step "build" cargo build --workspace --all-targets
