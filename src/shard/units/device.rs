@@ -59,7 +59,7 @@ impl Devices {
         self.devices[key.0].as_ref().expect("a mapping keeps its device open")
     }
 
-    #[inline]
+    #[inline(always)]
     fn open_mut(&mut self, key: DeviceKey) -> &mut Device {
         self.devices[key.0].as_mut().expect("a mapping keeps its device open")
     }
