@@ -44,9 +44,10 @@ trap 'rm -rf "$work"' EXIT
 echo "release: $name from commit $(git rev-parse --short=12 HEAD)"
 git archive --prefix="$name/" HEAD | tar -C "$work" -x
 mkdir -p "$work/$name/.cargo"
-(cd "$work/$name" && cargo vendor --quiet --locked --versioned-dirs vendor >.cargo/vendor.toml)
-cat "$work/$name/.cargo/vendor.toml" >>"$work/$name/.cargo/config.toml"
-rm "$work/$name/.cargo/vendor.toml"
+# With --quiet cargo does not print the configuration that names the folder.
+(cd "$work/$name" && cargo vendor --locked --versioned-dirs vendor >.cargo/config.toml 2>"$work/vendor.log") ||
+    { cat "$work/vendor.log" >&2; fail "the crates can't be had"; }
+[ -s "$work/$name/.cargo/config.toml" ] || fail "cargo vendor has named no folder"
 tar -C "$work" --sort=name --owner=0 --group=0 --numeric-owner --mtime="@$epoch" -c "$name" |
     xz -T0 >"$out/$name.tar.xz"
 # The archive names every crate without asking a registry.
