@@ -54,6 +54,18 @@ impl Process {
         Pid::from_child(&self.child)
     }
 
+    /// Number of the thread with this name, of 15 bytes at most.
+    pub fn thread(&self, name: &str) -> Pid {
+        let threads = format!("/proc/{}/task", self.pid().as_raw_nonzero());
+        let found = std::fs::read_dir(threads).expect("threads").find_map(|entry| {
+            let entry = entry.expect("a thread");
+            let comm = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+            (comm.trim_end() == name).then(|| entry.file_name().into_string().expect("a number"))
+        });
+        let number = found.unwrap_or_else(|| panic!("no thread {name}"));
+        Pid::from_raw(number.parse().expect("a number")).expect("not 0")
+    }
+
     /// Waits until it has ended or the time is over. True: ended.
     pub fn wait_end(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -11,6 +11,9 @@ use super::{Process, Refusal, Rpc, binary, cores, script};
 
 /// How long a target may take to be ready. Under load on a slow machine.
 const START_WAIT_MAX: Duration = Duration::from_secs(20);
+
+/// What an RPC that needs nothing sick may take.
+const AT_ONCE_MAX: Duration = Duration::from_millis(50);
 
 /// How to start a target.
 #[derive(Debug, Clone)]
@@ -118,6 +121,21 @@ impl Target {
     /// Calls a method that must succeed.
     pub fn rpc(&self, method: &str, params: Value) -> Value {
         self.client().call(method, &params).unwrap_or_else(|error| panic!("{method}: {error:?}"))
+    }
+
+    /// Methods that need nothing sick are answered at once, while something else waits. The fastest
+    /// of a few calls counts: one that waits for something sick is slow each time.
+    pub fn answers_at_once(&self, methods: &[&str]) {
+        for method in methods {
+            let times = (0..5).map(|_| {
+                let began = Instant::now();
+                self.rpc(method, Value::Null);
+                began.elapsed()
+            });
+            let fastest = times.min().expect("a few");
+            println!("{method}: {fastest:?}");
+            assert!(fastest < AT_ONCE_MAX, "{method}: {fastest:?}");
+        }
     }
 
     /// Calls a method that must be refused, and checks that the configuration stays what it was.

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use srpt_tests::process::{Options, Process, Rpc, binary};
+use srpt_tests::process::{Options, Process, Rpc, binary, cores};
 use srpt_tests::sys::Stopped;
 use tempfile::TempDir;
-
-use super::stalled::thread;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -40,7 +38,7 @@ fn a_manager_hears_that_the_target_is_ready_goes_on_stands_still_and_stops() {
         assert_eq!(told(&socket).as_deref(), Some("WATCHDOG=1"));
     }
 
-    let core = thread(target.pid(), &format!("reactor_{}", srpt_tests::process::cores()[0]));
+    let core = target.thread(&format!("reactor_{}", cores()[0]));
     let stopped = Stopped::thread(core).expect("a thread to trace");
     target.until("the core is named", LIMIT, || {
         target.err().contains("has not gone on").then_some(())
