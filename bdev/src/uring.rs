@@ -260,8 +260,8 @@ impl Bdev for Uring {
         };
         let polled = self.open_polled(core);
         let state = Arc::clone(&self.state);
-        let (read_only, write_cache) = (self.is_read_only(), self.options.write_cache.0);
-        Ok(Box::new(UringChannel::new(state, ring, polled, read_only, write_cache)))
+        let UringOptions { read_only, write_cache, .. } = self.options;
+        Ok(Box::new(UringChannel::new(state, ring, polled, read_only, write_cache.0)))
     }
 
     fn driver_specific(&self) -> Map<String, Value> {

@@ -38,6 +38,8 @@ pub(super) struct UringChannel<K: Kernel> {
     /// `None`: the medium is lost.
     files: Option<Files>,
     block_bytes: u32,
+    /// Writes are refused whatever the medium takes.
+    must_not_write: bool,
     read_only: bool,
     write_cache: bool,
     unmap: Option<Unmap>,
@@ -48,7 +50,7 @@ impl<K: Kernel> UringChannel<K> {
         state: Arc<State>,
         ring: Rc<RefCell<Ring<K>>>,
         polled: Option<Polled<K>>,
-        read_only: bool,
+        must_not_write: bool,
         write_cache: bool,
     ) -> UringChannel<K> {
         let block_bytes = state.medium().block_bytes;
@@ -59,7 +61,8 @@ impl<K: Kernel> UringChannel<K> {
             polled,
             files: None,
             block_bytes,
-            read_only,
+            must_not_write,
+            read_only: must_not_write,
             write_cache,
             unmap: None,
         };
@@ -74,6 +77,7 @@ impl<K: Kernel> UringChannel<K> {
         let (changes, medium, fd) = self.state.take();
         self.changes = changes;
         self.unmap = medium.unmap;
+        self.read_only = self.must_not_write || medium.read_only;
         self.files = fd.map(|fd| Files {
             polled: match &mut self.polled {
                 Some(polled) => {

@@ -127,9 +127,10 @@ impl Medium {
         let alignment = alignment(&stat, &disk, is_block.then_some(block_bytes));
         let refused = choose_direct(path, &fd, block_bytes, alignment, options.direct)?;
         let direct = options.direct != Direct::Off && refused.is_none();
+        let read_only = is_block && block::read_only(&fd);
         let some = |attribute| disk.number(attribute).is_some_and(|bytes| bytes > 0);
         let unmap = match is_block {
-            _ if options.read_only || block::read_only(&fd) => None,
+            _ if options.read_only || read_only => None,
             true => Unmap::of_disk(
                 some("discard_max_bytes"),
                 || queue::discards(&fd),
@@ -154,7 +155,7 @@ impl Medium {
             buf_align: if direct { alignment.map_or(block_bytes, |dio| dio.memory) } else { 1 },
             buffered_because: refused,
             direct,
-            read_only: is_block && block::read_only(&fd),
+            read_only,
             rotational: options
                 .rotational
                 .unwrap_or_else(|| is_block && disk.number("rotational") == Some(1)),
