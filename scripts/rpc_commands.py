@@ -401,18 +401,23 @@ def add_methods(parsers, methods, parents=()):
 
 def replace(path, text):
     """Writes a file whole, so that at every moment there is the old one or the new one, also after
-    a loss of power. The old one is kept under its name with `.bak` behind."""
+    a loss of power. The new one has the mode and the owners of the old one, so that a service that
+    reads the old one reads the new one, too. The old one is kept as `.bak`."""
     folder = os.path.dirname(path)
-    mode = stat.S_IMODE(os.stat(path).st_mode) if os.path.exists(path) else 0o600
+    old = os.stat(path) if os.path.exists(path) else None
     handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".", dir=folder)
     spare = temporary + ".bak"
     try:
         with open(handle, "w", encoding="utf-8") as file:
             file.write(text)
-            os.fchmod(file.fileno(), mode)
+            if old:
+                own = os.fstat(file.fileno())
+                if (own.st_uid, own.st_gid) != (old.st_uid, old.st_gid):
+                    os.fchown(file.fileno(), old.st_uid, old.st_gid)
+                os.fchmod(file.fileno(), stat.S_IMODE(old.st_mode))
             file.flush()
             os.fsync(file.fileno())
-        if os.path.exists(path):
+        if old:
             os.link(path, spare)
             os.rename(spare, path + ".bak")
         os.rename(temporary, path)

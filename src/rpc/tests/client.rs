@@ -1,7 +1,7 @@
 //! `scripts/rpc.py` and the plugin for SPDK's client: what they do besides calling one method.
 
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -206,14 +206,17 @@ fn a_configuration_is_written_as_a_whole_file_and_the_one_before_is_kept() {
     assert_eq!(names(), ["config.json"]);
     let mode = std::fs::Permissions::from_mode(0o640);
     std::fs::set_permissions(file, mode.clone()).expect("the owner's");
+    let metadata = || std::fs::metadata(file).expect("a file");
+    let group = if rustix::process::geteuid().is_root() { 1 } else { metadata().gid() };
+    std::os::unix::fs::chown(file, None, Some(group)).expect("a group of this process");
 
     served.bench.ok("srpt_create_target", r#"{"name":"t"}"#);
     assert_eq!(save(socket).0, 0);
     let second = read(file);
     assert!(second.contains("srpt_create_target"), "{second}");
     assert_eq!(read(&backup), first);
-    let kept = std::fs::metadata(file).expect("a file").permissions().mode();
-    assert_eq!(kept & 0o777, mode.mode());
+    let kept = metadata();
+    assert_eq!((kept.permissions().mode() & 0o777, kept.gid()), (mode.mode(), group));
     assert_eq!(names(), ["config.json", "config.json.bak"]);
 
     // Where a redirection would have left an empty file.
