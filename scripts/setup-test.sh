@@ -52,6 +52,11 @@ scripts/srpt_setup reset >/dev/null
 rmdir "$scratch/sys/class/infiniband" 2>/dev/null || fail "the device stays"
 [ "$(image)" = "$before" ] || { diff <(echo "$before") <(image); fail "reset has left something"; }
 
+echo 2147483642 >"$scratch/proc/sys/vm/max_map_count"
+says "2147483642 is enough" limits || fail "a limit that is high enough"
+[ "$(cat "$scratch/proc/sys/vm/max_map_count")" = 2147483642 ] || fail "a limit was lowered"
+echo 65530 >"$scratch/proc/sys/vm/max_map_count"
+
 for wrong in "hugepages many" "hugepages 5 7" "rxe eth7" "hugepages 1 x"; do
     # shellcheck disable=SC2086
     ! scripts/srpt_setup $wrong >/dev/null 2>"$scratch/said" || fail "'$wrong' is accepted"
