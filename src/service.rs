@@ -2,7 +2,8 @@
 //! stops, and, where the manager has a watchdog, that every core and the control thread go on.
 //!
 //! The manager names a datagram socket in `NOTIFY_SOCKET`; without that, nothing is told. A
-//! datagram that can't be sent is left out: nobody waits for the manager.
+//! datagram that can't be sent is left out: nobody waits for the manager. The crate `sd-notify` is
+//! not used because its sends wait for the manager, and a stop of the target would wait with them.
 
 use std::ffi::{OsStr, OsString};
 use std::io;

@@ -8,7 +8,7 @@ use futures_channel::oneshot;
 use crate::shard::message::Ask;
 use crate::shard::names::CoreId;
 
-/// Questions that nobody has taken yet: at most one for each device of each core.
+/// Questions that nobody has taken yet: at most one of each core for each name of a device.
 #[derive(Default)]
 pub(super) struct Asks {
     waiting: RefCell<VecDeque<(CoreId, Ask)>>,

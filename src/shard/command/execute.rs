@@ -127,11 +127,10 @@ impl Requests {
 /// The control plane is to look at the device of a unit whose medium may be gone, unless a look is
 /// under way.
 fn doubt(luns: &mut Luns, out: &mut Outbox, unit: MappingKey, status: IoStatus) {
-    let mapping = luns.mapping(unit);
-    if !is_doubtful(status) || !mapping.is_ready() {
+    if !is_doubtful(status) || !luns.mapping(unit).is_ready() {
         return;
     }
-    let device = mapping.device();
+    let device = luns.mapping(unit).device();
     if let Some(bdev) = luns.devices_mut().doubt(device) {
         mark(Mark::Doubted);
         out.ask_control(Ask::LookAt { bdev });
