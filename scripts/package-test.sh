@@ -92,7 +92,7 @@ if [ "$1" = first ]; then
     srpt_rpc srpt_create_target t0
     srpt_rpc srpt_map_lun t0 disk0
     srpt_rpc srpt_add_listener t0 -t shm -a /run/srpt_tgt/t0.sock
-    srpt_rpc save_config > /etc/srpt_tgt/config.json
+    srpt_rpc save_config -o /etc/srpt_tgt/config.json
 fi
 head -c 1M /dev/urandom > /run/data
 srpt_dd --target shm:/run/srpt_tgt/t0.sock --lun 0 --if /run/data --conv=fsync
