@@ -1,8 +1,16 @@
 //! A core that stands still for longer than the control plane waits.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
-use srpt_tests::process::{Initiator, Options, Target, cores};
+use srpt_tests::process::{Initiator, Options, Target, cores, lun, sense, until};
 use srpt_tests::sys::Stopped;
+
+/// For what a core has to do once it runs again.
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// LOGICAL UNIT NOT SUPPORTED.
+const NO_LUN: (u8, u8, u8) = (5, 0x25, 0);
 
 /// Methods that need nothing of what is sick here.
 const OTHERS: [&str; 4] = ["spdk_get_version", "bdev_get_bdevs", "srpt_get_targets", "save_config"];
@@ -28,7 +36,16 @@ fn a_core_that_stands_still_is_named_and_nothing_is_half_done() {
     target.answers_at_once(&OTHERS);
 
     drop(stopped);
-    // The core first does what it was asked, and then what undoes that.
+    // The core now reads what it was asked meanwhile, and no LUN comes of that. Two channels, one
+    // on each core.
+    for number in [3, 4] {
+        let mut other = Initiator::login(&target.srp_socket(), number, 1);
+        other.ready(1);
+        until("no core shows the LUN", LIMIT, || {
+            let ended = other.scsi().read(lun(1), 0, 1, &mut [0; 512]);
+            (ended.is_err() && sense(ended) == NO_LUN).then_some(())
+        });
+    }
     target.rpc("srpt_map_lun", late);
     let mut initiator = Initiator::login(&target.srp_socket(), 1, 2);
     initiator.ready(2);

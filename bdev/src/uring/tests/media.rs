@@ -340,6 +340,7 @@ fn a_loop_device_that_takes_no_writes_shows_so_without_being_told() {
             let geometry = uring.geometry();
             assert!(geometry.read_only && !geometry.write_cache && !geometry.unmap);
             assert_eq!(uring.driver_specific()["uring"]["read_only"], json!(true));
+            contract::every_rule(&uring, 11);
         }
         Err(error) => assert!(error.to_string().contains("read_only was not set"), "{error}"),
     }
