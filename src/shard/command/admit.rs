@@ -99,13 +99,12 @@ impl Commands {
         if !may_begin {
             connections.enqueue(conn, recv);
         } else if let Err(recv) = self.begin_transfer((connection, fabric), luns, conn, recv, cmd) {
-            self.on_direct_any(connections, luns, queues, (conn, recv));
+            self.on_direct_any(connections, luns, queues, (conn, recv), cmd);
         }
         Ok(())
     }
 
-    /// As [`Commands::on_direct`], of a command that is not for the short way. It is read anew: its
-    /// short form is not kept, for the sake of those that are.
+    /// As [`Commands::on_direct`], of a command that is not for the short way.
     #[cold]
     #[inline(never)]
     fn on_direct_any<F: Fabric>(
@@ -114,12 +113,13 @@ impl Commands {
         luns: &mut Luns,
         queues: &mut RateQueues,
         (conn, recv): (ConnId, Recv),
+        cmd: &DirectCmd,
     ) {
         let admission = if self.requests.slots.is_full() {
             Admission::Full(recv)
         } else {
-            let cmd = Cmd::parse(connections.iu(conn, &recv), None);
-            let plan = plan(connections.get(conn), luns, cmd);
+            let cmd = cmd.as_cmd(connections.iu(conn, &recv));
+            let plan = plan(connections.get(conn), luns, Ok(cmd));
             self.admit_plan(connections, luns, queues, (conn, recv), plan)
         };
         self.on_admission(connections, conn, admission);
